@@ -1,0 +1,247 @@
+"""From a YAML file and command-line flags to a checked :class:`~noisebank.options.Config`.
+
+Every option is also a flag: ``--clips.size 128``; members of a list by name: ``--noise.modelscope.batch_size 4``; whole
+lists as YAML: ``--sources '[{kind: webvid, path: a.csv}]'``. A flag beats the file. What neither knows is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import ConfigError
+from .options import Config, NoiseOptions, SourceOptions
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}", re.IGNORECASE)
+
+
+def load_config(path: str | None, flags: dict[str, str] | None = None) -> Config:
+    """Reads the YAML file ``path`` (or none), lays ``flags`` over it and checks the result.
+
+    Args:
+        path: the file, or None for defaults and flags alone.
+        flags: dotted option name to the text given on the command line.
+
+    Raises:
+        ConfigError: a key is unknown or a value not allowed; names key, value and what is allowed.
+    """
+    document: Any = {}
+    if path is not None:
+        try:
+            document = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise ConfigError(f"configuration {path}: {error.strerror or error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"configuration {path}: not valid YAML: {error}") from error
+        if not isinstance(document, dict):
+            raise ConfigError(f"configuration {path}: a mapping of options is wanted, not {document!r:.80}")
+    for name, text in (flags or {}).items():
+        _lay_over(document, name, text)
+    config: Config = _build(Config, document, "")
+    _check(config)
+    return config
+
+
+def config_from_mapping(document: dict[str, Any]) -> Config:
+    """The configuration that a mapping of the YAML file's shape describes, checked."""
+    config: Config = _build(Config, document, "")
+    _check(config)
+    return config
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """The configuration as plain JSON and YAML values; :func:`config_from_mapping` gives it back."""
+    return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def flag_names() -> dict[str, dataclasses.Field[Any]]:
+    """Every option that is a plain flag: dotted name to its field; lists of sections appear whole."""
+    names: dict[str, dataclasses.Field[Any]] = {}
+    for section in dataclasses.fields(Config):
+        if dataclasses.is_dataclass(section.default):
+            for member in dataclasses.fields(section.default):
+                names[f"{section.name}.{member.name}"] = member
+        else:
+            names[section.name] = section
+    return names
+
+
+def member_flag(name: str) -> bool:
+    """Whether ``name`` is ``sources.NAME.OPTION`` or ``noise.NAME.OPTION`` with an option that exists."""
+    parts = name.split(".")
+    members = {"sources": SourceOptions, "noise": NoiseOptions}
+    return len(parts) == 3 and parts[0] in members and parts[2] in _names(members[parts[0]])
+
+
+def _names(cls: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)]
+
+
+def _lay_over(document: dict[str, Any], name: str, text: str) -> None:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--{name}: not valid YAML: {text!r}") from error
+    if not member_flag(name):
+        *parents, leaf = name.split(".")
+        section = document
+        for parent in parents:
+            section = section.setdefault(parent, {}) if isinstance(section.get(parent, {}), dict) else {}
+        section[leaf] = value
+        return
+    section_name, member, leaf = name.split(".")
+    default = [{}] if section_name == "noise" else []
+    members = document.setdefault(section_name, default)
+    for entry in members if isinstance(members, list) else []:
+        own = entry.get("name") or (entry.get("kind") if section_name == "sources" else NoiseOptions().name)
+        if own == member:
+            entry[leaf] = value
+            return
+    raise ConfigError(f"--{name}: {section_name} has no member named {member!r}")
+
+
+def _build(cls: Any, document: Any, where: str) -> Any:
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"{where}: a mapping with keys from {', '.join(_names(cls))} is wanted, not {document!r}"
+        )
+    prefix = f"{where}." if where else ""
+    unknown = sorted(str(key) for key in document.keys() - set(_names(cls)))
+    if unknown:
+        raise ConfigError(f"{prefix}{unknown[0]}: unknown key; allowed here: {', '.join(_names(cls))}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for member in dataclasses.fields(cls):
+        if member.name in document:
+            values[member.name] = _convert(
+                hints[member.name], document[member.name], prefix + member.name, member
+            )
+        elif member.default is dataclasses.MISSING:
+            raise ConfigError(f"{prefix}{member.name}: missing; {member.metadata['help']}")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str, member: dataclasses.Field[Any]) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, {} if value is None else value, where)
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and arguments and dataclasses.is_dataclass(arguments[0]):
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: a list is wanted, not {value!r}")
+        return tuple(_build(arguments[0], entry, f"{where}[{i}]") for i, entry in enumerate(value))
+    parse = member.metadata["parse"]
+    try:
+        converted = parse(value) if parse else _scalar(hint, value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {value!r} is not allowed; wanted: {error}") from error
+    _limits(converted, where, member)
+    return converted
+
+
+def _scalar(hint: Any, value: Any) -> Any:
+    """``value`` as one of the simple types of ``hint``; ValueError says what is wanted."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for wanted in options:
+        if wanted is type(None) and value is None:
+            return None
+        if wanted is bool and isinstance(value, bool):
+            return value
+        if wanted is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if wanted is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            return str(value)
+        if typing.get_origin(wanted) is tuple:
+            kinds = typing.get_args(wanted)
+            if kinds[-1] is Ellipsis:
+                entries = value if isinstance(value, list) else [value]
+                return tuple(_scalar(kinds[0], entry) for entry in entries)
+            if isinstance(value, list) and len(value) == len(kinds):
+                return tuple(_scalar(kind, entry) for kind, entry in zip(kinds, value, strict=True))
+    raise ValueError(_describe(hint))
+
+
+def _describe(hint: Any) -> str:
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "nothing",
+    }
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        return "a list of texts" if kinds[-1] is Ellipsis else "[height, width]"
+    return names.get(hint, str(hint))
+
+
+def _limits(value: Any, where: str, member: dataclasses.Field[Any]) -> None:
+    choices, low, high = (member.metadata[key] for key in ("choices", "minimum", "maximum"))
+    if choices and value not in choices:
+        raise ConfigError(f"{where}: {value!r} is not allowed; one of {', '.join(choices)}")
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            if low is not None and not number >= low:
+                raise ConfigError(f"{where}: {number!r} is not allowed; at least {low}")
+            if high is not None and not number <= high:
+                raise ConfigError(f"{where}: {number!r} is not allowed; at most {high}")
+
+
+def _check(config: Config) -> None:
+    """What one key alone cannot tell."""
+    _check_names("sources", [source.name or source.kind for source in config.sources])
+    _check_names("noise", [noise.name for noise in config.noise])
+    for i, source in enumerate(config.sources):
+        columns = {key: getattr(source, key) for key in ("id", "uri", "caption", "start", "end")}
+        if source.kind == "table" and not (source.uri and source.caption):
+            raise ConfigError(f"sources[{i}]: a table needs the columns uri and caption")
+        if source.kind != "table" and any(columns.values()):
+            named = next(key for key, column in columns.items() if column)
+            raise ConfigError(
+                f"sources[{i}].{named}: only a table names its columns; {source.kind} has its own"
+            )
+        if not source.path:
+            raise ConfigError(f"sources[{i}].path: at least one file is wanted")
+    if config.clips.fps is None and config.clips.frame_stride is None:
+        raise ConfigError("clips.frame_stride: one of frame_stride and fps is wanted")
+    if config.clips.pixel_format == "yuv420p" and any(side % 2 for side in config.clips.height_width):
+        raise ConfigError(f"clips.size: {config.clips.size} is not allowed; yuv420p needs even sides")
+    for noise in config.noise:
+        if noise.frames is not None and noise.frames > config.clips.frames:
+            raise ConfigError(
+                f"noise.{noise.name}.frames: {noise.frames} is not allowed; a clip has {config.clips.frames}"
+            )
+        if isinstance(noise.batch_size, str) and noise.batch_size != "auto":
+            raise ConfigError(f"noise.{noise.name}.batch_size: {noise.batch_size!r}: a whole number or auto")
+        if isinstance(noise.batch_size, int) and noise.batch_size < 1:
+            raise ConfigError(f"noise.{noise.name}.batch_size: {noise.batch_size} is not allowed; at least 1")
+
+
+def _check_names(section: str, names: list[str]) -> None:
+    for i, name in enumerate(names):
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"{section}[{i}].name: {name!r} is not allowed; letters, digits and _ (at most 63)"
+            )
+        if name in names[:i]:
+            raise ConfigError(
+                f"{section}[{i}].name: {name!r} is taken; give each of {section} a name of its own"
+            )

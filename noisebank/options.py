@@ -1,0 +1,191 @@
+"""Every option of a build, defined once.
+
+The dataclasses below are what the YAML file, the command line, validation, ``--help`` and the stage fingerprints are
+all made from. A field marked ``hashed=False`` changes how the work is done but not its output (concurrency, retries,
+batch size), so it is left out of the fingerprint and changing it redoes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+SOURCE_KINDS = ("webvid", "internvid", "table", "webdataset")
+PIXEL_FORMATS = ("yuv420p", "yuv444p")
+STORAGE_DTYPES = ("float16", "int8")
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+INVERTERS = ("fixed-point", "ddim", "diffuse")
+FORMAT_VERSION = 1
+"""Version of what the stages write; raising it redoes every stage."""
+
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_bytes(value: int | str) -> int:
+    """A number of bytes from ``500MB``, ``2GiB`` or a plain integer."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?b?)\s*", str(value).lower())
+    unit = match.group(2) if match else None
+    if match is None or unit not in _UNITS:
+        raise ValueError("a size such as 500MB, 2GiB or a number of bytes")
+    return int(float(match.group(1)) * _UNITS[unit])
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    hashed: bool = True,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    parse: Callable[[Any], Any] | None = None,
+) -> Any:
+    """A dataclass field with its help text, limits and whether it is part of the stage fingerprint."""
+    metadata = {
+        "help": help,
+        "hashed": hashed,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "parse": parse,
+    }
+    if default is dataclasses.MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """One list of captioned videos."""
+
+    kind: str = option(help="layout of the list", choices=SOURCE_KINDS)
+    path: tuple[str, ...] = option(help="file, glob, brace range, URL, or a list of them")
+    name: str = option("", "identity of the source and prefix of its ids (default: the kind)")
+    id: str | None = option(None, "table: column of the clip id (default: derived from uri and range)")
+    uri: str | None = option(None, "table: column of the video's path or address")
+    caption: str | None = option(None, "table: column of the caption")
+    start: str | None = option(None, "table: column of the clip's start, seconds or HH:MM:SS.mmm")
+    end: str | None = option(None, "table: column of the clip's end, seconds or HH:MM:SS.mmm")
+
+
+@dataclass(frozen=True)
+class FetchOptions:
+    """How videos are fetched; none of it changes what a clip is made of."""
+
+    timeout: float = option(30.0, "seconds without a byte before a fetch fails", hashed=False, minimum=0.01)
+    retries: int = option(4, "tries after the first on time-outs, 429 and 5xx", hashed=False, minimum=0)
+    concurrency: int = option(16, "videos fetched at once by one worker", hashed=False, minimum=1)
+    max_bytes: int = option(500 * 10**6, "largest video accepted", hashed=False, parse=parse_bytes, minimum=1)
+    allow_private_hosts: bool = option(
+        False, "fetch from private, loopback and link-local addresses too", hashed=False
+    )
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """What a clip is: which frames of the video, at which size, encoded how."""
+
+    frames: int = option(16, "frames in a clip", minimum=1)
+    frame_stride: int | None = option(8, "take every n-th frame of the video", minimum=1)
+    fps: float | None = option(None, "take frames at this rate instead of frame_stride", minimum=0.001)
+    size: int | tuple[int, int] = option(256, "short side and crop in pixels, or [height, width]", minimum=16)
+    maxcount: int = option(512, "clips in a shard", hashed=False, minimum=1)
+    pixel_format: str = option("yuv420p", "chroma of the stored mp4", choices=PIXEL_FORMATS)
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Height and width of a clip in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """Which Sentence-BERT embeds the captions."""
+
+    model: str = option(
+        "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2", "hub id or local folder of the model"
+    )
+    batch_size: int = option(64, "captions in a batch", hashed=False, minimum=1)
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """How good the search index must be."""
+
+    min_recall: float = option(
+        0.95, "smallest recall@1 and recall@5 against exact search", hashed=False, minimum=0.0, maximum=1.0
+    )
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """One noise set: the model whose noise is stored, and how it is inverted."""
+
+    name: str = option("modelscope", "name of the set")
+    model: str = option("damo-vilab/text-to-video-ms-1.7b", "hub id or local folder of a diffusers pipeline")
+    inverter: str = option("fixed-point", "how a clip is inverted", choices=INVERTERS)
+    num_inference_steps: int = option(50, "steps of the generator (and of the inversion)", minimum=1)
+    dtype: str = option("float16", "how a record is stored", choices=STORAGE_DTYPES)
+    frames: int | None = option(None, "use the first n frames of a clip (default: all)", minimum=1)
+    batch_size: int | str = option("auto", "clips in a batch, or auto", hashed=False)
+    precision: str = option("auto", "dtype of the network: auto is bfloat16 on a GPU", choices=PRECISIONS)
+    tolerance: float | None = option(None, "fixed-point stops a clip here (default: by precision)", minimum=0)
+    max_iterations: int = option(10, "most network calls a step of fixed-point", minimum=1)
+    guidance_scale: float = option(1.0, "guidance of the inversion; 1 is none, as in the paper", minimum=1.0)
+    motion_adapter: str | None = option(None, "AnimateDiff: hub id or folder of the motion adapter")
+    max_reconstruction_error: float = option(
+        0.5, "a record that gives its clip back worse than this is a failure", minimum=0
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole build."""
+
+    bank: str = option("./bank", "the bank: a local path or gs://, s3://, az://", hashed=False)
+    sources: tuple[SourceOptions, ...] = option((), "lists of captioned videos")
+    fetch: FetchOptions = option(FetchOptions())
+    clips: ClipOptions = option(ClipOptions())
+    captions: CaptionOptions = option(CaptionOptions())
+    index: IndexOptions = option(IndexOptions())
+    noise: tuple[NoiseOptions, ...] = option((NoiseOptions(),), "noise sets")
+    max_failed: float = option(
+        0.05,
+        "largest share of new, changed and newly invalid rows that may fail",
+        hashed=False,
+        minimum=0,
+        maximum=1,
+    )
+    max_removed: float = option(
+        0.1, "largest share of a source's rows that may disappear", hashed=False, minimum=0, maximum=1
+    )
+    max_changed: float = option(
+        0.1, "largest share of a source's rows that may change", hashed=False, minimum=0, maximum=1
+    )
+    prune: bool = option(False, "remove the rows of sources that are not in the configuration", hashed=False)
+    retry_failures: tuple[str, ...] = option(
+        (), "failure codes to try again although they are permanent, or 'all'", hashed=False
+    )
+
+
+def fingerprint(options: Any, **also: Any) -> str:
+    """Hash of everything that changes a stage's output: its hashed options, the format version and ``also``.
+
+    Args:
+        options: one of the option dataclasses.
+        also: what else counts, such as ``model_digest="..."``, which replaces the path in ``model``.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    content = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.metadata["hashed"]}
+    content |= also
+    if "model_digest" in also:
+        content.pop("model", None)
+    document = json.dumps([FORMAT_VERSION, type(options).__name__, content], sort_keys=True)
+    return hashlib.sha256(document.encode()).hexdigest()[:16]
