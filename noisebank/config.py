@@ -116,9 +116,7 @@ def _lay_over(document: dict[str, Any], name: str, text: str) -> None:
 
 def _build(cls: Any, document: Any, where: str) -> Any:
     if not isinstance(document, dict):
-        raise ConfigError(
-            f"{where}: a mapping with keys from {', '.join(_names(cls))} is wanted, not {document!r}"
-        )
+        raise ConfigError(f"{where}: a mapping with keys from {', '.join(_names(cls))} is wanted, not {document!r}")
     prefix = f"{where}." if where else ""
     unknown = sorted(str(key) for key in document.keys() - set(_names(cls)))
     if unknown:
@@ -127,9 +125,7 @@ def _build(cls: Any, document: Any, where: str) -> Any:
     values = {}
     for member in dataclasses.fields(cls):
         if member.name in document:
-            values[member.name] = _convert(
-                hints[member.name], document[member.name], prefix + member.name, member
-            )
+            values[member.name] = _convert(hints[member.name], document[member.name], prefix + member.name, member)
         elif member.default is dataclasses.MISSING:
             raise ConfigError(f"{prefix}{member.name}: missing; {member.metadata['help']}")
     return cls(**values)
@@ -215,9 +211,7 @@ def _check(config: Config) -> None:
             raise ConfigError(f"sources[{i}]: a table needs the columns uri and caption")
         if source.kind != "table" and any(columns.values()):
             named = next(key for key, column in columns.items() if column)
-            raise ConfigError(
-                f"sources[{i}].{named}: only a table names its columns; {source.kind} has its own"
-            )
+            raise ConfigError(f"sources[{i}].{named}: only a table names its columns; {source.kind} has its own")
         if not source.path:
             raise ConfigError(f"sources[{i}].path: at least one file is wanted")
     if config.clips.fps is None and config.clips.frame_stride is None:
@@ -238,10 +232,6 @@ def _check(config: Config) -> None:
 def _check_names(section: str, names: list[str]) -> None:
     for i, name in enumerate(names):
         if not NAME.fullmatch(name):
-            raise ConfigError(
-                f"{section}[{i}].name: {name!r} is not allowed; letters, digits and _ (at most 63)"
-            )
+            raise ConfigError(f"{section}[{i}].name: {name!r} is not allowed; letters, digits and _ (at most 63)")
         if name in names[:i]:
-            raise ConfigError(
-                f"{section}[{i}].name: {name!r} is taken; give each of {section} a name of its own"
-            )
+            raise ConfigError(f"{section}[{i}].name: {name!r} is taken; give each of {section} a name of its own")

@@ -64,7 +64,7 @@ class JobFailed(NoiseBankError):
     """The job ran, but nothing was published: too many rows failed, or a stage is unfinished."""
 
 
-class RowFailure(Exception):  # noqa: N818  (a recorded outcome of one row, not a program error)
+class RowFailure(Exception):  # (a recorded outcome of one row, not a program error)
     """One row cannot be processed; the others go on.
 
     Args:

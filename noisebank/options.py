@@ -81,9 +81,7 @@ class FetchOptions:
     retries: int = option(4, "tries after the first on time-outs, 429 and 5xx", hashed=False, minimum=0)
     concurrency: int = option(16, "videos fetched at once by one worker", hashed=False, minimum=1)
     max_bytes: int = option(500 * 10**6, "largest video accepted", hashed=False, parse=parse_bytes, minimum=1)
-    allow_private_hosts: bool = option(
-        False, "fetch from private, loopback and link-local addresses too", hashed=False
-    )
+    allow_private_hosts: bool = option(False, "fetch from private, loopback and link-local addresses too", hashed=False)
 
 
 @dataclass(frozen=True)
