@@ -1,0 +1,1 @@
+"""noisebank: optimal noise for text-to-video models from one lookup."""
