@@ -104,7 +104,7 @@ def _lay_over(document: dict[str, Any], name: str, text: str) -> None:
         section[leaf] = value
         return
     section_name, member, leaf = name.split(".")
-    default = [{}] if section_name == "noise" else []
+    default: list[dict[str, Any]] = [{}] if section_name == "noise" else []
     members = document.setdefault(section_name, default)
     for entry in members if isinstance(members, list) else []:
         own = entry.get("name") or (entry.get("kind") if section_name == "sources" else NoiseOptions().name)
