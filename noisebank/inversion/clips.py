@@ -1,0 +1,240 @@
+"""Clips in, records out: encode, invert, measure. What an inversion worker calls for the clips of a shard.
+
+Clips go through the network in padded batches of one size, because sizes change the last bits of its output; a batch
+that does not fit the device's memory is halved, and a clip that comes out unusable fails alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from noisebank.errors import RowFailure
+from noisebank.inversion.inverters import Inversion, Network, invert, reconstruct, relative_error
+from noisebank.inversion.levels import Levels
+from noisebank.models.base import ModelAdapter
+from noisebank.noise_stats import noise_statistics
+from noisebank.options import NoiseOptions
+
+CPU_BATCH_SIZE = 4
+"""``batch_size: auto`` without an accelerator: most of the gain of batching, little memory."""
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """The inverted noise of one clip and what was measured of it.
+
+    Args:
+        noise: ``[C, F, H, W]`` float32 on the CPU, before storage.
+        statistics: of ``noise``; see :func:`noisebank.noise_stats.noise_statistics`, here without the batch.
+        reconstruction_error: relative error of the latents that the sampler makes of ``noise``.
+        stored_reconstruction_error: the same from the noise as it comes back from storage.
+        network_calls: evaluations that the inversion of this clip needed.
+        max_residual: largest residual that a step was left with.
+        stalled_steps: steps that were left above the tolerance.
+        batch_size: clips that went through the network together.
+    """
+
+    noise: torch.Tensor
+    statistics: dict[str, torch.Tensor]
+    reconstruction_error: float
+    stored_reconstruction_error: float
+    network_calls: int
+    max_residual: float
+    stalled_steps: int
+    batch_size: int
+
+
+@dataclass
+class MeteredNetwork:
+    """A network that knows how often and for how long it ran; on a GPU by the device's own clock.
+
+    Args:
+        network: what is called.
+        device: where it runs.
+    """
+
+    network: Network
+    device: torch.device
+    calls: int = 0
+    _seconds: float = 0.0
+    _events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+
+    def __call__(self, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.device.type == "cuda":
+            start, end = _event(), _event()
+            start.record()
+            prediction = self.network(latents, timestep)
+            end.record()
+            self._events.append((start, end))
+            return prediction
+        began = time.perf_counter()
+        prediction = self.network(latents, timestep)
+        self._seconds += time.perf_counter() - began
+        return prediction
+
+    def seconds(self) -> float:
+        """Time spent in the network so far; waits for the device."""
+        if self._events:
+            torch.cuda.synchronize(self.device)
+            self._seconds += sum(start.elapsed_time(end) for start, end in self._events) / 1000
+            self._events.clear()
+        return self._seconds
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def invert_clips(
+    adapter: ModelAdapter,
+    frames: torch.Tensor,
+    numbers: Sequence[int],
+    options: NoiseOptions,
+    *,
+    batch_size: int,
+    store: Callable[[torch.Tensor], torch.Tensor],
+    network: Network | None = None,
+) -> list[ClipRecord | RowFailure]:
+    """Invert clips of one shape.
+
+    Args:
+        adapter: the loaded model.
+        frames: ``[N, F, H, W, 3]`` uint8 RGB.
+        numbers: the 63-bit number of each clip: the seed of what ``diffuse`` draws for it.
+        options: inverter, steps, tolerance, guidance and the largest reconstruction error.
+        batch_size: clips that go through the network together; halved for good where the device runs out of memory.
+        store: what storage makes of noise ``[B, C, F, H, W]`` float32: encoded and decoded again.
+        network: the adapter's network if it is already at hand (metered, say).
+
+    Returns:
+        For every clip, in order, its record or the failure that it is to be entered as (``not_finite``,
+        ``reconstruction_error``). All went through with the ``batch_size`` of the last record.
+
+    Raises:
+        ShapeMismatch: the clips do not fit the model.
+        torch.cuda.OutOfMemoryError: not even one clip fits the device.
+    """
+    network = network or adapter.network(guidance_scale=options.guidance_scale)
+    results: list[ClipRecord | RowFailure] = []
+    while len(results) < len(frames):
+        start, stop = len(results), len(results) + batch_size
+        try:
+            results += _invert_batch(
+                adapter, frames[start:stop], numbers[start:stop], options, batch_size, store, network
+            )
+            continue
+        except torch.cuda.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+        # Here, not in the handler: the exception's frames would keep the batch alive.
+        batch_size //= 2
+        if adapter.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return results
+
+
+def _invert_batch(
+    adapter: ModelAdapter,
+    frames: torch.Tensor,
+    numbers: Sequence[int],
+    options: NoiseOptions,
+    batch_size: int,
+    store: Callable[[torch.Tensor], torch.Tensor],
+    network: Network,
+) -> list[ClipRecord | RowFailure]:
+    """At most ``batch_size`` clips, padded to it with the last one."""
+    count, padding = len(frames), batch_size - len(frames)
+    latents = adapter.encode(frames)
+    latents = torch.cat([latents, latents[-1:].expand(padding, *latents.shape[1:])])
+    levels = adapter.levels(options.num_inference_steps, adapter.rules.latent_shape(*frames.shape[1:4]))
+    inversion = invert(
+        network,
+        latents,
+        levels,
+        options.inverter,
+        tolerance=options.tolerance,
+        max_iterations=options.max_iterations,
+        dtype=adapter.dtype,
+        generators=[torch.Generator().manual_seed(n) for n in (*numbers, *[numbers[-1]] * padding)],
+    )
+    return _records(inversion, latents, levels, network, store, options.max_reconstruction_error)[:count]
+
+
+def _records(
+    inversion: Inversion,
+    latents: torch.Tensor,
+    levels: Levels,
+    network: Network,
+    store: Callable[[torch.Tensor], torch.Tensor],
+    max_error: float,
+) -> list[ClipRecord | RowFailure]:
+    stored = store(inversion.noise.cpu()).to(latents.device)
+    error = relative_error(reconstruct(network, inversion.noise, levels), latents).cpu()
+    stored_error = relative_error(reconstruct(network, stored, levels), latents).cpu()
+    finite = torch.isfinite(stored.flatten(1)).all(1).cpu() & torch.isfinite(latents.flatten(1)).all(1).cpu()
+    statistics = noise_statistics(inversion.noise)
+    noise = inversion.noise.cpu()
+    records: list[ClipRecord | RowFailure] = []
+    for i in range(len(noise)):
+        if not finite[i] or not torch.isfinite(stored_error[i]):
+            records.append(RowFailure("not_finite", "the latents or their noise have NaN or infinite values"))
+        elif stored_error[i] > max_error:
+            message = f"the record gives its clip back with relative error {stored_error[i]:.3g}, above {max_error:g}"
+            records.append(RowFailure("reconstruction_error", message))
+        else:
+            records.append(
+                ClipRecord(
+                    noise=noise[i],
+                    statistics={name: values[i] for name, values in statistics.items()},
+                    reconstruction_error=float(error[i]),
+                    stored_reconstruction_error=float(stored_error[i]),
+                    network_calls=int(inversion.calls[i]),
+                    max_residual=float(inversion.residuals[:, i].max()),
+                    stalled_steps=int(inversion.stalled[i]),
+                    batch_size=len(noise),
+                )
+            )
+    return records
+
+
+def choose_batch_size(adapter: ModelAdapter, shape: tuple[int, int, int, int], largest: int = 64) -> int:
+    """``batch_size: auto``: double the batch while that pays and fits, by a short probe of the network on the device.
+
+    Args:
+        adapter: the loaded model.
+        shape: ``(C, F, H, W)`` of the latents.
+        largest: where to stop.
+
+    Returns:
+        The batch size after which doubling gains less than 5%; :data:`CPU_BATCH_SIZE` without a GPU.
+    """
+    if adapter.device.type != "cuda":
+        return CPU_BATCH_SIZE
+    network = adapter.network()
+    best, best_rate = 1, 0.0
+    size = 1
+    while size <= largest:
+        try:
+            rate = size / _seconds_per_call(network, torch.zeros(size, *shape, device=adapter.device))
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        if rate < 1.05 * best_rate:
+            break
+        best, best_rate, size = size, rate, size * 2
+    return best
+
+
+def _seconds_per_call(network: Network, latents: torch.Tensor, repeats: int = 3) -> float:
+    timestep = torch.full((len(latents),), 500, device=latents.device)
+    with torch.inference_mode():
+        network(latents, timestep)
+        metered = MeteredNetwork(network, latents.device)
+        for _ in range(repeats):
+            metered(latents, timestep)
+        return metered.seconds() / repeats

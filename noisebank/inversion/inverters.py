@@ -1,0 +1,245 @@
+"""From clean latents to the noise that a deterministic sampler turns back into them.
+
+All inverters work on canonical latents ``[B, C, F, H, W]`` in float32 and know the network only as a callable, so
+they serve every model family. To add one, write a function with the signature of :func:`ddim` and register it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from noisebank.inversion.levels import Levels
+
+Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""``network(latents [B, C, F, H, W] float32, timestep [B]) -> prediction [B, C, F, H, W] float32``."""
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+"""Default stop of ``fixed-point`` by the dtype of the network, whose rounding is the floor of the residual."""
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """What an inverter found.
+
+    Args:
+        noise: ``[B, C, F, H, W]`` float32, ready for ``latents=`` (in the pipeline's layout).
+        network_calls: batched network evaluations.
+        calls: ``[B]`` int64, network evaluations that each clip needed.
+        residuals: ``[T, B]`` float32, ``|F(y) - y| / |F(y)|`` when each step was left, rows as ``Levels.timesteps``.
+        stalled: ``[B]`` int64, steps that were left above the tolerance.
+    """
+
+    noise: torch.Tensor
+    network_calls: int
+    calls: torch.Tensor
+    residuals: torch.Tensor
+    stalled: torch.Tensor
+
+
+class Inverter(Protocol):
+    """The signature of a registered inverter; options that an inverter has no use for are ignored by it."""
+
+    def __call__(
+        self,
+        network: Network,
+        latents: torch.Tensor,
+        levels: Levels,
+        *,
+        tolerance: float,
+        max_iterations: int,
+        generators: Sequence[torch.Generator] | None,
+    ) -> Inversion: ...
+
+
+INVERTERS: dict[str, Inverter] = {}
+
+
+def register_inverter(name: str) -> Callable[[Inverter], Inverter]:
+    """Decorator that makes an inverter selectable as ``inverter: <name>``."""
+
+    def register(inverter: Inverter) -> Inverter:
+        INVERTERS[name] = inverter
+        return inverter
+
+    return register
+
+
+def invert(
+    network: Network,
+    latents: torch.Tensor,
+    levels: Levels,
+    inverter: str = "fixed-point",
+    *,
+    tolerance: float | None = None,
+    max_iterations: int = 10,
+    dtype: torch.dtype = torch.float32,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Inversion:
+    """Invert a batch of clean latents.
+
+    Args:
+        network: the model's prediction; see :data:`Network`.
+        latents: ``[B, C, F, H, W]``, as the pipeline would hand them to its decoder (scaled).
+        levels: the steps to undo.
+        inverter: one of :data:`INVERTERS`.
+        tolerance: relative residual at which ``fixed-point`` leaves a step; by default :data:`TOLERANCE` of ``dtype``.
+        max_iterations: most network evaluations a step for one clip.
+        dtype: dtype in which the network computes; the latents stay in float32.
+        generators: one a clip, for inverters that draw noise.
+
+    Raises:
+        ValueError: unknown inverter, or latents of the wrong rank.
+    """
+    if inverter not in INVERTERS:
+        raise ValueError(f"inverter {inverter!r} is not known; choose one of {', '.join(sorted(INVERTERS))}")
+    if latents.ndim != 5:
+        raise ValueError(f"latents must be [B, C, F, H, W], not of shape {tuple(latents.shape)}")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, not {max_iterations}")
+    tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
+    with torch.inference_mode():
+        return INVERTERS[inverter](
+            network,
+            latents.float(),
+            levels,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            generators=generators,
+        )
+
+
+@register_inverter("ddim")
+def ddim(
+    network: Network,
+    latents: torch.Tensor,
+    levels: Levels,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    generators: Sequence[torch.Generator] | None,
+) -> Inversion:
+    """One call a step, evaluated at the cleaner latents: Eq. 2 of the ONA paper (arXiv 2311.00949), or Euler's
+    method backwards for flow matching."""
+    scale, gain, timesteps = _on_device(levels, latents)
+    batch = len(latents)
+    residuals = latents.new_zeros(len(levels), batch)
+    for step in reversed(range(len(levels))):
+        previous = latents
+        latents = scale[step] * previous + gain[step] * network(previous, timesteps[step].expand(batch))
+        residuals[step] = _relative_change(latents, previous)
+    calls = torch.full((batch,), len(levels))
+    return Inversion(latents, len(levels), calls, residuals.cpu(), (residuals > tolerance).sum(0).cpu())
+
+
+@register_inverter("fixed-point")
+def fixed_point(
+    network: Network,
+    latents: torch.Tensor,
+    levels: Levels,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    generators: Sequence[torch.Generator] | None,
+) -> Inversion:
+    """Solve ``z_t = F(z_t) = scale z_prev + gain m(z_t, t)`` at every step by iterating ``y <- F(y)``.
+
+    A step starts from the previous step's network output (at the clean end, from ``z_prev``) and a clip leaves it when
+    its residual ``|F(y) - y| / |F(y)|`` is at most ``tolerance``, no longer halves, or after ``max_iterations``.
+    Every clip goes its own way through the steps (the network takes one timestep a clip), so its result does not
+    depend on its batch mates, and a batch needs the calls of its slowest clip, not the slowest clip of every step.
+    """
+    scale, gain, timesteps = _on_device(levels, latents)
+    batch, clips = len(latents), torch.arange(len(latents), device=latents.device)
+    step = torch.full((batch,), len(levels) - 1, device=latents.device)
+    iteration, calls, stalled = torch.zeros_like(step), torch.zeros_like(step), torch.zeros_like(step)
+    residuals = latents.new_zeros(len(levels), batch)
+    last = latents.new_full((batch,), float("inf"))
+    estimate = latents
+    network_calls = 0
+    # No clip can be through before T calls: until then the host need not wait for the device.
+    while network_calls < len(levels) or bool((step >= 0).any()):
+        active, at = step >= 0, step.clamp(min=0)
+        prediction = network(estimate, timesteps[at])
+        network_calls += 1
+        update = _per_clip(scale[at]) * latents + _per_clip(gain[at]) * prediction
+        residual = _relative_change(update, estimate)
+        estimate = torch.where(_per_clip(residual >= last), estimate, update)  # (NaN is let through, to be seen)
+        iteration += 1
+        calls += active
+        converged = residual <= tolerance
+        left = active & (converged | ~(residual <= last / 2) | (iteration >= max_iterations))
+        residuals[at, clips] = torch.where(active, residual, residuals[at, clips])
+        stalled += left & ~converged
+        step = step - left.long()
+        at = step.clamp(min=0)
+        latents = torch.where(_per_clip(left), estimate, latents)
+        warm = _per_clip(scale[at]) * latents + _per_clip(gain[at]) * prediction
+        estimate = torch.where(_per_clip(left & (step >= 0)), warm, estimate)
+        last = torch.where(left, torch.full_like(last, float("inf")), residual)
+        iteration = torch.where(left, torch.zeros_like(iteration), iteration)
+    return Inversion(latents, network_calls, calls.cpu(), residuals.cpu(), stalled.cpu())
+
+
+@register_inverter("diffuse")
+def diffuse(
+    network: Network,
+    latents: torch.Tensor,
+    levels: Levels,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    generators: Sequence[torch.Generator] | None,
+) -> Inversion:
+    """Add fresh noise to the clean latents: the control without a network call that inversion has to beat.
+
+    At zero terminal signal-to-noise ratio and for flow matching from sigma 1 nothing of the clip is left.
+
+    Raises:
+        ValueError: no generator for every clip; the noise would not be reproducible.
+    """
+    if generators is None or len(generators) != len(latents):
+        raise ValueError(f"diffuse needs one generator a clip, {len(latents)}, not {len(generators or ())}")
+    noise = torch.stack(
+        [
+            torch.randn(clip.shape, generator=generator, device=generator.device, dtype=torch.float32)
+            for clip, generator in zip(latents, generators, strict=True)
+        ]
+    )
+    none = torch.zeros(len(latents), dtype=torch.int64)
+    residuals = torch.zeros(len(levels), len(latents))
+    return Inversion(levels.add_noise(latents, noise.to(latents.device)), 0, none, residuals, none)
+
+
+def reconstruct(network: Network, noise: torch.Tensor, levels: Levels) -> torch.Tensor:
+    """Sample deterministically: from ``noise`` ``[B, C, F, H, W]`` to clean latents, by the forward steps."""
+    with torch.inference_mode():
+        latents = noise.float()
+        scale, gain, timesteps = _on_device(levels, latents)
+        for step in range(len(levels)):
+            prediction = network(latents, timesteps[step].expand(len(latents)))
+            latents = (latents - gain[step] * prediction) / scale[step]
+        return latents
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """``|found - expected| / |expected|`` of every clip, ``[B]`` float32."""
+    difference = torch.linalg.vector_norm((found - expected).flatten(1), dim=1)
+    return difference / torch.linalg.vector_norm(expected.flatten(1), dim=1)
+
+
+def _relative_change(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    return relative_error(old, new)
+
+
+def _per_clip(values: torch.Tensor) -> torch.Tensor:
+    """``[B]`` as ``[B, 1, 1, 1, 1]``."""
+    return values.view(-1, 1, 1, 1, 1)
+
+
+def _on_device(levels: Levels, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    scale, gain = (values.to(latents.device, torch.float32) for values in levels.coefficients())
+    return scale, gain, levels.timesteps.to(latents.device)

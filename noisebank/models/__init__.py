@@ -1,0 +1,25 @@
+"""Model families: one thin adapter for each kind of diffusers pipeline, chosen by its ``model_index.json``."""
+
+from noisebank.models import stable_diffusion
+from noisebank.models.base import FAMILIES, ClipRules, ModelAdapter, family_of, register_family
+from noisebank.models.config import ModelConfig, model_digest, pipeline_config, read_model_config
+from noisebank.models.layout import from_pipeline, pipeline_inputs, to_pipeline
+from noisebank.models.load import load_clip_rules, load_model
+
+__all__ = [
+    "FAMILIES",
+    "ClipRules",
+    "ModelAdapter",
+    "ModelConfig",
+    "family_of",
+    "from_pipeline",
+    "load_clip_rules",
+    "load_model",
+    "model_digest",
+    "pipeline_config",
+    "pipeline_inputs",
+    "read_model_config",
+    "register_family",
+    "stable_diffusion",
+    "to_pipeline",
+]

@@ -1,0 +1,273 @@
+"""What a model family has to say about itself, and the registry of families.
+
+An adapter is thin: which clips fit, how frames become latents, what the network predicts for the empty prompt, and
+how the pipeline sets its timesteps. To add a family, subclass :class:`ModelAdapter` and decorate it with
+:func:`register_family`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from noisebank.errors import ConfigError, ShapeMismatch
+from noisebank.inversion.inverters import Network
+from noisebank.inversion.levels import Levels, levels_from_scheduler
+from noisebank.models.config import ModelConfig
+
+FAMILIES: dict[str, type[ModelAdapter]] = {}
+"""Adapters by the diffusers class of their pipeline."""
+
+
+def register_family(cls: type[ModelAdapter]) -> type[ModelAdapter]:
+    """Class decorator that serves ``cls.pipeline_class`` with this adapter."""
+    FAMILIES[cls.pipeline_class] = cls
+    return cls
+
+
+def family_of(pipeline_class: str) -> type[ModelAdapter]:
+    """The adapter of a diffusers pipeline class.
+
+    Raises:
+        ConfigError: the class has no adapter; lists those that have and how to add one.
+    """
+    if pipeline_class not in FAMILIES:
+        raise ConfigError(
+            f"no model family for {pipeline_class}: supported are {', '.join(sorted(FAMILIES))}; to add one, subclass "
+            "noisebank.models.ModelAdapter and decorate it with register_family"
+        )
+    return FAMILIES[pipeline_class]
+
+
+@dataclass(frozen=True)
+class ClipRules:
+    """Which clips a model takes, and the shape of their latents; from its configuration alone.
+
+    Args:
+        channels: channels of the latents.
+        spatial_ratio: pixels a latent, in height and in width.
+        size_multiple: height and width in pixels must be multiples of it.
+        temporal_ratio: frames a latent frame after the first; clips have ``temporal_ratio k + 1`` frames (any number
+            at 1).
+        max_frames: most frames, where the model has a limit.
+        latent_frames_multiple: the number of latent frames must be a multiple of it.
+    """
+
+    channels: int
+    spatial_ratio: int
+    size_multiple: int
+    temporal_ratio: int = 1
+    max_frames: int | None = None
+    latent_frames_multiple: int = 1
+
+    def latent_frames(self, frames: int) -> int:
+        """Frames of the latents of ``frames`` frames."""
+        return (frames - 1) // self.temporal_ratio + 1
+
+    def takes_frames(self, frames: int) -> bool:
+        """Whether a clip may have this many frames."""
+        return (
+            1 <= frames <= (self.max_frames or frames)
+            and (frames - 1) % self.temporal_ratio == 0
+            and self.latent_frames(frames) % self.latent_frames_multiple == 0
+        )
+
+    def check(self, frames: int, height: int, width: int) -> None:
+        """Raise :class:`ShapeMismatch`, naming what would fit, unless clips of this shape fit the model."""
+        problems = []
+        if not self.takes_frames(frames):
+            most = self.max_frames or max(frames, 1) + 2 * self.temporal_ratio * self.latent_frames_multiple
+            fitting = [n for n in range(1, most + 1) if self.takes_frames(n)]
+            near = sorted(sorted(fitting, key=lambda n: abs(n - frames))[:3])
+            rule = f"{self.temporal_ratio}k+1 frames" if self.temporal_ratio > 1 else "a number of frames it can hold"
+            problems.append(f"it takes {rule}: {frames} does not fit, {', '.join(map(str, near))} would")
+        for name, pixels in (("height", height), ("width", width)):
+            if pixels < 1 or pixels % self.size_multiple:
+                below = pixels // self.size_multiple * self.size_multiple
+                near = [n for n in (below, below + self.size_multiple) if n > 0]
+                problems.append(
+                    f"{name} must be a multiple of {self.size_multiple}: {pixels} does not fit, "
+                    f"{' or '.join(map(str, near))} would"
+                )
+        if problems:
+            raise ShapeMismatch(f"clips of {frames} x {height} x {width} do not fit the model: " + "; ".join(problems))
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """``(C, F, H, W)`` of the latents of a clip; raises :class:`ShapeMismatch` if it does not fit."""
+        self.check(frames, height, width)
+        return self.channels, self.latent_frames(frames), height // self.spatial_ratio, width // self.spatial_ratio
+
+
+class ModelAdapter(ABC):
+    """One loaded pipeline, seen through what inversion needs.
+
+    Args:
+        config: the model's configuration.
+        pipe: the diffusers pipeline. Its scheduler is replaced by the deterministic twin.
+        dtype: dtype of the network. The VAE always runs in float32: in half precision it costs 1e-3 of the latents.
+        device: where network and VAE are.
+    """
+
+    pipeline_class: ClassVar[str]
+    family: ClassVar[str]
+    network_name: ClassVar[str]
+    scheduler_class: ClassVar[str] = "DDIMScheduler"
+    layout: ClassVar[str] = "BCFHW"
+    call: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of the pipeline's ``__call__`` that the network depends on, beside the shape."""
+
+    def __init__(self, config: ModelConfig, pipe: Any, dtype: torch.dtype, device: str | torch.device) -> None:
+        self.rules = self.clip_rules(config)
+        self.pipe = pipe
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.pipe.scheduler = deterministic_twin(pipe.scheduler, self.scheduler_class)
+        self._prompts: dict[str, dict[str, torch.Tensor]] = {}
+
+    @classmethod
+    @abstractmethod
+    def clip_rules(cls, config: ModelConfig) -> ClipRules:
+        """Which clips fit; raises :class:`ConfigError` for a variant that this adapter does not serve."""
+
+    @abstractmethod
+    def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
+        """One clip's ``[3, F, H, W]`` float32 in [-1, 1] to its scaled latents ``[C, F, H, W]``, the mode."""
+
+    @abstractmethod
+    def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor]:
+        """The conditioning of one prompt as the network's keyword arguments, each of batch 1."""
+
+    @abstractmethod
+    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+        """The network's output for canonical ``[B, C, F, H, W]`` in its own dtype and ``timestep`` ``[B]``."""
+
+    def set_timesteps(self, scheduler: Any, num_inference_steps: int, shape: tuple[int, int, int, int]) -> None:
+        """Set the timesteps as the pipeline's ``__call__`` does for latents of ``shape`` ``(C, F, H, W)``."""
+        scheduler.set_timesteps(num_inference_steps, device="cpu")
+
+    def levels(self, num_inference_steps: int, shape: tuple[int, int, int, int]) -> Levels:
+        """The steps that the pipeline takes for latents of ``shape`` ``(C, F, H, W)``."""
+        self.set_timesteps(self.pipe.scheduler, num_inference_steps, shape)
+        return levels_from_scheduler(self.pipe.scheduler)
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Scaled latents of clips, the mode of the VAE's posterior.
+
+        Clips are encoded one at a time: the memory stays small and the result does not depend on batch mates.
+
+        Args:
+            frames: ``[B, F, H, W, 3]`` uint8 RGB, on the CPU or the device.
+
+        Returns:
+            ``[B, C, F, H, W]`` float32 on the device.
+
+        Raises:
+            ShapeMismatch: the clips do not fit the model.
+        """
+        self.rules.check(*frames.shape[1:4])
+        if self.device.type == "cuda" and frames.device.type == "cpu":
+            frames = frames.pin_memory()
+        with torch.inference_mode():
+            frames = frames.to(self.device, non_blocking=True)
+            pixels = (clip.permute(3, 0, 1, 2).float() / 127.5 - 1.0 for clip in frames)
+            return torch.stack([self.encode_clip(clip).float() for clip in pixels])
+
+    def conditioning(self, prompt: str) -> dict[str, torch.Tensor]:
+        """:meth:`encode_prompt`, computed once a prompt; the text encoder leaves the device again."""
+        if prompt not in self._prompts:
+            with torch.inference_mode():
+                self.pipe.text_encoder.to(self.device)
+                self._prompts[prompt] = self.encode_prompt(prompt)
+                self.pipe.text_encoder.to("cpu")
+        return self._prompts[prompt]
+
+    def network(self, prompt: str = "", guidance_scale: float = 1.0) -> Network:
+        """The prediction as inverters call it: float32 in and out, whatever the network computes in.
+
+        Args:
+            prompt: the condition; empty, as in the ONA paper, unless said otherwise.
+            guidance_scale: classifier-free guidance against the empty prompt; 1 is none and costs one evaluation.
+        """
+        conditions = [self.conditioning(prompt)]
+        if guidance_scale != 1.0:
+            conditions.insert(0, self.conditioning(""))
+
+        def network(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            batch, copies = len(latents), len(conditions)
+            stacked = {
+                name: torch.cat([c[name].expand(batch, *c[name].shape[1:]) for c in conditions])
+                for name in conditions[0]
+            }
+            inputs = torch.cat([latents.to(self.dtype)] * copies)
+            prediction = self.predict(inputs, torch.cat([timestep] * copies), **stacked).float()
+            if copies == 1:
+                return prediction
+            without, with_prompt = prediction.chunk(2)
+            return without + guidance_scale * (with_prompt - without)
+
+        return network
+
+    def describe(self, num_inference_steps: int, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+        """JSON values that say what records of this model are, for the manifest and ``bank.check``."""
+        return {
+            "family": self.family,
+            "pipeline": self.pipeline_class,
+            "layout": self.layout,
+            "spatial_ratio": self.rules.spatial_ratio,
+            "temporal_ratio": self.rules.temporal_ratio,
+            "shape": list(shape),
+            "call": dict(self.call),
+            "num_inference_steps": num_inference_steps,
+            "scheduler": describe_scheduler(self.pipe.scheduler),
+            "levels": self.levels(num_inference_steps, shape).describe(),
+            "vae": describe_weights(self.pipe.vae),
+            "weights": describe_weights(getattr(self.pipe, self.network_name)),
+        }
+
+
+def deterministic_twin(scheduler: Any, class_name: str) -> Any:
+    """``scheduler`` itself, or the deterministic scheduler of the same schedule and shift.
+
+    Raises:
+        ConfigError: the model's scheduler clips or thresholds its predictions, which nothing can invert.
+    """
+    import diffusers
+
+    config = dict(scheduler.config)
+    for option in ("clip_sample", "thresholding"):
+        if config.get(option) and class_name == "DDIMScheduler":
+            raise ConfigError(f"the model's scheduler has {option}: true, which discards information; set it to false")
+    if type(scheduler).__name__ == class_name and not config.get("stochastic_sampling"):
+        return scheduler
+    changes: dict[str, Any] = {}
+    if class_name == "FlowMatchEulerDiscreteScheduler":
+        changes = {"stochastic_sampling": False, "shift": config.get("flow_shift", config.get("shift", 1.0))}
+    elif class_name == "DDIMScheduler":
+        changes = {"clip_sample": False}
+    return getattr(diffusers, class_name).from_config(config, **changes)
+
+
+def describe_scheduler(scheduler: Any) -> dict[str, Any]:
+    """Class and configuration of a scheduler as JSON values, without diffusers' own bookkeeping."""
+    config = {name: value for name, value in dict(scheduler.config).items() if not name.startswith("_")}
+    return {"class": type(scheduler).__name__, "config": json.loads(json.dumps(config, default=str))}
+
+
+def describe_weights(module: torch.nn.Module, tensors: int = 64, values: int = 4) -> dict[str, Any]:
+    """What tells two sets of weights apart, whatever their dtype, device and file.
+
+    Returns:
+        ``layout``: hash of all names and shapes. ``sample``: the first ``values`` numbers of ``tensors`` tensors spread
+        over the module, to be compared within the rounding of bfloat16.
+    """
+    named = [(name.replace("_orig_mod.", ""), tensor) for name, tensor in module.state_dict().items()]
+    layout = hashlib.sha256(json.dumps([[name, list(tensor.shape)] for name, tensor in named]).encode())
+    spread = named[:: max(1, len(named) // tensors)]
+    sample = torch.cat([tensor.detach().flatten()[:values].float().cpu() for _, tensor in spread])
+    return {"layout": layout.hexdigest()[:16], "sample": [float(f"{value:.5g}") for value in sample.tolist()]}

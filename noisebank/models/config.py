@@ -1,0 +1,148 @@
+"""What a diffusers model folder says about itself, read from its JSON files alone: no weights, no diffusers, no torch.
+
+This is what a plan needs to know whether clips fit a model, and what a fingerprint needs to know which model it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from noisebank.errors import ConfigError
+
+_CONFIG_NAMES = {"scheduler": "scheduler_config.json"}
+_DIGESTED = (".json", ".safetensors", ".bin", ".txt", ".model")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The configuration of a pipeline.
+
+    Args:
+        pipeline_class: diffusers class, ``_class_name`` of ``model_index.json``.
+        index: the pipeline's own settings, such as ``expand_timesteps``.
+        read: gives the config of a component by its name (``vae``, ``unet``...), empty where there is none.
+    """
+
+    pipeline_class: str
+    index: Mapping[str, Any]
+    read: Callable[[str], Mapping[str, Any]] = field(repr=False)
+
+
+def resolve_file(model: str, name: str) -> Path | None:
+    """The local path of one file of a model: a folder's own, or a hub id's from the cache or the hub.
+
+    Returns:
+        The path, or ``None`` where the model has no such file.
+
+    Raises:
+        ConfigError: the model is neither a folder nor to be had from the hub.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, name))
+    except LocalEntryNotFoundError as error:
+        if Path(_hub_snapshot(model)).is_dir():
+            return None
+        raise ConfigError(f"model {model!r}: not a folder here, and the hub cannot be reached ({error})") from error
+    except EntryNotFoundError:
+        return None
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise ConfigError(f"model {model!r}: neither a local folder nor a model of the hub ({error})") from error
+
+
+def _hub_snapshot(model: str) -> str:
+    """The folder of the cached revision of a hub id, empty when nothing is cached."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, "model_index.json")
+    return str(Path(cached).parent) if isinstance(cached, str) else ""
+
+
+def read_json(model: str, name: str) -> dict[str, Any]:
+    """A JSON file of a model, empty where the model has no such file."""
+    path = resolve_file(model, name)
+    content = json.loads(path.read_text()) if path else {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"model {model!r}: {name} is not a JSON object")
+    return content
+
+
+def read_model_config(model: str, motion_adapter: str | None = None) -> ModelConfig:
+    """The configuration of a hub id or local folder in diffusers' format.
+
+    Args:
+        model: hub id or folder.
+        motion_adapter: hub id or folder of an AnimateDiff motion adapter, which turns a Stable Diffusion model into
+            an ``AnimateDiffPipeline``.
+
+    Raises:
+        ConfigError: there is no such model, or it has no ``model_index.json``.
+    """
+    index = read_json(model, "model_index.json")
+    if "_class_name" not in index:
+        raise ConfigError(f"model {model!r}: no model_index.json with a _class_name; is it in diffusers' format?")
+    pipeline_class = str(index["_class_name"])
+    if motion_adapter is not None:
+        if pipeline_class not in ("StableDiffusionPipeline", "AnimateDiffPipeline"):
+            raise ConfigError(f"model {model!r}: {pipeline_class} takes no motion_adapter; leave the option out")
+        pipeline_class = "AnimateDiffPipeline"
+
+    def read(component: str) -> dict[str, Any]:
+        if component == "motion_adapter" and motion_adapter is not None:
+            return read_json(motion_adapter, "config.json")
+        return read_json(model, f"{component}/{_CONFIG_NAMES.get(component, 'config.json')}")
+
+    return ModelConfig(pipeline_class, index, read)
+
+
+def pipeline_config(pipe: Any) -> ModelConfig:
+    """The configuration of a live diffusers pipeline."""
+
+    def read(component: str) -> dict[str, Any]:
+        part = getattr(pipe, component, None)
+        return dict(part.config) if part is not None else {}
+
+    return ModelConfig(type(pipe).__name__, dict(pipe.config), read)
+
+
+def model_digest(model: str, motion_adapter: str | None = None) -> str:
+    """Which model this is, whatever its path: 32 hexadecimal digits.
+
+    A folder is digested by its relative file names and contents (weights, configs, tokenizers; nothing hidden), a hub
+    id by the revision that it resolves to, which names the contents already.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    import xxhash
+
+    parts = []
+    for part, marker in ((model, "model_index.json"), (motion_adapter, "config.json")):
+        if part is None:
+            continue
+        marked = resolve_file(part, marker)
+        if marked is None:
+            raise ConfigError(f"model {part!r}: no {marker}; is it in diffusers' format?")
+        if not Path(part).is_dir():
+            parts.append(f"revision {marked.parent.name}")
+            continue
+        for path in sorted(marked.parent.rglob("*")):
+            relative = path.relative_to(marked.parent)
+            if path.suffix not in _DIGESTED or not path.is_file() or any(p.startswith(".") for p in relative.parts):
+                continue
+            digest = xxhash.xxh3_128()
+            with path.open("rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+            parts.append(f"{relative.as_posix()} {digest.hexdigest()}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,74 @@
+"""Load a model by hub id or folder and put it on its device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from noisebank.errors import ConfigError
+from noisebank.models.base import ClipRules, ModelAdapter, family_of
+from noisebank.models.config import read_model_config
+
+
+def load_clip_rules(model: str, motion_adapter: str | None = None) -> ClipRules:
+    """Which clips a model takes, from its JSON files alone (no weights are read).
+
+    Raises:
+        ConfigError: there is no such model, or no family for it.
+    """
+    config = read_model_config(model, motion_adapter)
+    return family_of(config.pipeline_class).clip_rules(config)
+
+
+def load_model(
+    model: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    motion_adapter: str | None = None,
+    compile: bool = False,
+) -> ModelAdapter:
+    """Load a diffusers pipeline behind the adapter of its family.
+
+    Args:
+        model: hub id, or local folder in diffusers' format; its ``model_index.json`` decides the family.
+        dtype: dtype of network and text encoder; the VAE stays in float32.
+        device: where network and VAE go; the text encoder only visits it.
+        motion_adapter: AnimateDiff: hub id or folder of the motion adapter.
+        compile: run the network through ``torch.compile`` (minutes of warm-up, then faster on a GPU).
+
+    Raises:
+        ConfigError: no such model, no family for it, or a variant or scheduler that cannot be inverted.
+    """
+    import diffusers
+
+    config = read_model_config(model, motion_adapter)
+    family = family_of(config.pipeline_class)
+    family.clip_rules(config)
+    parts: dict[str, Any] = {}
+    if motion_adapter is not None:
+        parts["motion_adapter"] = diffusers.MotionAdapter.from_pretrained(motion_adapter, dtype=dtype)
+    if "safety_checker" in config.index:
+        parts["safety_checker"] = None
+    try:
+        pipe = getattr(diffusers, config.pipeline_class).from_pretrained(
+            model, dtype={"vae": torch.float32, "default": dtype}, use_safetensors=True, **parts
+        )
+    except OSError as error:
+        raise ConfigError(f"model {model!r} cannot be loaded: {error}") from error
+    pipe.set_progress_bar_config(disable=True)
+    network = getattr(pipe, family.network_name).to(device).eval().requires_grad_(False)
+    pipe.vae.to(device).eval().requires_grad_(False)
+    if torch.device(device).type == "cuda":
+        _channels_last(network)
+    if compile:
+        network.compile()
+    return family(config, pipe, dtype, device)
+
+
+def _channels_last(network: torch.nn.Module) -> None:
+    """Let 2D convolutions run in the memory format of the tensor cores."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
