@@ -1,0 +1,135 @@
+"""Receipts: the proof that a shard of a stage is finished, and what came of it.
+
+A stage writes its data file, then creates ``<stage>/<inputs>.json`` only if it is absent, where ``inputs`` is the hash
+of everything that the stage read. Whoever comes later, a repeated bundle or a rerun after a kill, finds the receipt and
+skips the shard; of two attempts at once the first receipt wins, and the other's file is left for vacuum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from .errors import BankDamaged
+from .sealed import seal, unseal
+from .storage import FileEntry, Store
+from .storage.files import is_present
+
+_log = logging.getLogger(__name__)
+_HEX_DIGITS = 32
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a row is not in the bank, at which stage: a row of ``failures/*.parquet`` but for the snapshot numbers."""
+
+    num: int
+    id: str
+    source: str
+    uri: str
+    stage: str
+    code: str
+    message: str
+    retryable: bool
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A finished shard.
+
+    Args:
+        stage: ``clips``, ``captions``, ``noise/<set>`` or ``index``.
+        inputs: :func:`inputs_hash` of what the stage read.
+        fingerprint: of the stage's options (:func:`noisebank.options.fingerprint`).
+        files: the data files written, none where every row failed.
+        rows: good rows.
+        failures: all rows that failed.
+        info: what else the next stages or the manifest need, in plain JSON; for noise files ``data_offset`` and
+            ``stride`` (bytes), and ``scale_offset`` and ``scale_stride`` where records are scaled.
+    """
+
+    stage: str
+    inputs: str
+    fingerprint: str
+    files: tuple[FileEntry, ...]
+    rows: int
+    failures: tuple[Failure, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """Where it is stored."""
+        return receipt_path(self.stage, self.inputs)
+
+    def to_bytes(self) -> bytes:
+        """As a sealed JSON document."""
+        return seal(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> Receipt:
+        """From the document ``data``; BankDamaged names the file ``name`` if it differs from its digest."""
+        document = unseal(data, name)
+        document["files"] = tuple(FileEntry.from_json(entry) for entry in document["files"])
+        document["failures"] = tuple(Failure(**failure) for failure in document["failures"])
+        return cls(**document)
+
+
+def receipt_path(stage: str, inputs: str) -> str:
+    """Where the receipt of a shard is stored."""
+    return f"{stage}/{inputs}.json"
+
+
+def inputs_hash(fingerprint: str, *columns: pa.Array | pa.ChunkedArray) -> str:
+    """Hash of what a stage reads: its fingerprint and the values of columns, however they are chunked.
+
+    >>> inputs_hash("f", pa.array(["a", "b"])) == inputs_hash("f", pa.chunked_array([["a"], ["b"]]))
+    True
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    content = [fingerprint, *([str(column.type), column.to_pylist()] for column in columns)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_HEX_DIGITS]
+
+
+def find_receipt(store: Store, stage: str, inputs: str) -> Receipt | None:
+    """The receipt of a finished shard; None if the shard is still to do.
+
+    A receipt that is damaged, or whose files are gone (vacuumed) or have another size, is removed: its shard is to do.
+    """
+    path = receipt_path(stage, inputs)
+    try:
+        receipt = Receipt.from_bytes(store.read(path), path)
+    except FileNotFoundError:
+        return None
+    except BankDamaged as error:
+        _log.warning("%s; the shard is made again", error)
+        store.delete(path)
+        return None
+    lost = [entry.path for entry in receipt.files if not is_present(store, entry)]
+    if lost:
+        _log.warning("%s: %s is gone or has another size; the shard is made again", path, lost[0])
+        store.delete(path)
+        return None
+    return receipt
+
+
+def finish(store: Store, receipt: Receipt) -> Receipt:
+    """Records ``receipt``, whose files are stored; returns the one that counts: this, or an earlier attempt's."""
+    while not store.commit(receipt.path, receipt.to_bytes()):
+        if (winner := find_receipt(store, receipt.stage, receipt.inputs)) is not None:
+            return winner
+    return receipt
+
+
+def list_receipts(store: Store, stage: str) -> list[str]:
+    """The ``inputs`` of every finished shard of a stage, published or not, sorted; read them by find_receipt."""
+    names = (path.removeprefix(f"{stage}/") for path in store.list(stage))
+    return [name.removesuffix(".json") for name in names if name.endswith(".json") and "/" not in name]

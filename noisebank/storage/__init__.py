@@ -1,0 +1,11 @@
+"""Where a bank's files live: a local folder through ``os``, object stores through obstore.
+
+A bank needs little of its storage: create a file only if it is absent (that is a commit), write a file under a name
+that its content decides, read whole files and ranges, list, delete. Nothing is renamed, locked or changed in place.
+"""
+
+from .base import Store, StoredFile
+from .files import FileEntry, file_sha256, publish_file
+from .opening import open_store
+
+__all__ = ["FileEntry", "Store", "StoredFile", "file_sha256", "open_store", "publish_file"]

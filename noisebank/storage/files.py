@@ -1,0 +1,119 @@
+"""Data files: named by the hash of their content, so that equal content is one file and nothing is overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BankDamaged
+from .base import Store, checked_key
+
+_CHUNK = 1 << 20
+_DIGITS = 32
+_NAME = re.compile(r"([0-9a-f]{32})(-v([1-9][0-9]*))?\.[a-z]+")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A data file as manifests and receipts name it."""
+
+    path: str
+    bytes: int
+    sha256: str
+    rows: int
+
+    @property
+    def key(self) -> int:
+        """The number by which tables refer to the file: the first 16 hexadecimal digits of its name, as uint64."""
+        return int(_name(self.path).group(1)[:16], 16)
+
+    @property
+    def generation(self) -> int:
+        """Number of the last vacuum before the file was written; 0: none."""
+        return int(_name(self.path).group(3) or 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> FileEntry:
+        """From a JSON object; BankDamaged if its path is not one of a data file."""
+        entry = cls(document["path"], document["bytes"], document["sha256"], document["rows"])
+        _name(checked_key(entry.path))
+        return entry
+
+
+def data_path(folder: str, digest: str, suffix: str, generation: int = 0) -> str:
+    """The path of a data file whose content (or group of files) has the hexadecimal ``digest``.
+
+    >>> data_path("noise/modelscope", "c0ffee" * 10, ".arrow", generation=7)
+    'noise/modelscope/c0ffeec0ffeec0ffeec0ffeec0ffeec0-v7.arrow'
+    """
+    return f"{folder}/{digest[:_DIGITS]}{f'-v{generation}' if generation else ''}{suffix}"
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a local file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stored_sha256(store: Store, key: str) -> str:
+    """The sha256 of a stored file, read in pieces."""
+    digest = hashlib.sha256()
+    with store.open(key) as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def publish_file(
+    store: Store, local_path: Path, folder: str, suffix: str, rows: int, generation: int = 0, name_digest: str = ""
+) -> FileEntry:
+    """Uploads a finished local file under the name that its content gives it.
+
+    A file of this name that is there already (another attempt made the same) is taken over if its content is right,
+    and replaced if it is damaged.
+
+    Args:
+        store: the bank.
+        local_path: the file; it is copied and left alone.
+        folder: where it goes, such as ``captions`` or ``noise/modelscope``.
+        suffix: with the dot.
+        rows: its rows, for the manifest.
+        generation: number of the last vacuum of the bank (:attr:`noisebank.manifest.Snapshot.vacuum`), so that its late
+            deletions never hit this file.
+        name_digest: hexadecimal digest to name it by instead of its own sha256: for files that share one name.
+    """
+    sha256 = file_sha256(local_path)
+    entry = FileEntry(
+        data_path(folder, name_digest or sha256, suffix, generation), local_path.stat().st_size, sha256, rows
+    )
+    if not is_intact(store, entry):
+        store.upload(local_path, entry.path)
+    return entry
+
+
+def is_intact(store: Store, entry: FileEntry) -> bool:
+    """Whether the file is there with the content that ``entry`` states."""
+    return is_present(store, entry) and stored_sha256(store, entry.path) == entry.sha256
+
+
+def is_present(store: Store, entry: FileEntry) -> bool:
+    """Whether the file is there with the right size (its content is not read)."""
+    try:
+        return store.size(entry.path) == entry.bytes
+    except FileNotFoundError:
+        return False
+
+
+def _name(path: str) -> re.Match[str]:
+    match = _NAME.fullmatch(path.rpartition("/")[2])
+    if match is None:
+        raise BankDamaged(f"{path!r} is not the name of a data file; the manifest or receipt that names it is damaged")
+    return match

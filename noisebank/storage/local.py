@@ -1,0 +1,147 @@
+"""A bank in a local folder.
+
+Durable and atomic by the means of the file system: a temporary file in the same folder, fsync, then a hard link (which
+fails if the name is taken) or a rename, then fsync of the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import BankDamaged, UnsupportedStore
+from .base import Store, StoredFile, checked_key
+
+_TEMPORARY = ".tmp"
+
+
+class LocalStore(Store):
+    """A folder of this machine (or a mounted one that has hard links)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.realpath(root))
+        self.url = str(self.root)
+
+    def commit(self, key: str, data: bytes) -> bool:
+        path = self._path(key)
+        if path.exists():
+            return path.read_bytes() == data
+        temporary = self._written(path, lambda file: file.write(data))
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return path.read_bytes() == data
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK):
+                raise UnsupportedStore(
+                    f"{self.url}: this file system has no hard links ({error}), which commits need; use another disk"
+                ) from error
+            if not path.exists() or path.read_bytes() != data:  # (a network file system may lose the answer)
+                raise
+        finally:
+            temporary.unlink()
+        _sync_folder(path.parent)
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        self._replace(key, lambda file: file.write(data))
+
+    def upload(self, path: Path, key: str) -> None:
+        def copy(target: BinaryIO) -> None:
+            with path.open("rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+        self._replace(key, copy)
+
+    def read(self, key: str) -> bytes:
+        return self._path(key).read_bytes()
+
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        with self._path(key).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, offset)
+
+    def open(self, key: str) -> BinaryIO:
+        return self._path(key).open("rb")
+
+    def scan(self, prefix: str = "") -> Iterator[StoredFile]:
+        folder = self._path(prefix.rstrip("/")) if prefix else self.root
+        for path in _files(folder):
+            if path.name.startswith("."):
+                continue
+            try:
+                status = path.lstat()
+            except FileNotFoundError:  # (deleted by another process meanwhile)
+                continue
+            yield StoredFile(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime)
+
+    def size(self, key: str) -> int:
+        return self._path(key).stat().st_size
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
+    def local_path(self, key: str) -> Path:
+        return self._path(key)
+
+    def sweep(self, before: float) -> int:
+        abandoned = [p for p in _files(self.root) if p.name.startswith(".") and p.name.endswith(_TEMPORARY)]
+        removed = 0
+        for path in abandoned:
+            try:
+                if path.lstat().st_mtime < before:
+                    path.unlink()
+                    removed += 1
+            except FileNotFoundError:  # (its writer has just finished)
+                continue
+        return removed
+
+    def probe(self) -> None:
+        """A local file system either has hard links, which are exclusive, or fails in :meth:`commit`."""
+
+    def _path(self, key: str) -> Path:
+        path = self.root / checked_key(key)
+        if os.path.realpath(path) != str(path):
+            raise BankDamaged(f"{path}: a symbolic link; files of a bank are real files inside its folder")
+        return path
+
+    def _replace(self, key: str, write: Callable[[BinaryIO], object]) -> None:
+        path = self._path(key)
+        temporary = self._written(path, write)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+
+    def _written(self, path: Path, write: Callable[[BinaryIO], object]) -> Path:
+        """A temporary file beside ``path``, written and synced."""
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in [path.parent, *path.parent.parents][: len(path.relative_to(self.root).parts)]:
+                _sync_folder(folder)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
+        try:
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            yield Path(parent, name)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
