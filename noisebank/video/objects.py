@@ -1,0 +1,71 @@
+"""Downloads from object stores (gs, s3, az) to a file, streamed, by obstore.
+
+Credentials and endpoints come from the environment, as obstore reads it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import RowFailure
+from ..options import FetchOptions
+
+_CHUNK = 1 << 20
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL")
+
+
+def download(uri: str, destination: Path, options: FetchOptions, span: tuple[int, int] | None = None) -> None:
+    """Writes the object at ``uri``, or its bytes ``[start, end)`` in ``span``, to ``destination``.
+
+    Raises:
+        RowFailure: ``bad_uri``, ``missing_file``, ``forbidden``, ``too_large``, ``not_video`` (0 bytes) or, where
+            trying again may help, ``connection``. obstore itself tries again ``options.retries`` times.
+    """
+    import obstore
+    from obstore import exceptions
+
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if not bucket or not key or set(key) & {"#", "?"}:  # obstore would silently drop what follows # or ?
+        raise RowFailure("bad_uri", f"{uri}: {scheme}://bucket/key without # and ? is wanted")
+    try:
+        store = _store(f"{scheme}://{bucket}", options.timeout, options.retries, os.getpid())
+        result = obstore.get(store, key, options={"range": span} if span else None)
+        start, end = result.range
+        if end - start > options.max_bytes:
+            raise RowFailure("too_large", f"{uri}: {end - start} bytes, fetch.max_bytes is {options.max_bytes}")
+        size = 0
+        with destination.open("wb") as file:
+            for chunk in result.stream(min_chunk_size=_CHUNK):
+                size += file.write(chunk)
+    except (FileNotFoundError, exceptions.NotFoundError) as error:
+        raise RowFailure("missing_file", f"{uri}: there is no such object") from error
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        raise RowFailure("forbidden", f"{uri}: access denied; check the credentials in the environment") from error
+    except exceptions.BaseError as error:
+        raise RowFailure("connection", f"{uri}: {_first_line(error)}", retryable=True) from error
+    if size < end - start:
+        raise RowFailure("short_body", f"{uri}: {size} bytes of {end - start}", retryable=True)
+    if size == 0:
+        raise RowFailure("not_video", f"{uri}: 0 bytes")
+
+
+@functools.lru_cache(maxsize=64)
+def _store(url: str, timeout: float, retries: int, pid: int) -> Any:  # pid: a client does not survive a fork
+    """The client of a bucket, kept for the process."""
+    from datetime import timedelta
+
+    from obstore.store import from_url
+
+    plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+    client: dict[str, Any] = {"connect_timeout": timedelta(seconds=timeout), "timeout": timedelta(seconds=20 * timeout)}
+    if plain or os.environ.get("AZURE_STORAGE_USE_EMULATOR") == "true":
+        client["allow_http"] = True  # giving client options at all discards *_ALLOW_HTTP of the environment
+    return from_url(url, client_options=client, retry_config={"max_retries": retries})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
