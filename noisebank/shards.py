@@ -1,0 +1,162 @@
+"""webdataset tars: written so that equal clips give equal bytes, and read back; tars of others too.
+
+A sample is three members, ``{id}.json {id}.mp4 {id}.txt``: what is known of the clip, the clip, and its caption. Time,
+owner, mode and tar format are fixed; JSON has sorted keys. GNU format, because ids may be longer than ustar's 100.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import BankDamaged, RowFailure
+
+MEMBER_MODE = 0o444
+VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi")
+_CAPTION_KEYS = ("caption", "text")
+_MAX_TEXT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ShardSample:
+    """One clip in a shard."""
+
+    id: str
+    mp4: bytes
+    caption: str
+    info: dict[str, Any] = field(default_factory=dict)
+    """The member ``{id}.json``: id, caption, source, uri, start_ms, end_ms, frames, height, width, fps, sha256, ..."""
+
+
+@dataclass(frozen=True)
+class ForeignSample:
+    """One video in a tar that others wrote; the video is a member to fetch, not bytes."""
+
+    key: str
+    """Path in the tar up to the first dot of the file's name, as webdataset groups members."""
+    name: str
+    """Of the video member."""
+    offset: int
+    size: int
+    caption: str
+    """From ``.txt``, else from ``caption`` or ``text`` of ``.json``; empty where there is neither."""
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
+    """Writes a tar by webdataset's ``TarWriter``; the same samples in the same order give the same bytes.
+
+    Args:
+        path: file to write.
+        samples: clips in their order; taken one at a time.
+
+    Returns:
+        The number of samples written.
+
+    Raises:
+        ValueError: two samples have one id, or an id has a dot (webdataset would cut it there) or a slash.
+    """
+    from webdataset import TarWriter
+
+    ids: set[str] = set()
+    with path.open("wb") as file:
+        writer = TarWriter(
+            file, user="", group="", mode=MEMBER_MODE, mtime=0, encoder=False, compress=False, format="GNU_FORMAT"
+        )
+        with writer:
+            for sample in samples:
+                if sample.id in ids or not sample.id or set(sample.id) & {".", "/"}:
+                    raise ValueError(f"{path.name}: id {sample.id!r} is empty, repeated, or has a dot or a slash")
+                ids.add(sample.id)
+                text = json.dumps(sample.info, sort_keys=True, ensure_ascii=False)
+                members = {"json": text.encode(), "mp4": sample.mp4, "txt": sample.caption.encode()}
+                writer.write({"__key__": sample.id, **members})
+    return len(ids)
+
+
+def read_shard(path: Path) -> Iterator[ShardSample]:
+    """The samples of a tar of :func:`write_shard`, in their order, one in memory at a time.
+
+    Raises:
+        BankDamaged: the tar is damaged or a sample is not complete.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members: dict[str, bytes] = {}
+            for info in tar:
+                id, _, extension = info.name.partition(".")
+                members[extension] = _data(tar, info)
+                if extension == "txt":  # the last of a sample
+                    document = json.loads(members["json"])
+                    yield ShardSample(id, members["mp4"], members["txt"].decode(), document)
+                    members = {}
+    except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
+        raise BankDamaged(f"shard {path}: {type(error).__name__}: {error}; run noisebank verify") from error
+    if members:
+        raise BankDamaged(f"shard {path}: it ends inside a sample; run noisebank verify")
+
+
+def read_foreign_shard(file: IO[bytes], name: str = "tar") -> Iterator[ForeignSample]:
+    """The videos of a tar written by others, with their captions; nothing is extracted, videos are skipped over.
+
+    Args:
+        file: the tar, uncompressed, opened for binary reading; seeking is used.
+        name: of the tar, for messages.
+
+    Raises:
+        RowFailure: ``bad_tar``, when it is damaged or no tar; after the samples that came before.
+    """
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            group: dict[str, tuple[tarfile.TarInfo, bytes]] = {}
+            current = ""
+            for info in tar:
+                if not info.isreg():
+                    continue
+                key, extension = _split(info.name)
+                if key != current:
+                    yield from _sample(current, group)
+                    current, group = key, {}
+                text = _data(tar, info) if extension in ("txt", "json") and info.size <= _MAX_TEXT_BYTES else b""
+                group[extension] = (info, text)
+            yield from _sample(current, group)
+    except (tarfile.TarError, EOFError) as error:
+        raise RowFailure("bad_tar", f"{name}: {error}") from error
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension of a member, at the first dot of its file name."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _sample(key: str, group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Iterator[ForeignSample]:
+    """The sample of one key, if it has a video."""
+    video = next((group[extension][0] for extension in VIDEO_EXTENSIONS if extension in group), None)
+    if video is None:
+        return
+    info: dict[str, Any] = {}
+    if "json" in group:
+        try:
+            document = json.loads(group["json"][1] or b"{}")
+        except ValueError:
+            document = {}
+        info = document if isinstance(document, dict) else {}
+    caption = group["txt"][1].decode("utf-8", "replace").strip() if "txt" in group else ""
+    if not caption:
+        caption = next((info[k].strip() for k in _CAPTION_KEYS if isinstance(info.get(k), str)), "")
+    yield ForeignSample(key, video.name, video.offset_data, video.size, caption, info)
+
+
+def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    """The bytes of a regular member."""
+    source = tar.extractfile(info)
+    data = source.read() if source is not None else b""
+    if len(data) != info.size:
+        raise tarfile.ReadError(f"member {info.name} ends early")
+    return data
