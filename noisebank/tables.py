@@ -249,8 +249,8 @@ class _Segment:
             tables = [self._file.read(i) for i in range(begin, end)]
             table = pa.concat_tables([self._file.schema.empty_table(), *tables])
             nums = table.column("num").to_numpy()
-        start = int(np.searchsorted(nums, lo))
-        stop = len(nums) if hi is None else int(np.searchsorted(nums, hi))
+        start = bisect.bisect_left(nums, lo, key=int)  # (numpy would compare 1 << 63 as a float)
+        stop = len(nums) if hi is None else bisect.bisect_left(nums, hi, key=int)
         return table.slice(start, stop - start)
 
 

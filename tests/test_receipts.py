@@ -1,0 +1,81 @@
+"""Receipts: a shard is finished when its receipt exists, and only then."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from noisebank.receipts import Failure, Receipt, find_receipt, finish, inputs_hash, list_receipts
+from noisebank.storage import Store, open_store, publish_file
+
+FAILURE = Failure(5, "webvid-5", "webvid", "a.mp4", "clips", "http_404", "gone", False, 1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "bank")
+
+
+def receipt(store: Store, tmp_path: Path, content: bytes = b"tar") -> Receipt:
+    path = tmp_path / content.decode()
+    path.write_bytes(content)
+    entry = publish_file(store, path, "clips", ".tar", 2)
+    return Receipt("clips", "ab" * 16, "f00d", (entry,), 2, (FAILURE,), {"frames": 16})
+
+
+def test_a_receipt_survives_the_round_trip(store: Store, tmp_path: Path) -> None:
+    assert find_receipt(store, "clips", "ab" * 16) is None
+    mine = receipt(store, tmp_path)
+    assert finish(store, mine) == mine
+    assert find_receipt(store, "clips", "ab" * 16) == mine
+    assert list_receipts(store, "clips") == ["ab" * 16]
+
+
+def test_the_first_of_two_attempts_counts(store: Store, tmp_path: Path) -> None:
+    attempts = [receipt(store, tmp_path, b"attempt%d" % i) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        counted = list(pool.map(lambda attempt: finish(store, attempt), attempts))
+    assert all(winner == counted[0] for winner in counted)
+    assert counted[0] in attempts
+    assert find_receipt(store, "clips", "ab" * 16) == counted[0]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "file gone", "file cut"])
+def test_a_receipt_that_cannot_be_trusted_is_not_one(store: Store, tmp_path: Path, damage: str) -> None:
+    mine = finish(store, receipt(store, tmp_path))
+    data = store.read(mine.path)
+    if damage == "flip":
+        store.put(mine.path, data.replace(b'"rows": 2', b'"rows": 3', 1))
+    elif damage == "cut":
+        store.put(mine.path, data[:-9])
+    elif damage == "file gone":
+        store.delete(mine.files[0].path)
+    else:
+        store.put(mine.files[0].path, b"ta")
+    assert find_receipt(store, "clips", mine.inputs) is None
+    assert list_receipts(store, "clips") == []
+    again = finish(store, receipt(store, tmp_path, b"again"))
+    assert find_receipt(store, "clips", mine.inputs) == again
+
+
+def test_stages_below_a_stage_are_their_own(store: Store, tmp_path: Path) -> None:
+    mine = receipt(store, tmp_path)
+    finish(store, Receipt("noise/a", "cd" * 16, "f", mine.files, 1))
+    assert list_receipts(store, "noise/a") == ["cd" * 16]
+    assert list_receipts(store, "noise") == []
+
+
+def test_inputs_hash_depends_on_values_alone() -> None:
+    ids, starts = pa.array(["a", "b", "c"]), pa.array([1, None, 3])
+    value = inputs_hash("f", ids, starts)
+    assert len(value) == 32
+    assert value == inputs_hash("f", pa.chunked_array([ids[:1], ids[1:]]), pa.array([0, 1, None, 3])[1:])
+    others = [
+        inputs_hash("g", ids, starts),
+        inputs_hash("f", ids, pa.array([1, 2, 3])),
+        inputs_hash("f", pa.array(["a", "bc", ""]), starts),
+        inputs_hash("f", ids),
+        inputs_hash("f", ids, pa.array([1, None, 3], pa.int16())),
+    ]
+    assert len({value, *others}) == 6
