@@ -49,7 +49,8 @@ class RemoteStore(Store):
         self._client_of_url: Any = None
 
     @property
-    def _client(self) -> Any:
+    def client(self) -> Any:
+        """The obstore client, for what this class has no method for."""
         if not _client_process:
             _client_process.append(os.getpid())
         elif _client_process[0] != os.getpid():
@@ -63,7 +64,7 @@ class RemoteStore(Store):
 
     def commit(self, key: str, data: bytes) -> bool:
         try:
-            obstore.put(self._client, checked_key(key), data, mode="create", use_multipart=False)
+            obstore.put(self.client, checked_key(key), data, mode="create", use_multipart=False)
         except AlreadyExistsError:
             return self.read(key) == data
         except (BaseError, OSError):  # (time-outs and broken connections: it may have been written none the less)
@@ -73,12 +74,12 @@ class RemoteStore(Store):
         return True
 
     def put(self, key: str, data: bytes) -> None:
-        obstore.put(self._client, checked_key(key), data, use_multipart=False)
+        obstore.put(self.client, checked_key(key), data, use_multipart=False)
 
     def upload(self, path: Path, key: str) -> None:
         wanted = path.stat().st_size
         try:
-            obstore.put(self._client, checked_key(key), path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+            obstore.put(self.client, checked_key(key), path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
         except (BaseError, OSError):  # (the answer to a completed multipart upload may be lost, or read NotFound)
             if not self.exists(key) or self.size(key) != wanted:
                 raise
@@ -86,28 +87,28 @@ class RemoteStore(Store):
             raise NoiseBankError(f"{self.url}/{key}: {found} bytes arrived of {wanted}; try again")
 
     def read(self, key: str) -> bytes:
-        return bytes(obstore.get(self._client, checked_key(key)).bytes())
+        return bytes(obstore.get(self.client, checked_key(key)).bytes())
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         if length == 0:
             return b""
-        return bytes(obstore.get_range(self._client, checked_key(key), start=offset, length=length))
+        return bytes(obstore.get_range(self.client, checked_key(key), start=offset, length=length))
 
     def open(self, key: str) -> BinaryIO:
         return cast(BinaryIO, io.BufferedReader(_RangeFile(self, key), _READ_AHEAD_BYTES))
 
     def scan(self, prefix: str = "") -> Iterator[StoredFile]:
         folder = checked_key(prefix.rstrip("/")) if prefix else None
-        for page in obstore.list(self._client, folder, chunk_size=1000):
+        for page in obstore.list(self.client, folder, chunk_size=1000):
             for file in page:
                 yield StoredFile(file["path"], file["size"], file["last_modified"].timestamp())
 
     def size(self, key: str) -> int:
-        return int(obstore.head(self._client, checked_key(key))["size"])
+        return int(obstore.head(self.client, checked_key(key))["size"])
 
     def delete(self, key: str) -> None:
         try:
-            obstore.delete(self._client, checked_key(key))
+            obstore.delete(self.client, checked_key(key))
         except FileNotFoundError:
             return
 
