@@ -225,8 +225,8 @@ assert "obstore" not in sys.modules
 
 def test_emulator_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:1")
-    assert open_store("gs://bucket/bank/")._client.config["base_url"] == "http://127.0.0.1:1"
+    assert open_store("gs://bucket/bank/").client.config["base_url"] == "http://127.0.0.1:1"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    client = open_store("s3://bucket/my/bank")._client
+    client = open_store("s3://bucket/my/bank").client
     assert client.prefix == "my/bank"
     assert client.client_options["allow_http"] in (True, "true")
