@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 import pyarrow as pa
+
+from noisebank.status import Status
+
+__all__ = ["LISTED", "ROWS", "TASK_RECORDS", "TASK_ROWS", "Status"]
 
 LISTED = pa.schema(
     [
@@ -23,6 +25,36 @@ LISTED = pa.schema(
 """One row of a source list, parsed; sorted by (num, position) once reduced."""
 
 TASK_ROWS = pa.schema(
+    [
+        ("num", pa.int64()),
+        ("id", pa.string()),
+        ("source", pa.uint32()),
+        ("uri", pa.string()),
+        ("base", pa.uint32()),
+        ("start_ms", pa.int64()),
+        ("end_ms", pa.int64()),
+        ("caption", pa.string()),
+        ("video", pa.uint64()),  # hash of uri and range
+        ("caption_hash", pa.uint64()),
+        ("attempt", pa.int16()),  # 1 for the first try of this listing
+        ("embed", pa.bool_()),  # whether its caption has to be embedded too
+    ]
+)
+"""A row of a plan whose clip, or only whose caption, is to be made; sorted by num."""
+
+TASK_RECORDS = pa.schema(
+    [
+        ("num", pa.int64()),
+        ("id", pa.string()),
+        ("clip_file", pa.uint64()),
+        ("clip_row", pa.int32()),
+        ("attempt", pa.int16()),
+    ]
+)
+"""A clip that exists in a tar and is to be inverted for one noise set; sorted by num."""
+
+
+ROWS = pa.schema(
     [
         ("num", pa.int64()),
         ("id", pa.string()),
