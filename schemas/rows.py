@@ -57,47 +57,6 @@ TASK_RECORDS = pa.schema(
 ROWS = pa.schema(
     [
         ("num", pa.int64()),
-        ("id", pa.string()),
-        ("source", pa.uint32()),
-        ("uri", pa.string()),
-        ("base", pa.uint32()),
-        ("start_ms", pa.int64()),
-        ("end_ms", pa.int64()),
-        ("caption", pa.string()),
-        ("video", pa.uint64()),  # hash of uri and range
-        ("caption_hash", pa.uint64()),
-        ("attempt", pa.int16()),  # 1 for the first try of this listing
-        ("embed", pa.bool_()),  # whether its caption has to be embedded too
-    ]
-)
-"""A row of a plan whose clip, or only whose caption, is to be made; sorted by num."""
-
-TASK_RECORDS = pa.schema(
-    [
-        ("num", pa.int64()),
-        ("id", pa.string()),
-        ("clip_file", pa.uint64()),
-        ("clip_row", pa.int32()),
-        ("attempt", pa.int16()),
-    ]
-)
-"""A clip that exists in a tar and is to be inverted for one noise set; sorted by num."""
-
-
-class Status(IntEnum):
-    """What became of the newest listing of a row; columns ``status``."""
-
-    OK = 0
-    PENDING = 1  # only inside a plan
-    FAILED = 2  # for good, unless the listing changes
-    RETRYABLE = 3
-    INVALID = 4  # the list itself is wrong: no caption, a bad time
-    REMOVED = 5  # tombstone; gone when segments are merged
-
-
-ROWS = pa.schema(
-    [
-        ("num", pa.int64()),
         ("source", pa.uint32()),
         ("listed", pa.uint64()),  # hash of the newest listing: uri, range, caption
         ("video", pa.uint64()),  # hash of the uri and range whose clip is held; 0: none
