@@ -1,0 +1,242 @@
+"""Noise shards: one uncompressed Arrow IPC file of one record batch, from which a record is one slice of bytes.
+
+Column ``noise`` is a fixed-shape tensor ``[C, F, H, W]`` of float16, or of int8 with one float32 scale a channel and
+frame in column ``scale``. Where both columns begin is noted when the file is written, so a reader needs no footer: a
+record is a slice of a memory map or one range request, and its XXH3-64 (values, then scales) is checked on every read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+import xxhash
+
+from .errors import BankDamaged, ShapeMismatch
+from .storage import Store
+
+_INT8_MAX = 127
+_SCALE_BYTES = 4
+_NUMPY = {"float16": np.float16, "int8": np.int8}
+
+
+@dataclass(frozen=True)
+class RecordLayout:
+    """Where the records of a noise shard are, in bytes from the start of the file.
+
+    Args:
+        data_offset: of the first record's values; the others follow every ``stride``.
+        stride: bytes of one record's values.
+        scale_offset: of the first record's scales; 0 where records have none.
+        scale_stride: bytes of one record's scales.
+    """
+
+    data_offset: int
+    stride: int
+    scale_offset: int = 0
+    scale_stride: int = 0
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> RecordLayout:
+        """From what :func:`write_noise_file` returned, wherever it was kept."""
+        scale = (info.get("scale_offset") or 0, info.get("scale_stride") or 0)
+        return cls(info["data_offset"], info["stride"], *scale)
+
+
+def quantise(noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 with one scale a channel and frame: ``q = round(x / s)``, ``s = max |x| / 127`` over height and width.
+
+    Args:
+        noise: ``[..., H, W]`` float32.
+
+    Returns:
+        Values ``[..., H, W]`` int8 and scales ``[...]`` float32. Cosine with the original 0.99997 for Gaussian noise.
+    """
+    scale = noise.abs().amax(dim=(-2, -1)) / _INT8_MAX
+    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
+    values = (noise / divisor[..., None, None]).round().clamp(-_INT8_MAX, _INT8_MAX)
+    return values.to(torch.int8), scale
+
+
+def dequantise(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """``q s`` in float32: ``values`` ``[..., H, W]`` int8, ``scale`` ``[...]`` float32."""
+    return values.float().mul_(scale[..., None, None])
+
+
+def storage_roundtrip(noise: torch.Tensor, dtype: str) -> torch.Tensor:
+    """``noise`` as it comes back from a record of ``dtype`` (``float16`` or ``int8``), in float32."""
+    return dequantise(*quantise(noise)) if dtype == "int8" else noise.half().float()
+
+
+def write_noise_file(
+    path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[Any]], noise: torch.Tensor
+) -> dict[str, int]:
+    """Writes one noise shard.
+
+    Args:
+        path: local file to write.
+        schema: whose column ``noise`` is a fixed-shape tensor; it decides shape and storage dtype.
+        columns: the values of every column but ``noise``, ``scale`` and ``checksum``, one a record.
+        noise: ``[N, C, F, H, W]`` float32, sigma-normalised.
+
+    Returns:
+        ``data_offset`` and ``stride``, and for int8 ``scale_offset`` and ``scale_stride`` (:class:`RecordLayout`).
+
+    Raises:
+        ShapeMismatch: ``noise`` has no record, or records of another shape than the schema's.
+    """
+    tensor_type = schema.field("noise").type
+    shape = tuple(tensor_type.shape)
+    if not len(noise) or tuple(noise.shape[1:]) != shape:
+        raise ShapeMismatch(f"noise of shape {tuple(noise.shape)}: the schema takes [N, *{list(shape)}], N at least 1")
+    noise = noise.detach().cpu().float()
+    if tensor_type.value_type == pa.int8():
+        quantised, scale = quantise(noise)
+        values, scales = quantised.flatten(1).numpy(), scale.flatten(1).contiguous().numpy()
+    else:
+        values, scales = noise.half().flatten(1).numpy(), None
+    arrays = {
+        "noise": pa.ExtensionArray.from_storage(tensor_type, _fixed_size(values)),
+        "checksum": pa.array([_checksum(*record) for record in _records(values, scales)], pa.uint64()),
+    }
+    if scales is not None:
+        arrays["scale"] = _fixed_size(scales)
+    for field in schema:
+        if field.name not in arrays:
+            arrays[field.name] = pa.array(columns[field.name], field.type)
+    batch = pa.record_batch([arrays[field.name] for field in schema], schema=schema)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(batch)
+    return record_layout(path)
+
+
+def record_layout(path: Path) -> dict[str, int]:
+    """Where the records of a local noise shard are, read from its footer (see :class:`RecordLayout`)."""
+    with pa.memory_map(str(path)) as source:
+        start = source.read_buffer(source.size()).address
+        source.seek(0)
+        batch = pa.ipc.open_file(source).get_batch(0)
+        noise = batch.column("noise").storage
+        layout = _place("data_offset", "stride", noise, start)
+        if "scale" in batch.schema.names:
+            layout |= _place("scale_offset", "scale_stride", batch.column("scale"), start)
+    return layout
+
+
+class NoiseShard:
+    """An open noise shard: memory-mapped where it is local, read by range requests where it is not.
+
+    Args:
+        store: the bank.
+        path: of the shard in it.
+        rows: its records.
+        shape: ``(C, F, H, W)`` of a record.
+        dtype: ``float16`` or ``int8``.
+        layout: where the records are.
+
+    Raises:
+        BankDamaged: the file is missing or too short.
+    """
+
+    def __init__(
+        self, store: Store, path: str, rows: int, shape: tuple[int, ...], dtype: str, layout: RecordLayout
+    ) -> None:
+        self.path = path
+        self.rows = rows
+        self._store = store
+        self._shape = shape
+        self._dtype = _NUMPY[dtype]
+        self._layout = layout
+        items = int(np.prod(shape))
+        scale_bytes = shape[0] * shape[1] * _SCALE_BYTES if dtype == "int8" else 0
+        if layout.stride != items * np.dtype(self._dtype).itemsize or layout.scale_stride != scale_bytes:
+            raise BankDamaged(f"{path}: records of {layout.stride} bytes are not {dtype} {list(shape)}; run verify")
+        self._map = self._open_map()
+
+    def record(self, row: int, checksum: int) -> torch.Tensor:
+        """Record ``row`` as float32 ``[C, F, H, W]``.
+
+        Raises:
+            BankDamaged: the bytes are missing or differ from ``checksum``.
+        """
+        if not 0 <= row < self.rows:
+            raise BankDamaged(f"{self.path}: no record {row}, the shard has {self.rows}; run verify")
+        values = np.empty(self._layout.stride, np.uint8)
+        self._read_into(values, self._layout.data_offset + row * self._layout.stride)
+        scales = np.empty(self._layout.scale_stride, np.uint8)
+        if scales.size:
+            self._read_into(scales, self._layout.scale_offset + row * self._layout.scale_stride)
+        if _checksum(values, scales) != checksum:
+            raise BankDamaged(f"{self.path}: record {row} differs from its checksum; run verify")
+        tensor = torch.from_numpy(values.view(self._dtype)).reshape(self._shape)
+        if not scales.size:
+            return tensor.float()
+        return dequantise(tensor, torch.from_numpy(scales.view(np.float32)).reshape(self._shape[:2]))
+
+    def close(self) -> None:
+        """Lets go of the memory map."""
+        if self._map is not None:
+            self._map.close()
+
+    def _open_map(self) -> mmap.mmap | None:
+        local = self._store.local_path(self.path)
+        if local is None:
+            return None
+        try:
+            descriptor = os.open(local, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise BankDamaged(f"{self.path}: missing; run verify") from error
+        try:
+            opened = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        except (OSError, ValueError) as error:
+            raise BankDamaged(f"{self.path}: cannot be mapped ({error}); run verify") from error
+        finally:
+            os.close(descriptor)
+        opened.madvise(mmap.MADV_RANDOM)
+        return opened
+
+    def _read_into(self, target: npt.NDArray[np.uint8], offset: int) -> None:
+        """Fills ``target`` from ``offset``; a copy, so that what is checked is what is used."""
+        source: bytes | mmap.mmap
+        if self._map is None:
+            try:
+                source, start = self._store.read_range(self.path, offset, target.size), 0
+            except FileNotFoundError as error:
+                raise BankDamaged(f"{self.path}: missing; run verify") from error
+            size = len(source)
+        else:
+            source, start, size = self._map, offset, self._map.size() - offset
+        if size < target.size:
+            raise BankDamaged(f"{self.path}: ends before byte {offset + target.size}; run verify")
+        if isinstance(source, mmap.mmap):
+            page = start - start % mmap.PAGESIZE
+            source.madvise(mmap.MADV_WILLNEED, page, start + target.size - page)
+        target[:] = np.frombuffer(source, np.uint8, target.size, start)
+
+
+def _checksum(values: npt.NDArray[Any], scales: npt.NDArray[Any]) -> int:
+    digest = xxhash.xxh3_64(values.data)
+    digest.update(scales.data)
+    return digest.intdigest()
+
+
+def _records(values: npt.NDArray[Any], scales: npt.NDArray[Any] | None) -> zip[tuple[npt.NDArray[Any], ...]]:
+    return zip(values, np.empty((len(values), 0)) if scales is None else scales, strict=True)
+
+
+def _fixed_size(values: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def _place(offset_name: str, stride_name: str, column: pa.FixedSizeListArray, start: int) -> dict[str, int]:
+    values = column.flatten()
+    offset = values.buffers()[1].address - start + values.offset * values.type.bit_width // 8
+    return {offset_name: offset, stride_name: column.type.list_size * values.type.bit_width // 8}
