@@ -65,5 +65,4 @@ def clip_numbers(ids: pa.Array) -> npt.NDArray[np.int64]:
 
 def xxh64_of(texts: pa.Array) -> npt.NDArray[np.uint64]:
     """XXH64, seed 0, of every string of an Arrow array without nulls."""
-    digest = xxhash.xxh64_intdigest
-    return np.fromiter((digest(text) for text in texts.cast(pa.binary()).to_pylist()), np.uint64, len(texts))
+    return np.fromiter(map(xxhash.xxh64_intdigest, texts.cast(pa.binary()).to_pylist()), np.uint64, len(texts))

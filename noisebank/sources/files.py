@@ -1,0 +1,194 @@
+"""The files of a source: from a path, glob, brace range or URL to files that can be read in ranges.
+
+A list is read where it lies, by local paths or by obstore's fsspec adapter. One behind HTTP, or compressed, cannot be
+read in ranges: it is copied into the bank's planning folder first.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import os
+import re
+import shutil
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from ..errors import ConfigError
+from ..options import SourceOptions
+from ..storage import Store
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MAGIC = re.compile(r"[*?\[]")
+_TIMEOUT_SECONDS = 60
+_SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+_REMOTE = ("gs", "s3", "az")
+
+
+@dataclass(frozen=True)
+class ListFile:
+    """One file of a source.
+
+    Args:
+        source: the options of its source.
+        name: its address as the configuration gives it, for messages and as what relative uris start from.
+        url: where its bytes are read: a local path or an object store's address.
+        bytes: its size.
+        format: ``csv``, ``jsonl``, ``parquet`` or ``tar``.
+    """
+
+    source: SourceOptions
+    name: str
+    url: str
+    bytes: int
+    format: str
+
+    @property
+    def source_name(self) -> str:
+        """The source's identity and the prefix of its ids."""
+        return self.source.name or self.source.kind
+
+    @property
+    def folder(self) -> str:
+        """The folder of the list, which relative uris start from."""
+        return self.name.rpartition("/")[0]
+
+    def open(self) -> BinaryIO:
+        """The file, seekable.
+
+        Raises:
+            ConfigError: it cannot be opened any more.
+        """
+        try:
+            return cast(BinaryIO, Path(self.url).open("rb") if is_local(self.url) else _remote(self.url).open(self.url))
+        except OSError as error:
+            raise ConfigError(f"source {self.source_name}: {self.name}: {error.strerror or error}") from error
+
+
+def expand(source: SourceOptions) -> list[str]:
+    """The addresses of the files of a source, in the order listed, globs sorted; local paths absolute.
+
+    >>> expand(SourceOptions("webvid", ("https://example.org/{08..10}.csv",)))[1]
+    'https://example.org/09.csv'
+
+    Raises:
+        ConfigError: a file does not exist, or nothing matches a glob.
+    """
+    name = source.name or source.kind
+    addresses: list[str] = []
+    for pattern in source.path:
+        found = [address for part in expand_braces(pattern) for address in _matches(part)]
+        if not found:
+            raise ConfigError(f"source {name}: path {pattern!r}: no such file")
+        addresses += found
+    return addresses
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """``{000..002}`` counted out with its leading zeros; several are combined.
+
+    >>> expand_braces("a{08..10}.tar")
+    ['a08.tar', 'a09.tar', 'a10.tar']
+    """
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last = match.groups()
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+    return [expanded for number in numbers for expanded in expand_braces(f"{head}{number}{tail}")]
+
+
+def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFile]:
+    """The files of a source, ready to be read in ranges.
+
+    Args:
+        source: whose files.
+        store: the bank, and
+        folder: the folder in it where lists that cannot be read in ranges are copied to.
+
+    Raises:
+        ConfigError: as :func:`expand`; or the format of a file cannot be told, or it cannot be fetched.
+    """
+    files = []
+    for i, address in enumerate(expand(source)):
+        format = _format(source, address)
+        url = address
+        if address.startswith(("http://", "https://")) or address.endswith(".gz"):
+            url = _copy(source, address, store, f"{folder}/{source.name or source.kind}-{i}.{format}")
+        files.append(ListFile(source, address, url, _size(url), format))
+    return files
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is a path of this machine."""
+    return "://" not in address
+
+
+def _matches(pattern: str) -> list[str]:
+    """The files at one address, [] if there is none."""
+    scheme = pattern.partition("://")[0] if "://" in pattern else ""
+    if scheme in ("http", "https"):
+        return [pattern]
+    if scheme in _REMOTE:
+        if _MAGIC.search(pattern):
+            return sorted(f"{scheme}://{key}" for key in _remote(pattern).glob(pattern))
+        return [pattern] if _remote(pattern).exists(pattern) else []
+    if scheme:
+        raise ConfigError(f"path {pattern!r}: a local path, http(s)://, gs://, s3:// or az:// is wanted")
+    if _MAGIC.search(pattern) and not Path(pattern).exists():
+        return sorted(os.path.abspath(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+    return [os.path.abspath(pattern)] if Path(pattern).is_file() else []
+
+
+def _format(source: SourceOptions, address: str) -> str:
+    if source.kind == "webdataset":
+        return "tar"
+    if source.kind == "webvid":
+        return "csv"
+    path = re.split(r"[?#]", address)[0] if "://" in address else address
+    suffix = Path(path.removesuffix(".gz")).suffix.lower()
+    if suffix not in _SUFFIXES:
+        wanted = ", ".join(_SUFFIXES)
+        raise ConfigError(f"source {source.name or source.kind}: path {address!r}: a name that ends in {wanted} is wanted")
+    return _SUFFIXES[suffix]
+
+
+def _copy(source: SourceOptions, address: str, store: Store, key: str) -> str:
+    """Copies a list into the bank, decompressed; returns the copy's address."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
+            path = Path(scratch, "list")
+            with _stream(address) as body, path.open("wb") as target:
+                shutil.copyfileobj(gzip.open(body) if address.endswith(".gz") else body, target, 1 << 20)
+            store.upload(path, key)
+    except (OSError, EOFError) as error:
+        raise ConfigError(f"source {source.name or source.kind}: {address}: {error}") from error
+    local = store.local_path(key)
+    return str(local) if local else f"{store.url}/{key}"
+
+
+def _stream(address: str) -> BinaryIO:
+    if address.startswith(("http://", "https://")):
+        request = urllib.request.Request(address, headers={"User-Agent": "noisebank"})
+        return cast(BinaryIO, urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS))
+    return cast(BinaryIO, Path(address).open("rb") if is_local(address) else _remote(address).open(address))
+
+
+def _size(url: str) -> int:
+    return Path(url).stat().st_size if is_local(url) else int(_remote(url).size(url))
+
+
+def _remote(url: str) -> Any:
+    return _remote_of(url.partition("://")[0], os.getpid())
+
+
+@cache
+def _remote_of(scheme: str, pid: int) -> Any:  # (pid: a client does not survive a fork)
+    from obstore.fsspec import FsspecStore
+
+    return FsspecStore(scheme)

@@ -1,0 +1,42 @@
+"""webdataset tars written by others, as video2dataset writes them: the videos are members of the tars.
+
+A clip is a member, its uri the member's address in its tar, its id ``{source}-{key}``.
+"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from ..errors import RowFailure
+from ..shards import ForeignSample, read_foreign_shard
+from ..video.members import member_uri
+from .rows import Fields
+
+
+def fields(file: BinaryIO, name: str) -> Fields:
+    """The samples of one tar; where it is damaged the rest of it is one invalid row.
+
+    Args:
+        file: the tar.
+        name: its file name, which the uris start with.
+    """
+    samples: list[ForeignSample] = []
+    invalid: dict[int, str] = {}
+    try:
+        samples.extend(read_foreign_shard(file, name))
+    except RowFailure as failure:
+        invalid[len(samples)] = str(failure)
+        samples.append(ForeignSample("", "", 0, 0, ""))
+    uris = [member_uri(name, sample.name, sample.offset, sample.size) if sample.key else "" for sample in samples]
+    nothing = pa.nulls(len(samples), pa.int64())
+    return Fields(
+        video=pa.array([sample.key for sample in samples], pa.string()),
+        uri=pa.array(uris, pa.string()),
+        caption=pa.array([sample.caption for sample in samples], pa.string()),
+        start_ms=nothing,
+        end_ms=nothing,
+        ranged=False,
+        invalid=invalid,
+    )
