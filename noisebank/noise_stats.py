@@ -40,4 +40,4 @@ def _lag_one(centred: torch.Tensor, dim: int) -> torch.Tensor:
         return centred.new_zeros(len(centred))
     first, second = (part.flatten(1) for part in (centred.narrow(dim, 0, length), centred.narrow(dim, 1, length)))
     scale = torch.linalg.vector_norm(first, dim=1) * torch.linalg.vector_norm(second, dim=1)
-    return torch.linalg.vecdot(first, second) / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+    return torch.div(torch.linalg.vecdot(first, second), scale.clamp(min=torch.finfo(scale.dtype).tiny))

@@ -1,7 +1,8 @@
 """Model families: one thin adapter for each kind of diffusers pipeline, chosen by its ``model_index.json``."""
 
-from noisebank.models import stable_diffusion
+from noisebank.models import cogvideox, ltx, stable_diffusion, wan
 from noisebank.models.base import FAMILIES, ClipRules, ModelAdapter, family_of, register_family
+from noisebank.models.check import Mismatch, compare
 from noisebank.models.config import ModelConfig, model_digest, pipeline_config, read_model_config
 from noisebank.models.layout import from_pipeline, pipeline_inputs, to_pipeline
 from noisebank.models.load import load_clip_rules, load_model
@@ -9,12 +10,16 @@ from noisebank.models.load import load_clip_rules, load_model
 __all__ = [
     "FAMILIES",
     "ClipRules",
+    "Mismatch",
     "ModelAdapter",
     "ModelConfig",
+    "cogvideox",
+    "compare",
     "family_of",
     "from_pipeline",
     "load_clip_rules",
     "load_model",
+    "ltx",
     "model_digest",
     "pipeline_config",
     "pipeline_inputs",
@@ -22,4 +27,5 @@ __all__ = [
     "register_family",
     "stable_diffusion",
     "to_pipeline",
+    "wan",
 ]

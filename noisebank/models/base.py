@@ -147,7 +147,8 @@ class ModelAdapter(ABC):
     def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         """The network's output for canonical ``[B, C, F, H, W]`` in its own dtype and ``timestep`` ``[B]``."""
 
-    def set_timesteps(self, scheduler: Any, num_inference_steps: int, shape: tuple[int, int, int, int]) -> None:
+    @classmethod
+    def set_timesteps(cls, scheduler: Any, num_inference_steps: int, shape: tuple[int, int, int, int]) -> None:
         """Set the timesteps as the pipeline's ``__call__`` does for latents of ``shape`` ``(C, F, H, W)``."""
         scheduler.set_timesteps(num_inference_steps, device="cpu")
 

@@ -165,3 +165,211 @@ def _modelscope() -> Any:
         unet=unet.eval(),
         scheduler=_ddim_scheduler(),
     )
+
+
+@small_family("stable-diffusion")
+def _stable_diffusion() -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    tokenizer = byte_clip_tokenizer()
+    return StableDiffusionPipeline(
+        vae=_autoencoder_kl(),
+        text_encoder=_clip_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        unet=_unet_2d(),
+        scheduler=_ddim_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@small_family("animatediff")
+def _animatediff() -> Any:
+    from diffusers import AnimateDiffPipeline, MotionAdapter
+
+    tokenizer = byte_clip_tokenizer()
+    adapter = MotionAdapter(
+        block_out_channels=(16, 32),
+        motion_layers_per_block=1,
+        motion_norm_num_groups=8,
+        motion_num_attention_heads=2,
+        use_motion_mid_block=False,
+    )
+    return AnimateDiffPipeline(
+        vae=_autoencoder_kl(),
+        text_encoder=_clip_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        unet=_unet_2d(),
+        motion_adapter=adapter.eval(),
+        scheduler=_ddim_scheduler(),
+    )
+
+
+def _unet_2d() -> Any:
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+    _predict_own_input(unet)
+    return unet.eval()
+
+
+def _amplify(layer: torch.nn.Linear, gain: float) -> None:
+    """Scale an output layer: as initialised, these transformers predict half of unit variance and are nearly linear,
+    so that every inverter would pass for a good one."""
+    with torch.no_grad():
+        layer.weight.mul_(gain)
+
+
+def byte_t5_tokenizer() -> Any:
+    """A real T5 tokenizer whose vocabulary is the printable ASCII characters."""
+    from transformers import T5Tokenizer
+
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    letters = [(chr(code), -3.0) for code in range(33, 127)]
+    return T5Tokenizer(vocab=[*special, *letters], extra_ids=0, model_max_length=128)
+
+
+def _t5_encoder(tokenizer: Any, model: str = "T5") -> Any:
+    import transformers
+
+    config = getattr(transformers, f"{model}Config")(
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.0
+    )
+    return getattr(transformers, f"{model}EncoderModel")(config).eval()
+
+
+def _video_latents(vae: Any) -> torch.Tensor:
+    """Latents ``[B, C, F, H, W]`` of smooth clips, to calibrate a VAE on."""
+    clips = torch.stack([smooth_clip(9, 64, 64, seed) for seed in range(4)])
+    with torch.inference_mode():
+        latents: torch.Tensor = vae.encode(clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1).latent_dist.mode()
+    return latents
+
+
+def _channel_moments(latents: torch.Tensor) -> tuple[list[float], list[float]]:
+    std, mean = torch.std_mean(latents, dim=(0, 2, 3, 4))
+    return [float(f"{v:.6g}") for v in mean], [float(f"{v:.6g}") for v in std]
+
+
+@small_family("cogvideox")
+def _cogvideox() -> Any:
+    from diffusers import (
+        AutoencoderKLCogVideoX,
+        CogVideoXDDIMScheduler,
+        CogVideoXPipeline,
+        CogVideoXTransformer3DModel,
+    )
+
+    tokenizer = byte_t5_tokenizer()
+    vae = AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2
+    ).eval()
+    vae.register_to_config(scaling_factor=float(f"{1 / _video_latents(vae).std().item():.6g}"))
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=32,
+        text_embed_dim=32,
+        num_layers=2,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=9,
+        use_rotary_positional_embeddings=True,
+    )
+    _amplify(transformer.proj_out, 2.0)
+    scheduler = CogVideoXDDIMScheduler(
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=1.0,
+        clip_sample=False,
+    )
+    return CogVideoXPipeline(tokenizer, _t5_encoder(tokenizer), vae, transformer.eval(), scheduler)
+
+
+@small_family("wan")
+def _wan() -> Any:
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+
+    tokenizer = byte_t5_tokenizer()
+    vae = AutoencoderKLWan(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    ).eval()
+    mean, std = _channel_moments(_video_latents(vae))
+    vae.register_to_config(latents_mean=mean, latents_std=std)
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=2,
+    )
+    _amplify(transformer.proj_out, 4.0)
+    return WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=_t5_encoder(tokenizer, "UMT5"),
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=transformer.eval(),
+    )
+
+
+@small_family("ltx")
+def _ltx() -> Any:
+    from diffusers import (
+        AutoencoderKLLTXVideo,
+        FlowMatchEulerDiscreteScheduler,
+        LTXPipeline,
+        LTXVideoTransformer3DModel,
+    )
+
+    tokenizer = byte_t5_tokenizer()
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+    ).eval()
+    mean, std = _channel_moments(_video_latents(vae))
+    vae.latents_mean.copy_(torch.tensor(mean))
+    vae.latents_std.copy_(torch.tensor(std))
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        num_layers=2,
+        caption_channels=32,
+    )
+    _amplify(transformer.proj_out, 3.0)
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_shift=0.95,
+        max_shift=2.05,
+        base_image_seq_len=1024,
+        max_image_seq_len=4096,
+        shift_terminal=0.1,
+    )
+    return LTXPipeline(scheduler, vae, _t5_encoder(tokenizer), tokenizer, transformer.eval())

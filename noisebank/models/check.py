@@ -1,0 +1,138 @@
+"""Does a live pipeline fit the records of a noise set? What ``bank.check`` reports."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from noisebank.errors import ConfigError
+from noisebank.inversion.levels import levels_digest, levels_from_scheduler
+from noisebank.models.base import ModelAdapter, describe_scheduler, describe_weights, family_of
+from noisebank.models.config import pipeline_config
+
+ROUNDING = 2.0**-7
+"""Two weights that differ by less, relatively, may be the same in bfloat16 and float32."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One difference between a noise set and a pipeline.
+
+    Args:
+        severity: ``error``: records make no sense in this pipeline; ``warning``: they do, but ``eta=inf`` does not give
+            the clip back.
+        what: ``family``, ``vae``, ``shape``, ``prediction_type`` (errors), ``scheduler``, ``num_inference_steps``,
+            ``shift (...)``, ``first_level``, ``levels`` or ``weights`` (warnings).
+        expected: what the noise set was made with.
+        found: what the pipeline has.
+    """
+
+    severity: Literal["error", "warning"]
+    what: str
+    expected: Any
+    found: Any
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.what} is {self.found!r}, the noise set was made with {self.expected!r}"
+
+
+def compare(description: Mapping[str, Any], pipe: Any, num_inference_steps: int | None = None) -> list[Mismatch]:
+    """Compare a noise set with a pipeline.
+
+    Args:
+        description: of the model the records were made with (``ModelAdapter.describe``), as stored in the manifest.
+        pipe: a diffusers pipeline; it is not changed.
+        num_inference_steps: what the pipeline is to be called with (default: what the records were made with).
+
+    Returns:
+        The differences, errors first; none when the pipeline gives the records' clips back.
+    """
+    try:
+        family = family_of(type(pipe).__name__)
+    except ConfigError:
+        return [Mismatch("error", "family", description["pipeline"], type(pipe).__name__)]
+    if family.family != description["family"]:
+        return [Mismatch("error", "family", description["family"], family.family)]
+    mismatches = _compare_models(description, pipe, family)
+    mismatches += _compare_schedules(description, pipe, family, num_inference_steps)
+    return sorted(mismatches, key=lambda mismatch: mismatch.severity)
+
+
+def _compare_models(description: Mapping[str, Any], pipe: Any, family: type[ModelAdapter]) -> list[Mismatch]:
+    rules = family.clip_rules(pipeline_config(pipe))
+    expected = [description["shape"][0], description["spatial_ratio"], description["temporal_ratio"]]
+    found = [rules.channels, rules.spatial_ratio, rules.temporal_ratio]
+    mismatches = []
+    if expected != found:
+        mismatches.append(Mismatch("error", "shape", *(_ratios(*values) for values in (expected, found))))
+    prediction_type = description["levels"]["prediction_type"]
+    live_type = pipe.scheduler.config.get("prediction_type", "flow")
+    if live_type.startswith("flow"):  # (UniPC and DPM-Solver say flow_prediction, Euler has no such option)
+        live_type = "flow"
+    if live_type != prediction_type:
+        mismatches.append(Mismatch("error", "prediction_type", prediction_type, live_type))
+    parts: Sequence[tuple[Literal["error", "warning"], str, Any]] = [
+        ("error", "vae", pipe.vae),
+        ("warning", "weights", getattr(pipe, family.network_name)),
+    ]
+    for severity, what, module in parts:
+        live = describe_weights(module)
+        if not same_weights(description[what], live):
+            mismatches.append(Mismatch(severity, what, description[what]["layout"], _other(description[what], live)))
+    return mismatches
+
+
+def _compare_schedules(
+    description: Mapping[str, Any], pipe: Any, family: type[ModelAdapter], num_inference_steps: int | None
+) -> list[Mismatch]:
+    stored, live = description["scheduler"], describe_scheduler(pipe.scheduler)
+    steps = description["num_inference_steps"] if num_inference_steps is None else num_inference_steps
+    levels = description["levels"]
+    differences = [
+        ("scheduler", stored["class"], live["class"]),
+        ("num_inference_steps", description["num_inference_steps"], steps),
+        *((f"shift ({name})", value, _option(live["config"], name)) for name, value in _shift(stored["config"]).items()),
+    ]
+    if stored["class"] == live["class"]:
+        scheduler = copy.deepcopy(pipe.scheduler)
+        family.set_timesteps(scheduler, steps, tuple(description["shape"]))
+        try:
+            found = levels_from_scheduler(scheduler).describe()
+        except ValueError as error:
+            differences.append(("scheduler", stored["class"], str(error)))
+        else:
+            differences.append(("first_level", levels["level_t"][0], found["level_t"][0]))
+            if steps == description["num_inference_steps"]:
+                differences.append(("levels", levels_digest(levels), levels_digest(found)))
+    return [Mismatch("warning", what, expected, found) for what, expected, found in differences if expected != found]
+
+
+def same_weights(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two descriptions (``describe_weights``) may be of the same weights in different precision."""
+    if first["layout"] != second["layout"]:
+        return False
+    return all(
+        abs(a - b) <= ROUNDING * max(abs(a), abs(b)) + 1e-6
+        for a, b in zip(first["sample"], second["sample"], strict=True)
+    )
+
+
+def _other(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    return found["layout"] if found["layout"] != expected["layout"] else "other values in the same layout"
+
+
+def _ratios(channels: int, spatial: int, temporal: int) -> str:
+    return f"{channels} channels, {spatial} pixels and {temporal} frames a latent"
+
+
+def _shift(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a deterministic scheduler's config that move its levels towards noise."""
+    names = ("base_shift", "max_shift") if config.get("use_dynamic_shifting") else ("shift", "snr_shift_scale")
+    return {name: config[name] for name in names if name in config}
+
+
+def _option(config: Mapping[str, Any], name: str) -> Any:
+    """A scheduler's option; multistep solvers call the shift of flow matching ``flow_shift``."""
+    return config.get("flow_shift") if name == "shift" and "flow_shift" in config else config.get(name)

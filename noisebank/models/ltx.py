@@ -1,0 +1,82 @@
+"""LTX-Video: flow matching whose shift depends on the number of tokens, latents packed as tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from noisebank.errors import ConfigError
+from noisebank.models.base import ClipRules, ModelAdapter, register_family
+from noisebank.models.config import ModelConfig
+from noisebank.models.layout import from_pipeline, to_pipeline
+
+
+@register_family
+class LTX(ModelAdapter):
+    """``LTXPipeline``; the frame rate scales its positions and is part of the call."""
+
+    family = "ltx"
+    pipeline_class = "LTXPipeline"
+    network_name = "transformer"
+    scheduler_class = "FlowMatchEulerDiscreteScheduler"
+    layout = "BSD"
+    call = {"frame_rate": 25}  # noqa: RUF012
+
+    @classmethod
+    def clip_rules(cls, config: ModelConfig) -> ClipRules:
+        vae, transformer = config.read("vae"), config.read("transformer")
+        if (transformer.get("patch_size", 1), transformer.get("patch_size_t", 1)) != (1, 1):
+            raise ConfigError("LTX transformers with a patch_size other than 1 are not supported")
+        halvings = sum(vae.get("spatio_temporal_scaling", (True, True, True, False)))
+        ratio = int(vae.get("spatial_compression_ratio") or vae.get("patch_size", 4) * 2**halvings)
+        return ClipRules(
+            channels=int(transformer.get("in_channels", 128)),
+            spatial_ratio=ratio,
+            size_multiple=max(32, ratio),
+            temporal_ratio=int(vae.get("temporal_compression_ratio") or vae.get("patch_size_t", 1) * 2**halvings),
+        )
+
+    def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
+        vae = self.pipe.vae
+        latents = vae.encode(pixels[None]).latent_dist.mode()
+        normalised: torch.Tensor = self.pipe._normalize_latents(
+            latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
+        )
+        return normalised[0]
+
+    def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor]:
+        embeds, mask, _, _ = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False, device=self.device)
+        return {"encoder_hidden_states": embeds.to(self.dtype), "encoder_attention_mask": mask}
+
+    @classmethod
+    def set_timesteps(cls, scheduler: Any, num_inference_steps: int, shape: tuple[int, int, int, int]) -> None:
+        from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
+
+        _, frames, height, width = shape
+        config = scheduler.config
+        shift = calculate_shift(
+            frames * height * width,
+            config.get("base_image_seq_len", 256),
+            config.get("max_image_seq_len", 4096),
+            config.get("base_shift", 0.5),
+            config.get("max_shift", 1.15),
+        )
+        sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
+        scheduler.set_timesteps(sigmas=sigmas, mu=shift, device="cpu")
+
+    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+        _, channels, frames, height, width = latents.shape
+        spatial, temporal = self.rules.spatial_ratio, self.rules.temporal_ratio
+        output: torch.Tensor = self.pipe.transformer(
+            hidden_states=to_pipeline(latents, self.layout),
+            timestep=timestep,
+            num_frames=frames,
+            height=height,
+            width=width,
+            rope_interpolation_scale=(temporal / self.call["frame_rate"], spatial, spatial),
+            **conditioning,
+            return_dict=False,
+        )[0]
+        return from_pipeline(output, self.layout, (channels, frames, height, width))

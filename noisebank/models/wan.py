@@ -1,0 +1,58 @@
+"""Wan 2.1: flow matching with a shift, a causal 3D VAE whose latents are normalised by mean and std."""
+
+from __future__ import annotations
+
+import torch
+
+from noisebank.errors import ConfigError
+from noisebank.models.base import ClipRules, ModelAdapter, register_family
+from noisebank.models.config import ModelConfig
+
+
+@register_family
+class Wan(ModelAdapter):
+    """``WanPipeline`` with one transformer; UniPC is replaced by flow-matching Euler with the same shift."""
+
+    family = "wan"
+    pipeline_class = "WanPipeline"
+    network_name = "transformer"
+    scheduler_class = "FlowMatchEulerDiscreteScheduler"
+
+    @classmethod
+    def clip_rules(cls, config: ModelConfig) -> ClipRules:
+        if config.index.get("expand_timesteps") or config.index.get("boundary_ratio") is not None:
+            raise ConfigError(
+                "WanPipeline with expand_timesteps or boundary_ratio (Wan 2.2) has a timestep for every token or two "
+                "transformers and is not supported; use a Wan 2.1 model"
+            )
+        vae, transformer = config.read("vae"), config.read("transformer")
+        _, *patch = transformer.get("patch_size", (1, 2, 2))
+        ratio = int(vae.get("scale_factor_spatial", 8))
+        return ClipRules(
+            channels=int(transformer.get("in_channels", 16)),
+            spatial_ratio=ratio,
+            size_multiple=ratio * max(patch),
+            temporal_ratio=int(vae.get("scale_factor_temporal", 4)),
+        )
+
+    def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
+        vae = self.pipe.vae
+        mean, std = (
+            torch.tensor(values, device=pixels.device).view(-1, 1, 1, 1)
+            for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        latents: torch.Tensor = (vae.encode(pixels[None]).latent_dist.mode()[0] - mean) / std
+        return latents
+
+    def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor]:
+        # 512 is the default of the pipeline's __call__; that of encode_prompt differs.
+        embeds, _ = self.pipe.encode_prompt(
+            prompt, do_classifier_free_guidance=False, max_sequence_length=512, device=self.device
+        )
+        return {"encoder_hidden_states": embeds.to(self.dtype)}
+
+    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.pipe.transformer(
+            hidden_states=latents, timestep=timestep, **conditioning, return_dict=False
+        )[0]
+        return output
