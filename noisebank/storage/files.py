@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,6 +98,14 @@ def publish_file(
     if not is_intact(store, entry):
         store.upload(local_path, entry.path)
     return entry
+
+
+def publish_bytes(store: Store, data: bytes, folder: str, suffix: str, rows: int, generation: int = 0) -> FileEntry:
+    """:func:`publish_file` for small content in memory."""
+    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
+        path = Path(scratch, "content")
+        path.write_bytes(data)
+        return publish_file(store, path, folder, suffix, rows, generation)
 
 
 def is_intact(store: Store, entry: FileEntry) -> bool:

@@ -1,0 +1,238 @@
+"""Snapshots: the JSON documents that say which files a version of the bank is made of.
+
+A snapshot is one sealed JSON file, ``snapshots/<number>.json``, created only if absent: creating it is the commit, and
+a reader sees all of it or the one before. It names Parquet *manifest parts* (one row a data file) and the segments of
+the overlay tables, so that it stays small however large the bank is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from .errors import BankDamaged, BankNotFound, SnapshotExpired, UnsupportedFormat
+from .sealed import seal, unseal
+from .storage import FileEntry, Store
+
+FORMAT = 1
+"""Version of the bank's layout; readers refuse later ones."""
+
+FOLDER = "snapshots"
+_SUFFIX = ".json"
+_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class IndexSegment:
+    """One FAISS index over part of the captions.
+
+    Args:
+        index: ``index/*.faiss``; ids are positions.
+        entries: ``index/*.parquet``: which clip stands at each position.
+        info: ``index/*.json``: how it was built.
+        deleted: ``index/*.bits``: one bit a position, least significant first, set where the caption has been removed
+            or replaced; None while there is none. Its ``rows`` is the number of bits set.
+        kind: such as ``Flat`` or ``IVF256,Flat``.
+        size: positions, deleted ones included.
+        recall: smallest of recall@1 and recall@5 against exact search, over all segments of the snapshot that it came
+            with.
+    """
+
+    index: FileEntry
+    entries: FileEntry
+    info: FileEntry
+    deleted: FileEntry | None
+    kind: str
+    size: int
+    recall: float
+
+    @property
+    def live(self) -> int:
+        """Positions that can still be found."""
+        return self.size - (self.deleted.rows if self.deleted else 0)
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """The files it is made of."""
+        return tuple(file for file in (self.index, self.entries, self.info, self.deleted) if file)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> IndexSegment:
+        """From a JSON object."""
+        deleted = document["deleted"]
+        named = {name: FileEntry.from_json(document[name]) for name in ("index", "entries", "info")}
+        numbers = {name: document[name] for name in ("kind", "size", "recall")}
+        return cls(**named, deleted=FileEntry.from_json(deleted) if deleted else None, **numbers)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of a bank.
+
+    Args:
+        number: from 1, without gaps, never used again.
+        uuid: tells two commits of the same number apart.
+        parent: number of the snapshot it was built on; None for the first.
+        operation: ``build``, ``compact``, ``repair`` or ``vacuum``.
+        created: UTC, ISO 8601.
+        run_id: of the job that committed it; a commit step that is repeated finds its snapshot by it.
+        plan: hash of the plan that it carried out, or empty.
+        fingerprints: ``{"clips": ..., "captions": ..., "noise": {set: ...}}``.
+        models: ``{"captions": {...}, "noise": {set: {...}}}``: what readers must know of the models.
+        counts: rows of the build, as its summary gives them.
+        sources: rows known of each source, removed ones excluded.
+        noise_sets: the sets of the configuration.
+        in_bank: rows with a clip, a caption and a record in each of ``noise_sets``.
+        records: overlay segments of each noise set, oldest first; see :mod:`noisebank.tables`.
+        record_counts: clips with a record, by noise set.
+        failure_counts: failures by code.
+        data_bytes: of all data files (clips, sidecars, captions, noise).
+        parts: manifest parts by kind; see :mod:`noisebank.parts`.
+        rows: overlay segments of what is known of every row.
+        failures: overlay segments, by (num, stage); an empty code is a healed failure.
+        index: segments, oldest first.
+        touched: the numbers that this commit changed, or None.
+        vacuum: number of the last vacuum up to here; 0: none.
+        expired: what each vacuum so far deleted, one list a vacuum, oldest first.
+        format: version of the layout.
+    """
+
+    number: int
+    uuid: str
+    parent: int | None
+    operation: str
+    created: str
+    run_id: str
+    plan: str = ""
+    fingerprints: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, int] = field(default_factory=dict)
+    noise_sets: tuple[str, ...] = ()
+    in_bank: int = 0
+    record_counts: Mapping[str, int] = field(default_factory=dict)
+    failure_counts: Mapping[str, int] = field(default_factory=dict)
+    data_bytes: int = 0
+    parts: Mapping[str, tuple[FileEntry, ...]] = field(default_factory=dict)
+    rows: tuple[FileEntry, ...] = ()
+    records: Mapping[str, tuple[FileEntry, ...]] = field(default_factory=dict)
+    failures: tuple[FileEntry, ...] = ()
+    index: tuple[IndexSegment, ...] = ()
+    touched: FileEntry | None = None
+    vacuum: int = 0
+    expired: tuple[FileEntry, ...] = ()
+    format: int = FORMAT
+
+    @property
+    def path(self) -> str:
+        """Where it is stored."""
+        return snapshot_path(self.number)
+
+    @property
+    def own_files(self) -> tuple[FileEntry, ...]:
+        """Every file that the JSON names; the data files are named by the manifest parts among them."""
+        groups = [*self.parts.values(), self.rows, *self.records.values(), self.failures, self.expired]
+        groups += [segment.files for segment in self.index]
+        groups.append((self.touched,) if self.touched else ())
+        return tuple(file for group in groups for file in group)
+
+    def to_bytes(self) -> bytes:
+        """As a sealed JSON document."""
+        return seal(asdict(self))
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Snapshot:
+        """From a JSON object."""
+        entries = {name: _entries(document[name]) for name in ("rows", "failures", "expired")}
+        by_name = {
+            name: {key: _entries(group) for key, group in document[name].items()} for name in ("parts", "records")
+        }
+        touched = FileEntry.from_json(document["touched"]) if document["touched"] else None
+        index = tuple(IndexSegment.from_json(segment) for segment in document["index"])
+        return cls(
+            **{
+                **document,
+                **entries,
+                **by_name,
+                "touched": touched,
+                "index": index,
+                "noise_sets": tuple(document["noise_sets"]),
+            }
+        )
+
+
+def snapshot_path(number: int) -> str:
+    """Where snapshot ``number`` is stored.
+
+    >>> snapshot_path(3)
+    'snapshots/00000003.json'
+    """
+    return f"{FOLDER}/{number:0{_DIGITS}}{_SUFFIX}"
+
+
+def snapshot_numbers(store: Store, after: int = 0) -> list[int]:
+    """The numbers of all snapshots later than ``after``, expired ones included, ascending."""
+    names = [path.removeprefix(f"{FOLDER}/") for path in store.list(FOLDER, after=snapshot_path(after))]
+    stems = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
+    return [int(stem) for stem in stems if len(stem) == _DIGITS and stem.isdecimal()]
+
+
+def latest_snapshot(store: Store) -> Snapshot | None:
+    """The newest snapshot, or None where nothing has been committed yet; errors as :func:`read_snapshot`."""
+    numbers = snapshot_numbers(store)
+    return read_snapshot(store, numbers[-1]) if numbers else None
+
+
+def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
+    """One snapshot of a bank, by default the newest.
+
+    Raises:
+        BankNotFound: nothing has been committed here, or not this number.
+        SnapshotExpired: it was vacuumed.
+        UnsupportedFormat: a newer version of noisebank wrote it.
+        BankDamaged: it differs from its digest, or does not fit together.
+    """
+    if number is None:
+        if (latest := latest_snapshot(store)) is None:
+            raise BankNotFound(f"{store.url}: no bank here, or nothing committed yet; make one with 'noisebank build'")
+        return latest
+    path = snapshot_path(number)
+    try:
+        document = unseal(store.read(path), path)
+    except FileNotFoundError as error:
+        known = snapshot_numbers(store)
+        latest_known = f"the latest is {known[-1]}" if known else "there is none"
+        raise BankNotFound(f"{store.url}: no snapshot {number}; {latest_known}") from error
+    if "expired_by" in document:
+        raise SnapshotExpired(
+            f"{store.url}: snapshot {number} was removed by vacuum (snapshot {document['expired_by']}); open a later one"
+        )
+    return _parsed(document, number, path)
+
+
+def expired_stub(snapshot: Snapshot, by: int) -> bytes:
+    """What stands in the place of a vacuumed snapshot, so that its number is never used again."""
+    kept = {name: getattr(snapshot, name) for name in ("format", "number", "uuid", "run_id", "created")}
+    return seal({**kept, "expired_by": by})
+
+
+def _parsed(document: dict[str, Any], number: int, path: str) -> Snapshot:
+    if not isinstance(document.get("format"), int) or document["format"] > FORMAT:
+        raise UnsupportedFormat(
+            f"{path}: format {document.get('format')}, this version reads up to {FORMAT}; install a newer noisebank"
+        )
+    names = {member.name for member in fields(Snapshot)}
+    if document.keys() != names:
+        raise BankDamaged(f"{path}: missing or unknown: {', '.join(sorted(document.keys() ^ names))}; run verify")
+    try:
+        snapshot = Snapshot.from_json(document)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BankDamaged(f"{path}: not a snapshot ({error!r}); run verify") from error
+    if snapshot.number != number:
+        raise BankDamaged(f"{path}: says that it is snapshot {snapshot.number}; files were swapped")
+    return snapshot
+
+
+def _entries(documents: list[dict[str, Any]]) -> tuple[FileEntry, ...]:
+    return tuple(FileEntry.from_json(document) for document in documents)

@@ -1,0 +1,128 @@
+"""Manifest parts: Parquet files with one row per data file of a snapshot.
+
+Kinds: ``clips`` (tars), ``sidecars`` (the Parquet files beside them), ``captions`` and ``noise/<set>``. A commit adds a
+part for its new files and rewrites only the parts whose files it drops; few parts are kept by merging small ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .errors import BankDamaged
+from .receipts import Receipt
+from .storage import FileEntry, Store, publish_bytes
+from .tables import merge_from
+
+FOLDER = "parts"
+
+PART = pa.schema(
+    [
+        ("key", pa.uint64()),  # by which rows and records refer to the file
+        ("path", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("stage", pa.string()),  # with inputs: its receipt
+        ("inputs", pa.string()),
+        ("fingerprint", pa.string()),
+        ("data_offset", pa.int64()),  # noise: byte offset of the first record
+        ("stride", pa.int64()),  # noise: bytes from record to record
+        ("scale_offset", pa.int64()),  # noise in int8: byte offset of the first record's scales
+        ("scale_stride", pa.int64()),
+    ]
+)
+_LAYOUT = ("data_offset", "stride", "scale_offset", "scale_stride")
+
+Keys = npt.NDArray[np.uint64]
+
+
+def kind_of(path: str) -> str:
+    """The kind of a data file.
+
+    >>> kind_of("clips/00.parquet"), kind_of("noise/modelscope/00.arrow")
+    ('sidecars', 'noise/modelscope')
+    """
+    folder, _, name = path.rpartition("/")
+    return "sidecars" if folder == "clips" and not name.endswith(".tar") else folder
+
+
+def part_rows(receipts: Iterable[Receipt]) -> dict[str, pa.Table]:
+    """The manifest rows of the data files of receipts, by kind."""
+    rows: dict[str, list[dict[str, object]]] = {}
+    for receipt in receipts:
+        for entry in receipt.files:
+            row = {"key": entry.key, **entry.to_json(), "stage": receipt.stage, "inputs": receipt.inputs}
+            row |= {"fingerprint": receipt.fingerprint, **{name: receipt.info.get(name) for name in _LAYOUT}}
+            rows.setdefault(kind_of(entry.path), []).append(row)
+    return {kind: pa.Table.from_pylist(group, PART) for kind, group in rows.items()}
+
+
+def read_parts(store: Store, entries: Sequence[FileEntry]) -> pa.Table:
+    """The data files that manifest parts name, as one table (:data:`PART`) in no particular order.
+
+    Raises:
+        BankDamaged: a part is missing or cannot be read.
+    """
+    tables = [PART.empty_table()]
+    for entry in entries:
+        try:
+            with store.open(entry.path) as file:
+                tables.append(pq.read_table(file).cast(PART))
+        except FileNotFoundError as error:
+            raise BankDamaged(f"{entry.path}: missing; run verify") from error
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise BankDamaged(f"{entry.path}: cannot be read ({error}); run verify") from error
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def part_entries(part: pa.Table) -> list[FileEntry]:
+    """The data files of a table of :func:`read_parts`, sorted by path."""
+    columns = [part.column(name).to_pylist() for name in ("path", "bytes", "sha256", "rows")]
+    return sorted((FileEntry(*values) for values in zip(*columns, strict=True)), key=lambda entry: entry.path)
+
+
+def update_parts(
+    store: Store, entries: Sequence[FileEntry], new: pa.Table | None, live: Keys, generation: int
+) -> tuple[tuple[FileEntry, ...], int]:
+    """The parts of one kind after a commit, and the bytes of all files in them.
+
+    Args:
+        store: the bank.
+        entries: the parts before.
+        new: files to add; those that are there already are left out.
+        live: keys of the files that some row refers to; all others are dropped.
+        generation: number of the last vacuum.
+    """
+    tables = [read_parts(store, [entry]) for entry in entries]
+    kept = [table.filter(pc.is_in(table.column("key"), value_set=pa.array(live))) for table in tables]
+    if new is not None:
+        known = np.concatenate([table.column("key").to_numpy() for table in kept] or [np.zeros(0, np.uint64)])
+        wanted = np.setdiff1d(live, known)
+        _, first = np.unique(new.column("key").to_numpy(), return_index=True)
+        new = new.take(pa.array(first))
+        kept.append(new.filter(pc.is_in(new.column("key"), value_set=pa.array(wanted))))
+    first_merged = merge_from([table.num_rows for table in kept])
+    groups = [[i] for i in range(first_merged)] + (
+        [list(range(first_merged, len(kept)))] if kept[first_merged:] else []
+    )
+    written = []
+    for group in groups:
+        table = pa.concat_tables([kept[i] for i in group])
+        unchanged = len(group) == 1 and group[0] < len(tables) and table.num_rows == tables[group[0]].num_rows
+        if unchanged:
+            written.append(entries[group[0]])
+        elif table.num_rows:
+            written.append(_write_part(store, table, generation))
+    return tuple(written), sum(pc.sum(table.column("bytes")).as_py() or 0 for table in kept)
+
+
+def _write_part(store: Store, table: pa.Table, generation: int) -> FileEntry:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.sort_by("key"), sink, compression="zstd")
+    return publish_bytes(store, sink.getvalue().to_pybytes(), FOLDER, ".parquet", table.num_rows, generation)
