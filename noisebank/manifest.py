@@ -60,10 +60,9 @@ class IndexSegment:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> IndexSegment:
         """From a JSON object."""
-        deleted = document["deleted"]
-        named = {name: FileEntry.from_json(document[name]) for name in ("index", "entries", "info")}
-        numbers = {name: document[name] for name in ("kind", "size", "recall")}
-        return cls(**named, deleted=FileEntry.from_json(deleted) if deleted else None, **numbers)
+        files = {name: FileEntry.from_json(document[name]) for name in ("index", "entries", "info")}
+        deleted = FileEntry.from_json(document["deleted"]) if document["deleted"] else None
+        return cls(**{**document, **files, "deleted": deleted})
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,8 @@ def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
         raise BankNotFound(f"{store.url}: no snapshot {number}; {latest_known}") from error
     if "expired_by" in document:
         raise SnapshotExpired(
-            f"{store.url}: snapshot {number} was removed by vacuum (snapshot {document['expired_by']}); open a later one"
+            f"{store.url}: snapshot {number} was removed by vacuum (snapshot {document['expired_by']}); "
+            "open a later one"
         )
     return _parsed(document, number, path)
 
