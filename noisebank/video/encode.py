@@ -16,7 +16,8 @@ import av
 
 QUANTISER = {"yuv420p": 14, "yuv444p": 12}
 """x264's qp: about 46 dB in the clip's own planes, and for yuv444p more than 40 dB in RGB."""
-X264 = "bframes=0:scenecut=0:keyint=infinite:aq-mode=0:psy=0:mbtree=0:ipratio=1.0"
+X264 = "bframes=0:scenecut=0:keyint=infinite:aq-mode=0:psy=0:mbtree=0:weightp=0:ipratio=1.0"
+"""Without look-ahead: with mbtree, x264's bytes depend on what its memory held before (seen with core 165)."""
 MPEG_RANGE = 1
 BT601 = 6  # AVCOL_SPC_SMPTE170M, what readers that ignore the flag assume for a picture of this size too
 

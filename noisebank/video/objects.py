@@ -6,15 +6,16 @@ Credentials and endpoints come from the environment, as obstore reads it.
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import RowFailure
 from ..options import FetchOptions
 
+if TYPE_CHECKING:
+    from ..storage.remote import RemoteStore
+
 _CHUNK = 1 << 20
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL")
 
 
 def download(uri: str, destination: Path, options: FetchOptions, span: tuple[int, int] | None = None) -> None:
@@ -22,7 +23,7 @@ def download(uri: str, destination: Path, options: FetchOptions, span: tuple[int
 
     Raises:
         RowFailure: ``bad_uri``, ``missing_file``, ``forbidden``, ``too_large``, ``not_video`` (0 bytes) or, where
-            trying again may help, ``connection``. obstore itself tries again ``options.retries`` times.
+            trying again may help, ``connection`` or ``short_body``; the client has tried several times by then.
     """
     import obstore
     from obstore import exceptions
@@ -32,8 +33,8 @@ def download(uri: str, destination: Path, options: FetchOptions, span: tuple[int
     if not bucket or not key or set(key) & {"#", "?"}:  # obstore would silently drop what follows # or ?
         raise RowFailure("bad_uri", f"{uri}: {scheme}://bucket/key without # and ? is wanted")
     try:
-        store = _store(f"{scheme}://{bucket}", options.timeout, options.retries, os.getpid())
-        result = obstore.get(store, key, options={"range": span} if span else None)
+        client = _bucket(f"{scheme}://{bucket}").client
+        result = obstore.get(client, key, options={"range": span} if span else None)
         start, end = result.range
         if end - start > options.max_bytes:
             raise RowFailure("too_large", f"{uri}: {end - start} bytes, fetch.max_bytes is {options.max_bytes}")
@@ -54,17 +55,10 @@ def download(uri: str, destination: Path, options: FetchOptions, span: tuple[int
 
 
 @functools.lru_cache(maxsize=64)
-def _store(url: str, timeout: float, retries: int, pid: int) -> Any:  # pid: a client does not survive a fork
-    """The client of a bucket, kept for the process."""
-    from datetime import timedelta
+def _bucket(url: str) -> RemoteStore:
+    from ..storage.remote import RemoteStore
 
-    from obstore.store import from_url
-
-    plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
-    client: dict[str, Any] = {"connect_timeout": timedelta(seconds=timeout), "timeout": timedelta(seconds=20 * timeout)}
-    if plain or os.environ.get("AZURE_STORAGE_USE_EMULATOR") == "true":
-        client["allow_http"] = True  # giving client options at all discards *_ALLOW_HTTP of the environment
-    return from_url(url, client_options=client, retry_config={"max_retries": retries})
+    return RemoteStore(url)
 
 
 def _first_line(error: Exception) -> str:
