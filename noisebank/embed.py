@@ -1,0 +1,143 @@
+"""Captions to embeddings by Sentence-BERT: float32, unit length, and the same bits whatever stands beside a caption.
+
+A batch holds captions of one token length only, so nothing is padded, and never fewer than a few rows of tokens. The
+matrix products then take the same path for every batch, and a caption's embedding depends on the caption alone:
+measured on x86 with MKL, no bit differs between batch sizes, neighbours and thread counts, while plain length-sorted
+batches differ by up to 2e-7 in half of the captions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ConfigError
+from .storage import file_sha256
+
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_MODULES = "modules.json"
+_MIN_TOKENS = 32
+_MIN_BATCH = 2
+
+
+def embedder_folder(model: str) -> Path:
+    """The local folder of a Sentence-BERT model: itself, or the files of a hub id, fetched if they are not cached.
+
+    Raises:
+        ConfigError: there is no such model, or it is not in sentence-transformers' format.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        try:
+            folder = Path(snapshot_download(model, allow_patterns=list(_FILES)))
+        except (HFValidationError, HfHubHTTPError, OSError) as error:
+            raise ConfigError(
+                f"captions.model: {model!r} is neither a local folder nor to be had from the hub ({error})"
+            ) from error
+    if not (folder / _MODULES).is_file():
+        raise ConfigError(f"captions.model: {model!r} has no {_MODULES}; a sentence-transformers model is wanted")
+    return folder
+
+
+def embedder_digest(model: str) -> str:
+    """Which model this is by its contents, whatever its path: 32 hexadecimal digits.
+
+    Weights, configurations and vocabularies count; notes, and weights in formats that are never loaded, do not.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    folder = embedder_folder(model)
+    modules = json.loads((folder / _MODULES).read_text(encoding="utf-8"))
+    parts = {folder / module["path"] for module in modules} | {folder}
+    files = sorted({path for part in parts for pattern in _FILES for path in part.glob(pattern)})
+    lines = [f"{path.relative_to(folder).as_posix()} {file_sha256(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+class Embedder:
+    """A loaded Sentence-BERT model; see :func:`load_embedder`.
+
+    Args:
+        model: the ``SentenceTransformer``.
+        digest: of its files (:func:`embedder_digest`).
+    """
+
+    def __init__(self, model: Any, digest: str) -> None:
+        self._model = model
+        self.digest = digest
+        self.dim = int(model.get_embedding_dimension())
+
+    def embed(self, captions: Sequence[str], batch_size: int = 64) -> npt.NDArray[np.float32]:
+        """Embeddings of captions.
+
+        Args:
+            captions: any texts; those longer than the model's context are cut by its tokenizer.
+            batch_size: most captions in a batch; it does not change the result.
+
+        Returns:
+            ``[N, D]`` float32, each row of length one.
+        """
+        embeddings = np.empty((len(captions), self.dim), np.float32)
+        for rows in self._batches(captions, batch_size):
+            batch = [captions[row] for row in rows]
+            embeddings[rows] = self._model.encode(
+                batch, batch_size=len(batch), normalize_embeddings=True, show_progress_bar=False
+            )
+        return embeddings
+
+    def _batches(self, captions: Sequence[str], batch_size: int) -> Iterator[npt.NDArray[np.intp]]:
+        """Rows of captions of one token length; small batches repeat their last row."""
+        if not captions:
+            return
+        limit = self._model.max_seq_length
+        tokens = self._model.tokenizer(list(captions), truncation=limit is not None, max_length=limit)["input_ids"]
+        lengths = np.asarray([len(token_ids) for token_ids in tokens])
+        order = np.argsort(lengths, kind="stable")
+        changes = np.flatnonzero(np.diff(lengths[order])) + 1
+        for rows in np.split(order, changes):
+            fewest = max(_MIN_BATCH, -(-_MIN_TOKENS // lengths[rows[0]]))
+            for start in range(0, len(rows), batch_size):
+                batch = rows[start : start + batch_size]
+                yield np.pad(batch, (0, max(0, fewest - len(batch))), mode="edge")
+
+
+def load_embedder(model: str, digest: str | None = None) -> Embedder:
+    """Loads a Sentence-BERT model from a hub id or local folder, from safetensors only.
+
+    Args:
+        model: hub id, or folder in sentence-transformers' format.
+        digest: what its files must be (:func:`embedder_digest`), or None for whatever they are.
+
+    Raises:
+        ConfigError: there is no such model, it needs code or pickled weights, or it is another model than ``digest``.
+
+    Example:
+        >>> load_embedder("./minilm").embed(["a dog on the beach"]).shape       # doctest: +SKIP
+        (1, 384)
+    """
+    folder = embedder_folder(model)
+    found = embedder_digest(str(folder))
+    if digest is not None and found != digest:
+        raise ConfigError(
+            f"captions model {model!r} has digest {found}, the bank's embeddings were made with {digest}; "
+            "give the folder of that model"
+        )
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        loaded = SentenceTransformer(
+            str(folder), trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"captions model {model!r} cannot be loaded: {error}") from error
+    return Embedder(loaded.eval(), found)
