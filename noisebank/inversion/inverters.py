@@ -131,13 +131,13 @@ def ddim(
 ) -> Inversion:
     """One call a step, evaluated at the cleaner latents: Eq. 2 of the ONA paper (arXiv 2311.00949), or Euler's
     method backwards for flow matching."""
-    scale, gain, timesteps = _on_device(levels, latents)
-    batch = len(latents)
+    steps, batch = _Steps(levels, latents.device), len(latents)
     residuals = latents.new_zeros(len(levels), batch)
     for step in reversed(range(len(levels))):
+        at = torch.full((batch,), step, device=latents.device)
         previous = latents
-        latents = scale[step] * previous + gain[step] * network(previous, timesteps[step].expand(batch))
-        residuals[step] = _relative_change(latents, previous)
+        latents = steps.noisier(previous, steps.direction(network, previous, at), at)
+        residuals[step] = relative_error(previous, latents)
     calls = torch.full((batch,), len(levels))
     return Inversion(latents, len(levels), calls, residuals.cpu(), (residuals > tolerance).sum(0).cpu())
 
@@ -159,8 +159,8 @@ def fixed_point(
     Every clip goes its own way through the steps (the network takes one timestep a clip), so its result does not
     depend on its batch mates, and a batch needs the calls of its slowest clip, not the slowest clip of every step.
     """
-    scale, gain, timesteps = _on_device(levels, latents)
-    batch, clips = len(latents), torch.arange(len(latents), device=latents.device)
+    steps, batch = _Steps(levels, latents.device), len(latents)
+    clips = torch.arange(batch, device=latents.device)
     step = torch.full((batch,), len(levels) - 1, device=latents.device)
     iteration, calls, stalled = torch.zeros_like(step), torch.zeros_like(step), torch.zeros_like(step)
     residuals = latents.new_zeros(len(levels), batch)
@@ -170,10 +170,10 @@ def fixed_point(
     # No clip can be through before T calls: until then the host need not wait for the device.
     while network_calls < len(levels) or bool((step >= 0).any()):
         active, at = step >= 0, step.clamp(min=0)
-        prediction = network(estimate, timesteps[at])
+        direction = steps.direction(network, estimate, at)
         network_calls += 1
-        update = _per_clip(scale[at]) * latents + _per_clip(gain[at]) * prediction
-        residual = _relative_change(update, estimate)
+        update = steps.noisier(latents, direction, at)
+        residual = relative_error(estimate, update)
         estimate = torch.where(_per_clip(residual >= last), estimate, update)  # (NaN is let through, to be seen)
         iteration += 1
         calls += active
@@ -182,10 +182,9 @@ def fixed_point(
         residuals[at, clips] = torch.where(active, residual, residuals[at, clips])
         stalled += left & ~converged
         step = step - left.long()
-        at = step.clamp(min=0)
         latents = torch.where(_per_clip(left), estimate, latents)
-        warm = _per_clip(scale[at]) * latents + _per_clip(gain[at]) * prediction
-        estimate = torch.where(_per_clip(left & (step >= 0)), warm, estimate)
+        warm_start = steps.noisier(latents, direction, step.clamp(min=0))
+        estimate = torch.where(_per_clip(left & (step >= 0)), warm_start, estimate)
         last = torch.where(left, torch.full_like(last, float("inf")), residual)
         iteration = torch.where(left, torch.zeros_like(iteration), iteration)
     return Inversion(latents, network_calls, calls.cpu(), residuals.cpu(), stalled.cpu())
@@ -225,10 +224,10 @@ def reconstruct(network: Network, noise: torch.Tensor, levels: Levels) -> torch.
     """Sample deterministically: from ``noise`` ``[B, C, F, H, W]`` to clean latents, by the forward steps."""
     with torch.inference_mode():
         latents = noise.float()
-        scale, gain, timesteps = _on_device(levels, latents)
+        steps = _Steps(levels, latents.device)
         for step in range(len(levels)):
-            prediction = network(latents, timesteps[step].expand(len(latents)))
-            latents = (latents - gain[step] * prediction) / scale[step]
+            at = torch.full((len(latents),), step, device=latents.device)
+            latents = steps.cleaner(latents, steps.direction(network, latents, at), at)
         return latents
 
 
@@ -238,15 +237,31 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     return torch.div(difference, torch.linalg.vector_norm(expected.flatten(1), dim=1))
 
 
-def _relative_change(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    return relative_error(old, new)
-
-
 def _per_clip(values: torch.Tensor) -> torch.Tensor:
     """``[B]`` as ``[B, 1, 1, 1, 1]``."""
     return values.view(-1, 1, 1, 1, 1)
 
 
-def _on_device(levels: Levels, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    scale, gain = (values.to(latents.device, torch.float32) for values in levels.coefficients())
-    return scale, gain, levels.timesteps.to(latents.device)
+class _Steps:
+    """The steps of :class:`Levels` on a device; ``at`` is the step that each clip is at, ``[B]`` int64."""
+
+    def __init__(self, levels: Levels, device: torch.device) -> None:
+        self.timesteps = levels.timesteps.to(device)
+        self.scale, self.gain = (values.to(device, torch.float32) for values in levels.coefficients())
+        self.alpha_bar = levels.level_t.to(device, torch.float32) if levels.prediction_type == "sample" else None
+
+    def direction(self, network: Network, latents: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """What the network predicts at the noisier end of the step, ``latents``; v for sample prediction."""
+        prediction = network(latents, self.timesteps[at])
+        if self.alpha_bar is None:
+            return prediction
+        alpha_bar = _per_clip(self.alpha_bar[at])
+        return torch.div(alpha_bar.sqrt() * latents - prediction, (1 - alpha_bar).sqrt())
+
+    def noisier(self, latents: torch.Tensor, direction: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """From the clean end of the step to the noisy one: inversion."""
+        return _per_clip(self.scale[at]) * latents + _per_clip(self.gain[at]) * direction
+
+    def cleaner(self, latents: torch.Tensor, direction: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """From the noisy end of the step to the clean one: sampling."""
+        return torch.div(latents - _per_clip(self.gain[at]) * direction, _per_clip(self.scale[at]))

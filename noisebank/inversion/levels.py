@@ -22,8 +22,8 @@ PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
 class Levels:
     """The steps of one deterministic sampler, in the order of the forward pass (noise first).
 
-    Every step is affine in the latents and the network's prediction ``m``, so one pair of numbers a step is all that
-    sampling and inversion need::
+    Every step is affine in the latents and a direction ``m``, which is what the network predicts (sample prediction is
+    turned into v first), so one pair of numbers a step is all that sampling and inversion need::
 
         z_t = scale * z_prev + gain * m(z_t, t)            inversion
         z_prev = (z_t - gain * m(z_t, t)) / scale          sampling
@@ -49,11 +49,10 @@ class Levels:
             raise ValueError(f"prediction_type {self.prediction_type!r} is not one of {get_args(PredictionType)}")
         scale, gain = self.coefficients()
         if not bool(torch.isfinite(scale).all() & torch.isfinite(gain).all() & (scale > 0).all()):
-            hint = {
-                "epsilon": "epsilon prediction has no value at zero signal-to-noise ratio (alphas_cumprod 0)",
-                "sample": "sample prediction forgets the latents in a step to alphas_cumprod 1: set_alpha_to_one=False",
-            }.get(self.prediction_type, "levels must fall from noise to data")
-            raise ValueError(f"the scheduler has a step that cannot be inverted: {hint}")
+            raise ValueError(
+                f"the scheduler has a step that cannot be inverted: {self.prediction_type} prediction "
+                f"from level {float(self.level_t[0]):g} (epsilon has no value at zero signal-to-noise ratio)"
+            )
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -65,19 +64,17 @@ class Levels:
 
             epsilon  z_t = sqrt(a/p) z_p + (sqrt(1-a) - sqrt(a (1-p)/p)) eps
             v        z_t = (z_p + sin(D) v) / cos(D),  D = th_t - th_p,  th = atan2(sqrt(1-a), sqrt(a))
-            sample   z_t = sqrt((1-a)/(1-p)) z_p + (sqrt(a) - sqrt(p (1-a)/(1-p))) x0
+            sample   as v, with v = (sqrt(a) z_t - x0) / sqrt(1-a)
             flow     z_t = z_p + (sigma_t - sigma_p) v
 
-        The v form by angles stays finite at zero terminal signal-to-noise ratio (``a = 0``).
+        The v form by angles stays finite at zero terminal signal-to-noise ratio (``a = 0``). Sample prediction solved
+        for ``z_t`` directly would not contract at the clean end, where ``x0`` moves with ``z_t``.
         """
         a, p = self.level_t, self.level_prev
         if self.prediction_type == "flow":
             return torch.ones_like(a), a - p
         if self.prediction_type == "epsilon":
             return (a / p).sqrt(), (1 - a).sqrt() - (a * (1 - p) / p).sqrt()
-        if self.prediction_type == "sample":
-            scale = ((1 - a) / (1 - p)).sqrt()
-            return scale, a.sqrt() - p.sqrt() * scale
         angle = torch.atan2((1 - a).sqrt(), a.sqrt()) - torch.atan2((1 - p).sqrt(), p.sqrt())
         return 1 / angle.cos(), angle.tan()
 

@@ -93,8 +93,9 @@ def _compare_schedules(
     differences = [
         ("scheduler", stored["class"], live["class"]),
         ("num_inference_steps", description["num_inference_steps"], steps),
-        *((f"shift ({name})", value, _option(live["config"], name)) for name, value in _shift(stored["config"]).items()),
     ]
+    for name, value in _shift(stored["config"]).items():
+        differences.append((f"shift ({name})", value, _option(live["config"], name)))
     if stored["class"] == live["class"]:
         scheduler = copy.deepcopy(pipe.scheduler)
         family.set_timesteps(scheduler, steps, tuple(description["shape"]))

@@ -1,0 +1,112 @@
+"""A noise set compared with pipelines that differ from the one it was made with in one thing each."""
+
+import json
+
+import diffusers
+import pytest
+import torch
+
+from noisebank.models import compare, load_model
+from noisebank.models.small import make_small_model
+
+SHAPES = {"modelscope": (4, 16, 8, 8), "cogvideox": (4, 3, 8, 8), "wan": (4, 3, 8, 8), "stable-diffusion": (4, 1, 8, 8)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    return {family: make_small_model(family, root / family) for family in SHAPES}
+
+
+@pytest.fixture(scope="module")
+def descriptions(folders):
+    found = {name: load_model(str(folders[name])).describe(50, shape) for name, shape in SHAPES.items()}
+    assert json.loads(json.dumps(found)) == found
+    return found
+
+
+def found(mismatches):
+    return {(m.severity, m.what) for m in mismatches}
+
+
+@pytest.fixture
+def pipes(folders):
+    return lambda family, dtype=torch.float32: diffusers.DiffusionPipeline.from_pretrained(folders[family], dtype=dtype)
+
+
+@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_same_model_matches_in_any_precision(descriptions, pipes, family, dtype):
+    assert compare(descriptions[family], pipes(family, dtype), 50) == []
+
+
+def test_another_family_is_an_error(descriptions, pipes):
+    (mismatch,) = compare(descriptions["modelscope"], pipes("wan"))
+    assert (mismatch.severity, mismatch.what) == ("error", "family")
+    assert str(mismatch) == "error: family is 'wan', the noise set was made with 'modelscope'"
+    assert found(compare(descriptions["modelscope"], object())) == {("error", "family")}
+
+
+def test_another_vae_is_an_error(descriptions, pipes):
+    pipe = pipes("modelscope")
+    with torch.no_grad():
+        pipe.vae.encoder.conv_in.weight.mul_(1.05)
+    assert found(compare(descriptions["modelscope"], pipe)) == {("error", "vae")}
+
+
+def test_another_shape_of_latents_is_an_error(descriptions, pipes, tmp_path):
+    description = descriptions["modelscope"] | {"shape": [16, 16, 8, 8]}
+    assert found(compare(description, pipes("modelscope"))) == {("error", "shape")}
+
+
+def test_another_prediction_type_is_an_error(descriptions, pipes):
+    pipe = pipes("modelscope")
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    assert ("error", "prediction_type") in found(compare(descriptions["modelscope"], pipe))
+
+
+def test_other_weights_are_a_warning(descriptions, pipes):
+    pipe = pipes("modelscope")
+    with torch.no_grad():
+        for parameter in pipe.unet.parameters():
+            parameter.mul_(1.02)
+    assert found(compare(descriptions["modelscope"], pipe)) == {("warning", "weights")}
+
+
+def test_another_scheduler_is_a_warning(descriptions, pipes):
+    pipe = pipes("modelscope")
+    pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    assert found(compare(descriptions["modelscope"], pipe)) == {("warning", "scheduler")}
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipes("modelscope").scheduler.config, clip_sample=True)
+    assert found(compare(descriptions["modelscope"], pipe)) == {("warning", "scheduler")}
+
+
+def test_another_number_of_steps_is_a_warning(descriptions, pipes):
+    mismatches = compare(descriptions["modelscope"], pipes("modelscope"), num_inference_steps=25)
+    assert found(mismatches) == {("warning", "num_inference_steps"), ("warning", "first_level")}
+
+
+def test_another_spacing_shows_in_the_first_level(descriptions, pipes):
+    pipe = pipes("modelscope")
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    assert found(compare(descriptions["modelscope"], pipe)) == {("warning", "first_level"), ("warning", "levels")}
+
+
+def test_another_shift_is_a_warning(descriptions, pipes):
+    pipe = pipes("wan")
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config, shift=7.0)
+    assert ("warning", "shift (shift)") in found(compare(descriptions["wan"], pipe))
+    pipe.scheduler = diffusers.UniPCMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    )
+    assert found(compare(descriptions["wan"], pipe)) == {("warning", "scheduler")}
+    pipe = pipes("cogvideox")
+    pipe.scheduler = diffusers.CogVideoXDDIMScheduler.from_config(pipe.scheduler.config, snr_shift_scale=3.0)
+    assert ("warning", "shift (snr_shift_scale)") in found(compare(descriptions["cogvideox"], pipe))
+
+
+def test_comparing_leaves_the_pipeline_as_it_was(descriptions, pipes):
+    pipe = pipes("modelscope")
+    pipe.scheduler.set_timesteps(7)
+    compare(descriptions["modelscope"], pipe)
+    assert len(pipe.scheduler.timesteps) == 7
