@@ -155,8 +155,8 @@ class OverlayTable:
 
     def slices(self) -> Iterator[pa.Table]:
         """All rows, sorted by key, in tables of about a million rows, for work in bounded memory."""
-        edges = slice_edges([self])
-        for lo, hi in zip(edges, [*edges[1:], None], strict=True):
+        edges = slice_edges([self]) if self.entries else []
+        for lo, hi in zip(edges, [*edges[1:], None], strict=False):
             yield self.slice(lo, hi)
 
     def find(self, num: int) -> tuple[Any, ...] | None:

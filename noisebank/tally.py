@@ -57,6 +57,8 @@ def tally(rows: OverlayTable, records: Mapping[str, OverlayTable], noise_sets: C
         noise_sets: the sets in which a row must have a record to be in the bank; each a key of ``records``.
     """
     result = Tally(noise_files={name: np.zeros(0, np.uint64) for name in records})
+    if not rows.entries:
+        return result
     edges = slice_edges([rows, *records.values()])
     for lo, hi in zip(edges, [*edges[1:], None], strict=True):
         piece = rows.slice(lo, hi)
@@ -69,7 +71,7 @@ def tally(rows: OverlayTable, records: Mapping[str, OverlayTable], noise_sets: C
         result.caption_files = _united(result.caption_files, caption_file[present])
         complete = present & (clip_file != 0) & (caption_file != 0)
         for name, table in records.items():
-            files = _files_of(nums, table.slice(lo, hi))
+            files = _files_of(nums, table.slice(lo, hi)) if table.entries else np.zeros(len(nums), np.uint64)
             files[~present] = 0
             result.records[name] += int(np.count_nonzero(files))
             result.noise_files[name] = _united(result.noise_files[name], files)

@@ -1,0 +1,217 @@
+"""Publishing: the next snapshot is created only if nobody else has, else the change is laid over theirs.
+
+There is no lock and no leader. Whoever loses the race for a number reads what the winner touched: if nothing that this
+commit touches, it tries again on top of it (a rebase); otherwise it stops with a conflict that names the clips, and
+running the build again plans on the new snapshot and finds its finished shards by their receipts. Nothing of either is
+lost.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .delta import CommitInfo, Delta, Nums, draft
+from .errors import BankDamaged, SnapshotConflict, SnapshotExpired
+from .manifest import Snapshot, read_snapshot, snapshot_numbers
+from .parts import read_parts
+from .storage import FileEntry, Store
+from .tables import OverlayTable
+
+_log = logging.getLogger(__name__)
+_NAMED = 5
+
+
+def commit(store: Store, parent: Snapshot | None, delta: Delta, info: CommitInfo) -> Snapshot:
+    """Publishes ``delta`` as the next snapshot.
+
+    Args:
+        store: the bank.
+        parent: the snapshot that the delta was planned on; None for an empty bank.
+        delta: what changes.
+        info: about the job.
+
+    Returns:
+        The new snapshot; the one of an earlier call with the same ``run_id``; ``parent`` if nothing changes.
+
+    Raises:
+        SnapshotConflict: another writer changed some of the same clips, works with other options or models, or a vacuum
+            took what this commit builds on; run the build again, no finished work is lost.
+        UnsupportedStore: the storage cannot create a file only if it is absent.
+    """
+    if parent is None:
+        store.probe()
+    touched = delta.touched()
+    if parent is not None and not (len(touched) or delta.index or delta.replaces):
+        return parent
+    base, moved = parent, np.zeros(0, np.int64)
+    while True:
+        for later in _later(store, base):
+            if later.run_id == info.run_id:
+                return later
+            _check_options(later, info)
+            _check_touched(store, later, touched, parent)
+            moved = np.union1d(moved, read_touched(store, later))
+            base = later
+        _check_expired(store, base, delta)
+        try:
+            if base is not parent:
+                moved = _moved_captions(store, parent, base, moved) if delta.replaces else moved[:0]
+            snapshot = draft(store, base, delta, info, touched, moved)
+        except BankDamaged as error:
+            if base is not None and snapshot_numbers(store, after=base.number):
+                continue  # (a vacuum committed meanwhile and removed files of this base)
+            if parent is not None and _is_expired(store, parent):
+                raise SnapshotConflict(
+                    f"snapshot {parent.number} was vacuumed meanwhile: run the build again"
+                ) from error
+            raise
+        if store.commit(snapshot.path, snapshot.to_bytes()):
+            return snapshot
+        _log.info("snapshot %d was taken by another writer; trying the next", snapshot.number)
+
+
+def read_touched(store: Store, snapshot: Snapshot) -> Nums:
+    """The sorted numbers that the commit of ``snapshot`` changed."""
+    if snapshot.touched is None:
+        return np.zeros(0, np.int64)
+    table = OverlayTable(store, [snapshot.touched]).read()
+    return table.column("num").to_numpy()  # type: ignore[no-any-return]
+
+
+def clip_names(store: Store, snapshots: Sequence[Snapshot], nums: Nums) -> list[str]:
+    """The ids of ``nums`` as the first of the snapshots that knows them has them; a number where none does."""
+    names: dict[int, str] = {}
+    for snapshot in snapshots:
+        for num in (int(num) for num in nums):
+            if num not in names and (name := _clip_name(store, snapshot, num)):
+                names[num] = name
+    return [names.get(int(num), f"number {int(num)}") for num in nums]
+
+
+def _later(store: Store, base: Snapshot | None) -> list[Snapshot]:
+    """The snapshots after ``base``, oldest first."""
+    numbers = snapshot_numbers(store, after=base.number if base else 0)
+    try:
+        return [read_snapshot(store, number) for number in numbers]
+    except SnapshotExpired as error:
+        raise SnapshotConflict(
+            f"{error}; it was committed after this build was planned: run the build again"
+        ) from error
+
+
+def _is_expired(store: Store, snapshot: Snapshot) -> bool:
+    try:
+        read_snapshot(store, snapshot.number)
+    except SnapshotExpired:
+        return True
+    return False
+
+
+def _check_options(later: Snapshot, info: CommitInfo) -> None:
+    """Two writers at once must agree on the options of every stage that both carry out."""
+    if info.fingerprints is None:
+        return
+    mine, theirs = _stages(info.fingerprints), _stages(later.fingerprints)
+    differing = sorted(stage for stage in mine.keys() & theirs.keys() if mine[stage] != theirs[stage])
+    if differing:
+        raise SnapshotConflict(
+            f"snapshot {later.number} was committed meanwhile with other options or models for {', '.join(differing)}; "
+            "run the build again with the configuration that is to hold"
+        )
+
+
+def _check_touched(store: Store, later: Snapshot, touched: Nums, parent: Snapshot | None) -> None:
+    both = np.intersect1d(touched, read_touched(store, later))
+    if not len(both):
+        return
+    known = [later] if parent is None else [later, parent]
+    names = clip_names(store, known, both[:_NAMED])
+    more = f" and {len(both) - _NAMED} more" if len(both) > _NAMED else ""
+    raise SnapshotConflict(
+        f"snapshot {later.number} was committed meanwhile and changes {len(both)} of the same clips: "
+        f"{', '.join(names)}{more}; run the build again"
+    )
+
+
+def _check_expired(store: Store, base: Snapshot | None, delta: Delta) -> None:
+    """Refuses files that a vacuum has listed for deletion since they were written."""
+    if base is None:
+        return
+    index_files = delta.index.files if delta.index else ()
+    files = [*(entry for receipt in delta.receipts for entry in receipt.files), *index_files]
+    oldest = min((entry.generation for entry in files), default=base.vacuum)
+    lists = [entry for entry in base.expired if entry.generation > oldest]
+    expired = read_expired(store, lists)
+    lost = sorted(entry.path for entry in files if entry.path in expired)
+    if not lost:
+        return
+    for receipt in delta.receipts:
+        if any(entry.path in expired for entry in receipt.files):
+            store.delete(receipt.path)
+    raise SnapshotConflict(
+        f"a vacuum removed {len(lost)} finished files before they were published ({lost[0]}); "
+        "run the build again, which makes them again"
+    )
+
+
+def read_expired(store: Store, lists: Sequence[FileEntry]) -> set[str]:
+    """The paths that vacuums listed for deletion."""
+    paths: set[str] = set()
+    for entry in lists:
+        try:
+            with store.open(entry.path) as file:
+                paths.update(pq.read_table(file).column("path").to_pylist())
+        except (FileNotFoundError, pa.ArrowException) as error:
+            raise BankDamaged(f"{entry.path}: missing or damaged ({error}); run verify") from error
+    return paths
+
+
+def _moved_captions(store: Store, parent: Snapshot | None, base: Snapshot | None, nums: Nums) -> Nums:
+    """Those of ``nums`` whose caption is another in ``base`` than it was in ``parent``."""
+    before, after = (_captions_of(store, snapshot, nums) for snapshot in (parent, base))
+    changed: Nums = nums[(before != after).any(axis=0)]
+    return changed
+
+
+def _captions_of(
+    store: Store, snapshot: Snapshot | None, nums: Nums
+) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
+    """File and row of the caption of each of the sorted ``nums``, [2, N]; 0 where there is none."""
+    found = np.zeros((2, len(nums)), np.uint64)
+    if snapshot is None:
+        return found
+    for piece in OverlayTable(store, snapshot.rows).slices():
+        piece = piece.filter(pc.is_in(piece.column("num"), value_set=pa.array(nums)))
+        at = np.searchsorted(nums, piece.column("num").to_numpy())
+        found[0, at] = piece.column("caption_file").to_numpy()
+        found[1, at] = piece.column("caption_row").to_numpy()
+    return found
+
+
+def _stages(fingerprints: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprints by stage, noise sets as ``noise/<set>``."""
+    named = {f"noise/{name}": value for name, value in fingerprints.get("noise", {}).items()}
+    return {stage: value for stage, value in fingerprints.items() if stage != "noise"} | named
+
+
+def _clip_name(store: Store, snapshot: Snapshot, num: int) -> str:
+    """The id of a clip from the sidecar of its tar or from the failures; empty if neither knows it."""
+    row = OverlayTable(store, snapshot.rows).slice(num, num + 1).to_pylist()
+    if row and row[0]["clip_file"]:
+        sidecars = read_parts(store, snapshot.parts.get("sidecars", ()))
+        here = pc.equal(sidecars.column("key"), pa.scalar(row[0]["clip_file"], pa.uint64()))
+        for path in sidecars.filter(here).column("path").to_pylist():
+            with store.open(path) as file:
+                found = pq.read_table(file, columns=["num", "id"], filters=[("num", "=", num)])
+            return str(found.column("id")[0]) if found.num_rows else ""
+    if snapshot.failures:
+        failed = OverlayTable(store, snapshot.failures, ("num", "stage")).slice(num, num + 1)
+        return str(failed.column("id")[0]) if failed.num_rows else ""
+    return ""

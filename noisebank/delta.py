@@ -1,0 +1,239 @@
+"""What a commit changes, and the snapshot that it makes of the one before."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .ids import xxh64
+from .index_deletions import without_deleted
+from .manifest import IndexSegment, Snapshot
+from .parts import part_rows, update_parts
+from .receipts import Receipt
+from .status import Status
+from .storage import FileEntry, Store
+from .tables import ARROW, PARQUET, OverlayTable, merge_from, write_segment
+from .tally import Tally, count_failures, tally
+
+FAILURE_KEY = ("num", "stage")
+
+Nums = npt.NDArray[np.int64]
+Tables = Iterable[pa.Table]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What a commit changes. Tables come in ascending ``num``, and may be asked for more than once.
+
+    Args:
+        rows: new state of every row touched (``schemas.rows.ROWS``), tombstones included.
+        records: by noise set, new state of every record touched (``schemas.noise.RECORDS``).
+        failures: new, changed and healed failures (``schemas.failures.FAILURES``); a 0 in ``first_snapshot`` or
+            ``last_snapshot`` stands for the snapshot being committed.
+        receipts: of all shards whose files come into the bank, the index's included.
+        index: a segment over the captions made, or, if it ``replaces`` others, over theirs too.
+        replaces: paths of the index files that leave the snapshot.
+    """
+
+    rows: Tables = ()
+    records: Mapping[str, Tables] = field(default_factory=dict)
+    failures: Tables = ()
+    receipts: Sequence[Receipt] = ()
+    index: IndexSegment | None = None
+    replaces: frozenset[str] = frozenset()
+
+    def touched(self) -> Nums:
+        """The sorted numbers of all rows that it changes in any table."""
+        columns = [table.column("num").to_numpy() for group in self._groups() for table in group]
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *columns]))
+
+    def unsearchable(self) -> Nums:
+        """The numbers of the rows that have no caption in the bank any more."""
+        gone = [table.filter(pc.or_(_is_removed(table), _is_zero(table, "caption_file"))) for table in self.rows]
+        return np.concatenate([np.zeros(0, np.int64), *(table.column("num").to_numpy() for table in gone)])
+
+    def _groups(self) -> Iterator[Tables]:
+        yield self.rows
+        yield from self.records.values()
+        yield self.failures
+
+
+@dataclass(frozen=True)
+class CommitInfo:
+    """What a snapshot says about the job that made it; None: as in the snapshot before.
+
+    Args:
+        run_id: of the job; a commit that is repeated with it finds its own snapshot.
+        operation: ``build``, ``compact``, ``repair`` or ``vacuum``.
+        plan: hash of the plan carried out.
+        fingerprints: ``{"clips": ..., "captions": ..., "noise": {set: ...}}`` of the stages.
+        models: ``{"captions": {...}, "noise": {set: {...}}}``.
+        noise_sets: the sets of the configuration.
+        sources: the names of the sources of the configuration.
+        counts: rows of the build.
+    """
+
+    run_id: str
+    operation: str = "build"
+    plan: str = ""
+    fingerprints: Mapping[str, Any] | None = None
+    models: Mapping[str, Any] | None = None
+    noise_sets: tuple[str, ...] | None = None
+    sources: Collection[str] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, touched: Nums, moved: Nums) -> Snapshot:
+    """Writes every file of the snapshot that follows ``base``, but not the snapshot itself.
+
+    Args:
+        store: the bank.
+        base: the newest snapshot, or None.
+        delta: what changes.
+        info: about the job.
+        touched: ``delta.touched()``.
+        moved: numbers whose caption was changed by others since ``delta`` was planned, for a replacing index.
+    """
+    base = base or Snapshot(0, "", None, "", "", "")
+    models = _united(base.models, info.models)
+    fingerprints = _united(base.fingerprints, info.fingerprints)
+    noise_sets = base.noise_sets if info.noise_sets is None else info.noise_sets
+    number, generation = base.number + 1, base.vacuum
+    write = _Segments(store, generation)
+    rows = write.extended("rows", base.rows, delta.rows, _is_removed)
+    records = {
+        name: write.extended(f"records/{name}", base.records.get(name, ()), delta.records.get(name, ()), _is_removed)
+        for name in sorted({*base.records, *delta.records, *noise_sets})
+    }
+    numbered = (_numbered(table, number) for table in delta.failures)
+    failures = write.extended("failures", base.failures, numbered, _is_healed, FAILURE_KEY, PARQUET)
+    counted = count(store, rows, records, noise_sets)
+    parts, data_bytes = _parts(store, base, delta, counted, generation)
+    index = without_deleted(store, base.index, delta, moved, generation)
+    names = {*base.sources, *info.sources}
+    return Snapshot(
+        number=number,
+        uuid=uuid.uuid4().hex,
+        parent=base.number or None,
+        operation=info.operation,
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        run_id=info.run_id,
+        plan=info.plan,
+        fingerprints=fingerprints,
+        models=models,
+        counts=dict(info.counts),
+        sources=named_sources(counted, names),
+        noise_sets=noise_sets,
+        in_bank=counted.in_bank,
+        record_counts={name: counted.records[name] for name in records},
+        failure_counts=count_failures(OverlayTable(store, failures, FAILURE_KEY)),
+        data_bytes=data_bytes,
+        parts=parts,
+        rows=rows,
+        records=records,
+        failures=failures,
+        index=index,
+        touched=write_segment(store, "touched", pa.table({"num": touched}), generation),
+        vacuum=base.vacuum,
+        expired=base.expired,
+    )
+
+
+def count(
+    store: Store,
+    rows: Sequence[FileEntry],
+    records: Mapping[str, Sequence[FileEntry]],
+    noise_sets: Collection[str],
+) -> Tally:
+    """Counts the tables that the segments make up (:func:`noisebank.tally.tally`)."""
+    tables = {name: OverlayTable(store, entries) for name, entries in records.items()}
+    return tally(OverlayTable(store, rows), tables, noise_sets)
+
+
+def source_number(name: str) -> int:
+    """The number that stands for a source in the column ``source`` of rows: the low half of XXH64 of its name."""
+    return xxh64(name) & 0xFFFFFFFF
+
+
+def named_sources(counted: Tally, names: Iterable[str]) -> dict[str, int]:
+    """Rows of each source by its name; sources without rows are left out."""
+    rows = {name: counted.sources[source_number(name)] for name in sorted(names)}
+    return {name: number for name, number in rows.items() if number}
+
+
+class _Segments:
+    """Adds segments to overlay tables, and merges those that have become too many."""
+
+    def __init__(self, store: Store, generation: int) -> None:
+        self.store, self.generation = store, generation
+
+    def extended(
+        self,
+        folder: str,
+        entries: tuple[FileEntry, ...],
+        tables: Tables,
+        is_gone: Callable[[pa.Table], pa.ChunkedArray],
+        key: tuple[str, ...] = ("num",),
+        suffix: str = ARROW,
+    ) -> tuple[FileEntry, ...]:
+        """``entries`` and one more with ``tables``; rows that are gone leave when everything is merged."""
+        new = write_segment(self.store, folder, tables, self.generation, suffix)
+        if new is None:
+            return entries
+        entries = (*entries, new)
+        first = merge_from([entry.rows for entry in entries])
+        if first == len(entries):
+            return entries
+        merged: Tables = OverlayTable(self.store, entries[first:], key).slices()
+        if first == 0:
+            merged = (table.filter(pc.invert(is_gone(table))) for table in merged)
+        written = write_segment(self.store, folder, merged, self.generation, suffix)
+        return (*entries[:first], written) if written else entries[:first]
+
+
+def _parts(
+    store: Store, base: Snapshot, delta: Delta, counted: Tally, generation: int
+) -> tuple[dict[str, tuple[FileEntry, ...]], int]:
+    new = part_rows(receipt for receipt in delta.receipts if receipt.stage != "index")
+    parts, data_bytes = {}, 0
+    for kind in sorted({*base.parts, *new}):
+        entries = base.parts.get(kind, ())
+        parts[kind], size = update_parts(store, entries, new.get(kind), counted.live(kind), generation)
+        data_bytes += size
+    return parts, data_bytes
+
+
+def _united(before: Mapping[str, Any], now: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``now`` over ``before``; noise sets that are not configured now are kept."""
+    return (
+        dict(before) if now is None else {**before, **now, "noise": {**before.get("noise", {}), **now.get("noise", {})}}
+    )
+
+
+def _numbered(table: pa.Table, number: int) -> pa.Table:
+    """A table of failures with the number of the snapshot in place of 0."""
+    for name in ("first_snapshot", "last_snapshot"):
+        at = table.schema.get_field_index(name)
+        column = pc.if_else(_is_zero(table, name), pa.scalar(number, table.schema.field(at).type), table.column(at))
+        table = table.set_column(at, table.schema.field(at), column)
+    return table
+
+
+def _is_removed(table: pa.Table) -> pa.ChunkedArray:
+    return pc.equal(table.column("status"), pa.scalar(int(Status.REMOVED), pa.uint8()))
+
+
+def _is_healed(table: pa.Table) -> pa.ChunkedArray:
+    return pc.equal(table.column("code"), "")
+
+
+def _is_zero(table: pa.Table, name: str) -> pa.ChunkedArray:
+    return pc.equal(table.column(name), pa.scalar(0, table.schema.field(name).type))

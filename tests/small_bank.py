@@ -1,0 +1,189 @@
+"""A bank of real files made by hand, without Beam, models or videos: for tests of the format and the writer."""
+
+import hashlib
+import itertools
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from noisebank.commit import commit
+from noisebank.delta import CommitInfo, Delta, source_number
+from noisebank.ids import clip_number
+from noisebank.manifest import IndexSegment, Snapshot, latest_snapshot
+from noisebank.receipts import Receipt, finish, inputs_hash
+from noisebank.status import Status
+from noisebank.storage import Store, publish_bytes, publish_file
+from noisebank.storage.files import file_sha256
+from schemas.captions import ENTRIES, captions_schema
+from schemas.clips import CLIPS
+from schemas.failures import FAILURES
+from schemas.noise import RECORDS, noise_schema
+from schemas.rows import ROWS
+
+SET = "toy"
+SHAPE = (1, 2, 2, 2)
+FINGERPRINTS = {"clips": "c1", "captions": "t1", "noise": {SET: "n1"}}
+_runs = itertools.count()
+
+
+def num_of(id: str) -> int:
+    """The number of an id."""
+    return clip_number(id)
+
+
+@dataclass
+class Made:
+    """What a build of some clips made, ready to commit."""
+
+    delta: Delta
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+
+
+def source_of(id: str) -> str:
+    """The source of an id."""
+    return id.partition("-")[0]
+
+
+def make(store: Store, captions: Mapping[str, str], *, failed: Iterable[str] = (), generation: int = 0) -> Made:
+    """One shard with a clip, caption, noise record and index entry for each id of ``captions``; ``failed`` ids fail."""
+    ids = sorted(captions, key=num_of)
+    with tempfile.TemporaryDirectory() as scratch:
+        clips = _clips(store, Path(scratch), ids, captions, generation)
+        texts = _captions(store, Path(scratch), ids, captions, generation)
+        noise = _noise(store, Path(scratch), ids, captions, generation)
+        index, indexed = _index(store, Path(scratch), ids, captions, generation)
+    rows = [
+        _row(id, clips.files[0].key, i, texts.files[0].key, Status.OK, caption=captions[id]) for i, id in enumerate(ids)
+    ]
+    rows += [_row(id, 0, -1, 0, Status.FAILED) for id in failed]
+    records = [
+        {"num": num_of(id), "file": noise.files[0].key, "row": i, "checksum": i, "status": 0}
+        for i, id in enumerate(ids)
+    ]
+    receipts = {"clips": clips, "captions": texts, "noise": noise, "index": indexed}
+    delta = Delta(
+        rows=[table(rows, ROWS)],
+        records={SET: [table(records, RECORDS)]},
+        failures=[table([failure(id) for id in failed], FAILURES)],
+        receipts=list(receipts.values()),
+        index=index,
+    )
+    return Made(delta, receipts)
+
+
+def remove(ids: Iterable[str]) -> Delta:
+    """Tombstones of ``ids``."""
+    ids = list(ids)
+    rows = [_row(id, 0, -1, 0, Status.REMOVED) for id in ids]
+    records = [{"num": num_of(id), "file": 0, "row": -1, "checksum": 0, "status": Status.REMOVED} for id in ids]
+    return Delta(rows=[table(rows, ROWS)], records={SET: [table(records, RECORDS)]})
+
+
+def publish(
+    store: Store, delta: Delta, parent: Snapshot | None = None, *, newest: bool = True, **info: object
+) -> Snapshot:
+    """Commits ``delta``, planned on the newest snapshot or (``newest=False``) on ``parent``."""
+    values: dict[str, object] = {"run_id": f"run{next(_runs)}", "fingerprints": FINGERPRINTS, "noise_sets": (SET,)}
+    values |= {
+        "sources": ("a", "b"),
+        "models": {"captions": {"model": "toy"}, "noise": {SET: {"shape": list(SHAPE)}}},
+        **info,
+    }
+    return commit(store, latest_snapshot(store) if newest else parent, delta, CommitInfo(**values))
+
+
+def table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table sorted by num."""
+    return pa.Table.from_pylist(sorted(rows, key=lambda row: (row["num"], row.get("stage", ""))), schema)
+
+
+def failure(id: str, code: str = "http_404", stage: str = "clips") -> dict[str, object]:
+    """A failure row; an empty code heals it."""
+    return {
+        "num": num_of(id), "id": id, "source": source_of(id), "uri": f"{id}.mp4", "stage": stage, "code": code,
+        "message": "gone", "retryable": False, "attempts": 1, "first_snapshot": 0, "last_snapshot": 0,
+    }  # fmt: skip
+
+
+def _row(id: str, clip: int, row: int, caption_file: int, status: Status, caption: str = "") -> dict[str, object]:
+    return {
+        "num": num_of(id), "source": source_number(source_of(id)), "listed": 1, "video": 1 if clip else 0,
+        "caption": int(hashlib.sha256(caption.encode()).hexdigest()[:8], 16) if caption_file else 0,
+        "clip_file": clip, "clip_row": row, "caption_file": caption_file, "caption_row": row, "status": int(status),
+    }  # fmt: skip
+
+
+def _receipt(
+    store: Store, stage: str, ids: list[str], files: tuple[object, ...], texts: Iterable[str], **info: int
+) -> Receipt:
+    inputs = inputs_hash(
+        FINGERPRINTS.get(stage, "x") if "/" not in stage else "n1", pa.array(ids), pa.array(list(texts))
+    )
+    return finish(store, Receipt(stage, inputs, "x", files, len(ids), (), info))
+
+
+def _clips(store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], generation: int) -> Receipt:
+    tar, sidecar = scratch / "x.tar", scratch / "x.parquet"
+    tar.write_bytes("".join(f"{id}{captions[id]}" for id in ids).encode() * 50)
+    rows = [
+        {"num": num_of(id), "id": id, "source": source_of(id), "caption": captions[id], "clip_row": i}
+        for i, id in enumerate(ids)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, CLIPS), sidecar)
+    digest = hashlib.sha256((file_sha256(tar) + file_sha256(sidecar)).encode()).hexdigest()
+    files = tuple(
+        publish_file(store, path, "clips", path.suffix, len(ids), generation, name_digest=digest)
+        for path in (tar, sidecar)
+    )
+    return _receipt(store, "clips", ids, files, captions.values())
+
+
+def _captions(store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], generation: int) -> Receipt:
+    path = scratch / "captions.parquet"
+    rows = [
+        {"num": num_of(id), "id": id, "source": source_of(id), "caption": captions[id], "embedding": [1.0, 0.0]}
+        for id in ids
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, captions_schema(2)), path)
+    return _receipt(
+        store,
+        "captions",
+        ids,
+        (publish_file(store, path, "captions", ".parquet", len(ids), generation),),
+        captions.values(),
+    )
+
+
+def _noise(store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], generation: int) -> Receipt:
+    path = scratch / "noise.arrow"
+    schema = noise_schema(SHAPE, "float16")
+    values = np.zeros((len(ids), *SHAPE), np.float16) + [[[[[len(captions[id])]]]] for id in ids]
+    columns = {
+        "num": [num_of(id) for id in ids],
+        "id": ids,
+        "noise": pa.FixedShapeTensorArray.from_numpy_ndarray(values.astype(np.float16)),
+    }
+    arrays = [pa.nulls(len(ids), f.type) if f.name not in columns else columns[f.name] for f in schema]
+    arrays = [pa.array(a, f.type) if isinstance(a, list) else a for a, f in zip(arrays, schema, strict=True)]
+    with pa.ipc.new_file(path, schema) as writer:
+        writer.write_batch(pa.record_batch(arrays, schema=schema))
+    entry = publish_file(store, path, f"noise/{SET}", ".arrow", len(ids), generation)
+    return _receipt(store, f"noise/{SET}", ids, (entry,), captions.values(), data_offset=64, stride=16)
+
+
+def _index(
+    store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], generation: int
+) -> tuple[IndexSegment, Receipt]:
+    path = scratch / "entries.parquet"
+    rows = [{"num": num_of(id), "id": id, "source": source_of(id), "caption": captions[id]} for id in ids]
+    pq.write_table(pa.Table.from_pylist(rows, ENTRIES), path)
+    entries = publish_file(store, path, "index", ".parquet", len(ids), generation)
+    faiss = publish_bytes(store, b"faiss" + path.read_bytes(), "index", ".faiss", len(ids), generation)
+    info = publish_bytes(store, str(ids).encode(), "index", ".json", 1, generation)
+    segment = IndexSegment(faiss, entries, info, None, "Flat", len(ids), 1.0)
+    return segment, _receipt(store, "index", ids, (faiss, entries, info), captions.values())
