@@ -1,0 +1,231 @@
+"""Search over the immutable segments of a snapshot's index, with what has been deleted masked out.
+
+A segment is a FAISS index whose ids are positions, a Parquet table of what stands at each position (sorted by the
+clips' numbers) and a bitmap of deleted positions. Results of several segments are merged by score.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import BankDamaged
+from .index import RECALL_AT, Vectors, blend, recall_of
+from .manifest import IndexSegment
+from .storage import Store
+from .tables import merge_from
+from .trusted import trusted_bytes, trusted_path
+
+ENTRY_GROUP = 8_192
+"""Rows in a row group of the entries: what one lookup decodes."""
+
+_MAPPED_BYTES = 64 << 20
+_CACHED_GROUPS = 16
+_DELETED_SHARE = 0.2
+_QUERIES = 256
+_SEED = 4321
+
+Positions = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands at a position of an index segment."""
+
+    num: int
+    id: str
+    source: str
+    caption: str
+
+
+class Entries:
+    """The entries of a segment, read a row group at a time.
+
+    Args:
+        path: local Parquet file, sorted by num.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetFile(path)
+        metadata = self._file.metadata
+        self._starts = [0]
+        self._first_nums = []
+        for i in range(metadata.num_row_groups):
+            group = metadata.row_group(i)
+            self._starts.append(self._starts[-1] + group.num_rows)
+            self._first_nums.append(group.column(0).statistics.min)
+        self._group = lru_cache(_CACHED_GROUPS)(self._file.read_row_group)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def at(self, position: int) -> Entry:
+        """The entry at ``position``."""
+        group = bisect.bisect_right(self._starts, position) - 1
+        row = position - self._starts[group]
+        table = self._group(group)
+        return Entry(*(table.column(name)[row].as_py() for name in ("num", "id", "source", "caption")))
+
+    def find(self, num: int) -> int | None:
+        """The position of the clip ``num``; None if it is not in the segment."""
+        group = bisect.bisect_right(self._first_nums, num) - 1
+        if group < 0:
+            return None
+        nums = self._group(group).column("num").to_numpy()
+        row = int(np.searchsorted(nums, num))
+        return self._starts[group] + row if row < len(nums) and nums[row] == num else None
+
+    def nums(self) -> Positions:
+        """The number of the clip at every position."""
+        nums: Positions = self._file.read(columns=["num"]).column("num").to_numpy()
+        return nums
+
+
+class Segment:
+    """One open segment.
+
+    Args:
+        index: the FAISS index; never add to one that is memory-mapped, that aborts the process.
+        entries: what stands at its positions.
+        deleted: one bool a position, or None where nothing is deleted.
+    """
+
+    def __init__(self, index: Any, entries: Entries, deleted: Mask | None = None) -> None:
+        self.index = index
+        self.entries = entries
+        self.deleted = deleted
+        self.size = int(self.index.ntotal)
+        self._selector = None
+        if deleted is not None:
+            self._selector = faiss.IDSelectorBitmap(np.packbits(~deleted, bitorder="little"))
+
+    @property
+    def live(self) -> int:
+        """Positions that can be found."""
+        return self.size - (0 if self.deleted is None else int(self.deleted.sum()))
+
+    def restricted(self, keep: Mask) -> Segment:
+        """The same segment with only the positions ``keep``."""
+        return Segment(self.index, self.entries, ~keep if self.deleted is None else self.deleted | ~keep)
+
+    def search(self, queries: Vectors, k: int, exhaustive: bool = False) -> tuple[Vectors, Positions]:
+        """Scores ``[Q, k]``, descending, and positions ``[Q, k]``; -inf and -1 where there are fewer than ``k``.
+
+        Args:
+            queries: ``[Q, D]`` float32 of length one.
+            k: results a query.
+            exhaustive: visit everything: exact up to the precision of the stored vectors.
+        """
+        index = self.index
+        if isinstance(index, faiss.IndexIVF):
+            nprobe = index.nlist if exhaustive else index.nprobe
+            parameters: Any = faiss.SearchParametersIVF(sel=self._selector, nprobe=nprobe)
+        elif isinstance(index, faiss.IndexHNSW) and not exhaustive:
+            parameters = faiss.SearchParametersHNSW(sel=self._selector, efSearch=max(k, index.hnsw.efSearch))
+        else:
+            index = faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSW) else index
+            parameters = faiss.SearchParameters(sel=self._selector) if self._selector else None
+        scores, positions = index.search(np.ascontiguousarray(queries), k, params=parameters)
+        return np.where(positions < 0, -np.inf, scores), positions
+
+    def vectors(self, positions: Positions) -> Vectors:
+        """The stored vectors ``[N, D]`` at ``positions``."""
+        if isinstance(self.index, faiss.IndexIVF):
+            self.index.make_direct_map(True)
+        found: Vectors = self.index.reconstruct_batch(positions)
+        return found
+
+
+def open_segment(store: Store, segment: IndexSegment, scratch: Path) -> Segment:
+    """Opens a segment for search; remote files are copied to the folder ``scratch`` first.
+
+    Raises:
+        BankDamaged: one of its files is missing, damaged or does not fit the others.
+    """
+    path = trusted_path(store, segment.index, scratch)
+    flags = faiss.IO_FLAG_MMAP_IFC if segment.index.bytes > _MAPPED_BYTES else 0
+    try:
+        index = faiss.read_index(str(path), flags)
+        entries = Entries(trusted_path(store, segment.entries, scratch))
+    except (RuntimeError, pa.ArrowException) as error:
+        raise BankDamaged(f"{segment.index.path}: cannot be read ({error}); run verify") from error
+    if not index.ntotal == len(entries) == segment.size:
+        raise BankDamaged(
+            f"{segment.index.path}: {index.ntotal} vectors and {len(entries)} entries, the manifest says "
+            f"{segment.size}; run verify"
+        )
+    deleted = None
+    if segment.deleted is not None:
+        packed = np.frombuffer(trusted_bytes(store, segment.deleted), np.uint8)
+        deleted = np.unpackbits(packed, count=segment.size, bitorder="little").astype(bool)
+    return Segment(index, entries, deleted)
+
+
+def search_segments(
+    segments: Sequence[Segment], queries: Vectors, k: int, exhaustive: bool = False
+) -> tuple[Vectors, Positions, Positions]:
+    """The ``k`` best over all segments.
+
+    Returns:
+        Scores ``[Q, k]``, descending; which segment each is from ``[Q, k]``; its position there ``[Q, k]``. Where there
+        are fewer results: -inf, -1, -1. Equal scores: the earlier segment, the lower position first.
+    """
+    found = [segment.search(queries, k, exhaustive) for segment in segments]
+    empty = np.full((len(queries), k), -1, np.int64)
+    scores = np.concatenate([np.full(empty.shape, -np.inf, np.float32), *(pair[0] for pair in found)], axis=1)
+    positions = np.concatenate([empty, *(pair[1] for pair in found)], axis=1)
+    origin = np.repeat(np.arange(-1, len(segments)), k)[None].repeat(len(queries), axis=0)
+    origin = np.where(positions < 0, -1, origin)
+    order = np.lexsort((positions, origin, -scores))[:, :k]
+    best, where, which = (np.take_along_axis(array, order, axis=1) for array in (scores, origin, positions))
+    return best, where, which
+
+
+def union_recall(segments: Sequence[Segment], count: int = _QUERIES) -> dict[int, float]:
+    """recall@1 and recall@5 of searching all segments, against visiting everything in them.
+
+    The queries are blends of two live captions drawn from the union (:func:`noisebank.index.blend`), always the same.
+    Segments that hold their vectors in 8 bits are compared with those.
+    """
+    random = np.random.default_rng(_SEED)
+    pools = [np.arange(s.size) if s.deleted is None else np.flatnonzero(~s.deleted) for s in segments]
+    shares = np.asarray([len(pool) for pool in pools]) / sum(len(pool) for pool in pools)
+    counts = random.multinomial(2 * count, shares)
+    drawn = [
+        segment.vectors(random.choice(pool, number))
+        for segment, pool, number in zip(segments, pools, counts, strict=True)
+        if number
+    ]
+    vectors = random.permutation(np.concatenate(drawn))
+    queries = blend(vectors[:count], vectors[count:])
+    exact, _, _ = search_segments(segments, queries, max(RECALL_AT), exhaustive=True)
+    found, _, _ = search_segments(segments, queries, max(RECALL_AT))
+    return recall_of(found, exact)
+
+
+def merge_segments_from(live: Sequence[int], sizes: Sequence[int]) -> int:
+    """The first of the segments, oldest first, that should be merged into one with all that follow it.
+
+    Segments are merged when they are many (sizes grow like powers of two, see :func:`noisebank.tables.merge_from`) or
+    when more than a fifth of one is deleted.
+
+    Args:
+        live: positions of each that can be found.
+        sizes: positions of each.
+
+    >>> merge_segments_from([1000, 10], [1000, 10]), merge_segments_from([700, 10], [1000, 10])
+    (2, 0)
+    """
+    worn = [i for i, (n, size) in enumerate(zip(live, sizes, strict=True)) if size - n > _DELETED_SHARE * size]
+    return min([merge_from(live), *worn])

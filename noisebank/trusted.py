@@ -1,0 +1,64 @@
+"""Files of a bank as a reader trusts them: there, of the right size, and of the right content.
+
+Content is compared with the manifest's sha256 up to 1 GiB a file; beyond, and for record after record, other checks
+take over. What is remote is copied to this machine once, and always compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from .errors import BankDamaged
+from .storage import FileEntry, Store, file_sha256
+
+VERIFIED_BYTES = 1 << 30
+_CHUNK = 1 << 20
+
+
+def trusted_path(store: Store, entry: FileEntry, scratch: Path) -> Path:
+    """A local path with the content of ``entry``: the file itself, or a copy in the folder ``scratch``.
+
+    Raises:
+        BankDamaged: the file is missing, has another size, or differs from its sha256.
+    """
+    path = store.local_path(entry.path)
+    try:
+        if path is None:
+            path, digest = _copy(store, entry, scratch)
+        else:
+            small = path.stat().st_size == entry.bytes <= VERIFIED_BYTES
+            digest = file_sha256(path) if small else entry.sha256
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise BankDamaged(f"{entry.path}: missing; run verify") from error
+    if size != entry.bytes:
+        raise BankDamaged(f"{entry.path}: {size} bytes, the manifest says {entry.bytes}; run verify")
+    if digest != entry.sha256:
+        raise BankDamaged(f"{entry.path}: differs from its checksum; run verify")
+    return path
+
+
+def trusted_bytes(store: Store, entry: FileEntry) -> bytes:
+    """The content of a small file.
+
+    Raises:
+        BankDamaged: the file is missing or differs from its sha256.
+    """
+    try:
+        content = store.read(entry.path)
+    except FileNotFoundError as error:
+        raise BankDamaged(f"{entry.path}: missing; run verify") from error
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise BankDamaged(f"{entry.path}: differs from its checksum; run verify")
+    return content
+
+
+def _copy(store: Store, entry: FileEntry, scratch: Path) -> tuple[Path, str]:
+    path = scratch / entry.path.replace("/", "-")
+    digest = hashlib.sha256()
+    with store.open(entry.path) as source, path.open("wb") as target:
+        while piece := source.read(_CHUNK):
+            digest.update(piece)
+            target.write(piece)
+    return path, digest.hexdigest()
