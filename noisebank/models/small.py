@@ -1,8 +1,8 @@
 """Small models in diffusers' own format, made on the spot: for demos, tests and benchmarks.
 
-Their weights are random, so what they generate is noise; but they are real pipelines with real tokenizers, load with
-``from_pretrained``, and behave under inversion as real ones do: the VAE's scaling gives latents of unit variance and
-the network is nonlinear enough that one-call DDIM inversion errs by 2e-2 to 3e-1.
+Their networks have random weights, so what they generate from fresh noise is noise; but they are real pipelines with
+real tokenizers, load with ``from_pretrained``, and behave under inversion as real ones do: the VAE's scaling gives
+latents of unit variance and the network is nonlinear enough that one-call DDIM inversion errs by 2e-2 to 3e-1.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ from typing import Any
 
 import torch
 
-SMALL_FAMILIES: dict[str, Callable[[], Any]] = {}
+from noisebank.models.thumbnail import thumbnail_autoencoder
+
+SMALL_FAMILIES: dict[str, Callable[..., Any]] = {}
 """Builders of small pipelines by family; each draws its weights from torch's global generator."""
 
 
-def make_small_model(family: str, folder: str | Path, seed: int = 0) -> Path:
+def make_small_model(family: str, folder: str | Path, seed: int = 0, **options: Any) -> Path:
     """Write a small model of a family into a folder, in diffusers' format.
 
     Args:
         family: one of ``modelscope``, ``animatediff``, ``stable-diffusion``, ``cogvideox``, ``wan``, ``ltx``.
         folder: where to write; a few MB.
         seed: of the random weights; the caller's global random state is left as it was.
+        options: of the family: ``spatial_ratio`` (pixels a latent, 8) for the Stable Diffusion line, whose VAE gives
+            back the blurred clip (:mod:`noisebank.models.thumbnail`).
 
     Returns:
         The folder.
@@ -36,14 +40,14 @@ def make_small_model(family: str, folder: str | Path, seed: int = 0) -> Path:
         raise ValueError(f"no small model of family {family!r}; choose one of {', '.join(SMALL_FAMILIES)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        SMALL_FAMILIES[family]().save_pretrained(folder)
+        SMALL_FAMILIES[family](**options).save_pretrained(folder)
     return Path(folder)
 
 
-def small_family(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+def small_family(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator that registers a builder."""
 
-    def register(build: Callable[[], Any]) -> Callable[[], Any]:
+    def register(build: Callable[..., Any]) -> Callable[..., Any]:
         SMALL_FAMILIES[name] = build
         return build
 
@@ -59,7 +63,8 @@ def smooth_clip(frames: int, height: int, width: int, seed: int = 0) -> torch.Te
     clip = torch.zeros(frames, height, width, 3)
     for octave in range(1, 7):
         fy, fx, phase, speed = torch.randn(4, 3, generator=generator).unbind()
-        clip += torch.cos(2 * math.pi * (octave * (fy * y + fx * x) + phase + speed * time)) / octave
+        wave = torch.cos(2 * math.pi * (octave * (fy * y + fx * x) / 2 + phase + speed * time))
+        clip += wave / octave**1.5
     return ((clip / clip.abs().max() + 1) * 127.5).round().to(torch.uint8)
 
 
@@ -91,21 +96,9 @@ def _clip_text_encoder(tokenizer: Any) -> Any:
     ).eval()
 
 
-def _autoencoder_kl() -> Any:
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
-        block_out_channels=(16, 16, 32, 32),
-        norm_num_groups=8,
-        latent_channels=4,
-    ).eval()
-    with torch.inference_mode():
-        pixels = smooth_clip(16, 64, 64).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents = vae.encode(pixels).latent_dist.mode()
-    vae.register_to_config(scaling_factor=float(f"{1 / latents.std().item():.6g}"))
-    return vae
+def _autoencoder_kl(spatial_ratio: int) -> Any:
+    clips = torch.cat([smooth_clip(4, 64, 64, seed) for seed in range(4)])
+    return thumbnail_autoencoder(spatial_ratio, clips.permute(0, 3, 1, 2).float() / 127.5 - 1)
 
 
 def _ddim_scheduler() -> Any:
@@ -143,7 +136,7 @@ def _predict_own_input(unet: Any) -> None:
 
 
 @small_family("modelscope")
-def _modelscope() -> Any:
+def _modelscope(spatial_ratio: int = 8) -> Any:
     from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
 
     tokenizer = byte_clip_tokenizer()
@@ -151,15 +144,15 @@ def _modelscope() -> Any:
         sample_size=8,
         block_out_channels=(16, 32),
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        down_block_types=("DownBlock3D", "CrossAttnDownBlock3D"),
+        up_block_types=("CrossAttnUpBlock3D", "UpBlock3D"),
         cross_attention_dim=32,
         attention_head_dim=4,
         norm_num_groups=8,
     )
     _predict_own_input(unet)
     return TextToVideoSDPipeline(
-        vae=_autoencoder_kl(),
+        vae=_autoencoder_kl(spatial_ratio),
         text_encoder=_clip_text_encoder(tokenizer),
         tokenizer=tokenizer,
         unet=unet.eval(),
@@ -168,12 +161,12 @@ def _modelscope() -> Any:
 
 
 @small_family("stable-diffusion")
-def _stable_diffusion() -> Any:
+def _stable_diffusion(spatial_ratio: int = 8) -> Any:
     from diffusers import StableDiffusionPipeline
 
     tokenizer = byte_clip_tokenizer()
     return StableDiffusionPipeline(
-        vae=_autoencoder_kl(),
+        vae=_autoencoder_kl(spatial_ratio),
         text_encoder=_clip_text_encoder(tokenizer),
         tokenizer=tokenizer,
         unet=_unet_2d(),
@@ -185,7 +178,7 @@ def _stable_diffusion() -> Any:
 
 
 @small_family("animatediff")
-def _animatediff() -> Any:
+def _animatediff(spatial_ratio: int = 8) -> Any:
     from diffusers import AnimateDiffPipeline, MotionAdapter
 
     tokenizer = byte_clip_tokenizer()
@@ -197,7 +190,7 @@ def _animatediff() -> Any:
         use_motion_mid_block=False,
     )
     return AnimateDiffPipeline(
-        vae=_autoencoder_kl(),
+        vae=_autoencoder_kl(spatial_ratio),
         text_encoder=_clip_text_encoder(tokenizer),
         tokenizer=tokenizer,
         unet=_unet_2d(),
