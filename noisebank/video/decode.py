@@ -1,7 +1,7 @@
 """Decodes the frames of a clip: every n-th frame, or by time, rotated upright, scaled and centre-cropped.
 
-Decoded by PyAV (FFmpeg) in the order of presentation after one seek. decord 0.6 was measured too: no faster, and on
-open GOPs, edit lists and AVI files it silently gives other frames than those asked for, and it cannot read AV1.
+Decoded by PyAV (FFmpeg) in the order of presentation after one seek. decord 0.6 was measured too: no faster, and it
+silently gives other frames than those asked for with open GOPs, edit lists and AVI, and cannot read AV1.
 """
 
 from __future__ import annotations
@@ -116,44 +116,55 @@ def _selected(probe: Probe, spec: ClipSpec) -> Iterator[tuple[float, Any]]:
 
 def _in_range(probe: Probe, spec: ClipSpec) -> Iterator[tuple[float, Any]]:
     """Time in ms and frame, for every frame of the range. Times count whole milliseconds, as lists state them."""
-    seeks = [True, False] if spec.start_ms > 0 else [False]
-    for seek in seeks:
-        late = seek
-        for at_ms, frame in _decoded(probe, spec.start_ms if seek else 0):
-            if late and round(at_ms) > spec.start_ms:
-                break  # the seek went past the start: read from the beginning instead
-            late = False
-            if spec.end_ms is not None and round(at_ms) >= spec.end_ms:
-                return
-            if round(at_ms) < spec.start_ms:
-                continue
-            if frame.is_corrupt:
-                raise RowFailure("decode_error", f"the frame at {at_ms / 1000:.3f} s is damaged")
-            yield at_ms, frame
-        if not late:
+    for at_ms, frame in _from(probe, spec.start_ms):
+        if spec.end_ms is not None and round(at_ms) >= spec.end_ms:
             return
+        if round(at_ms) < spec.start_ms:
+            continue
+        if frame.is_corrupt:
+            raise RowFailure("decode_error", f"the frame at {at_ms / 1000:.3f} s is damaged")
+        yield at_ms, frame
 
 
-def _decoded(probe: Probe, from_ms: int) -> Iterator[tuple[float, Any]]:
-    """Time in ms since the video's start and frame, from the key frame at or before ``from_ms``."""
-    stream, step_ms = probe.stream, float(1000 / probe.fps)
-    start_ms = float(stream.start_time * stream.time_base * 1000) if stream.start_time is not None else None
-    at_ms = from_ms - step_ms
+def _from(probe: Probe, start_ms: int) -> Iterator[tuple[float, Any]]:
+    """Time in ms and frame, from a key frame at or before ``start_ms`` on."""
+    if start_ms <= 0:
+        yield from _decoded(probe)
+        return
+    first = next(_decoded(probe), None)
+    origin = first[1].pts if first is not None else None
+    if origin is not None and _seek(probe, origin + round(start_ms / 1000 / probe.stream.time_base)):
+        frames = _decoded(probe, origin)
+        first = next(frames, None)
+        if first is not None and round(first[0]) <= start_ms:
+            yield first
+            yield from frames
+            return
+    with open_video(probe.path) as again:
+        yield from _decoded(again)
+
+
+def _seek(probe: Probe, pts: int) -> bool:
+    """Goes to the last key frame before ``pts``; False where the file has no index for that."""
     try:
-        target = round((from_ms + (start_ms or 0.0)) / 1000 / stream.time_base)
-        probe.container.seek(target if from_ms else (stream.start_time or 0), stream=stream, backward=True)
+        probe.container.seek(pts, stream=probe.stream, backward=True)
     except (av.FFmpegError, OverflowError):
-        if from_ms:
-            return  # an index that cannot be used; the caller reads from the beginning
+        return False
+    return True
+
+
+def _decoded(probe: Probe, origin: int | None = None) -> Iterator[tuple[float, Any]]:
+    """Time in ms since the frame at ``origin`` (by default the first decoded) and frame, from here to the end."""
+    step_ms = float(1000 / probe.fps)
+    at_ms = -step_ms
     try:
-        for frame in probe.container.decode(stream):
+        for frame in probe.container.decode(probe.stream):
             check_dimensions(frame.width, frame.height)
             if frame.pts is None:
                 at_ms += step_ms
             else:
-                pts_ms = float(frame.pts * frame.time_base * 1000)
-                start_ms = pts_ms if start_ms is None else start_ms
-                at_ms = pts_ms - start_ms
+                origin = frame.pts if origin is None else origin
+                at_ms = float((frame.pts - origin) * frame.time_base * 1000)
             yield at_ms, frame
     except av.FFmpegError as error:
         raise RowFailure("decode_error", f"decoding stopped after {at_ms / 1000:.3f} s: {reason(error)}") from error

@@ -24,6 +24,7 @@ DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,ogg,mpeg,mpegts,mp
 class Probe:
     """A video stream, opened for decoding."""
 
+    path: Path
     container: Any
     stream: Any
     width: int
@@ -60,7 +61,9 @@ def open_video(path: Path) -> Iterator[Probe]:
         stream.codec_context.thread_count = 1
         width, height = stream.codec_context.width, stream.codec_context.height
         check_dimensions(width, height)
-        yield Probe(container, stream, width, height, _rate(stream), _aspect(stream), _duration_ms(container, stream))
+        yield Probe(
+            path, container, stream, width, height, _rate(stream), _aspect(stream), _duration_ms(container, stream)
+        )
 
 
 def check_dimensions(width: int, height: int) -> None:

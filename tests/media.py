@@ -1,0 +1,155 @@
+"""Videos for tests: exact ones whose frames say their number, and broken ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+LEVEL = 4
+"""Grey levels between one frame of :func:`numbered_video` and the next."""
+
+
+def numbered_video(
+    path: Path,
+    frames: int = 50,
+    *,
+    codec: str = "libx264",
+    width: int = 64,
+    height: int = 48,
+    fps: Fraction | int = 25,
+    times: Sequence[int] | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Frame ``n`` (of at most 50) is plain grey 20 + 4 n; :func:`frame_numbers` reads it back.
+
+    Args:
+        times: time of each frame in units of 1 / fps, from 0 on by default; negative ones are hidden by an edit list.
+    """
+    pictures = [np.full((height, width, 3), 20 + LEVEL * number, np.uint8) for number in range(frames)]
+    return write_video(path, pictures, codec=codec, fps=fps, times=times, options=options)
+
+
+def write_video(
+    path: Path,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+    *,
+    codec: str = "libx264",
+    fps: Fraction | int = 25,
+    times: Sequence[int] | None = None,
+    options: dict[str, str] | None = None,
+    pixel_format: str = "yuv420p",
+    aspect: Fraction | None = None,
+) -> Path:
+    """Encodes RGB pictures ``[H, W, 3]``."""
+    defaults = {"libx264": {"preset": "veryfast", "qp": "8"}, "mpeg4": {"qmin": "1", "qmax": "2"}}.get(codec, {})
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream(codec, rate=fps, options=defaults | (options or {}))
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = pixel_format
+        stream.codec_context.thread_count = 1
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts = number if times is None else times[number]
+            frame.time_base = 1 / Fraction(fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def frame_numbers(frames: Sequence[Any]) -> list[int]:
+    """Which frames of a :func:`numbered_video` these ``av.VideoFrame`` are."""
+    return [round((float(f.to_ndarray(format="rgb24").mean()) - 20) / LEVEL) for f in frames]
+
+
+def audio_only(path: Path) -> Path:
+    """A second of a tone in mp4."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=16000)
+        stream.codec_context.layout = "mono"
+        wave = np.sin(np.arange(16000, dtype=np.float32) * 0.2)[None]
+        for start in range(0, 16000, 1024):
+            frame = av.AudioFrame.from_ndarray(wave[:, start : start + 1024], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def one_frame(path: Path) -> Path:
+    """A video of a single frame."""
+    return numbered_video(path, 1)
+
+
+def too_short(path: Path) -> Path:
+    """A video of ten frames."""
+    return numbered_video(path, 10)
+
+
+def no_video(path: Path) -> Path:
+    """Bytes that are no video."""
+    path.write_bytes(b"<!DOCTYPE html><html><body>not found</body></html>" * 40)
+    return path
+
+
+def empty(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path
+
+
+def truncated(path: Path) -> Path:
+    """An mp4 cut in half; its index, which stands at the end, is lost."""
+    numbered_video(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def truncated_after_index(path: Path) -> Path:
+    """An mp4 with its index in front, cut in half: it opens, and decoding fails on the way."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (96, 128, 3), np.uint8) for _ in range(40)]
+    write_video(path, pictures)
+    _index_first(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def damaged(path: Path) -> Path:
+    """A video in the middle of whose data 4 kB were overwritten."""
+    rng = np.random.default_rng(1)
+    write_video(path, [rng.integers(0, 255, (96, 128, 3), np.uint8) for _ in range(40)])
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4096] = rng.integers(0, 255, 4096, np.uint8).tobytes()
+    path.write_bytes(data)
+    return path
+
+
+def huge_dimensions(path: Path) -> Path:
+    """A video 8208 pixels wide."""
+    return numbered_video(path, 3, width=8208, height=32)
+
+
+def long_duration(path: Path) -> Path:
+    """A video of 20 frames in 28 hours."""
+    return numbered_video(path, 20, fps=Fraction(1, 1000), times=range(0, 100, 5))
+
+
+def _index_first(path: Path) -> None:
+    """Moves an mp4's index (moov) in front of its data, without encoding again."""
+    with av.open(str(path)) as source:
+        copy = path.with_suffix(".front.mp4")
+        with av.open(str(copy), "w", options={"movflags": "faststart"}) as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    target.mux(packet)
+    copy.replace(path)
