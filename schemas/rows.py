@@ -15,14 +15,16 @@ LISTED = pa.schema(
         ("id", pa.string()),
         ("source", pa.uint32()),  # low half of XXH64 of the source's name
         ("uri", pa.string()),  # as listed
-        ("base", pa.uint32()),  # which list file it is relative to: a number in the plan's list of files
+        ("base", pa.uint32()),  # which folder it is relative to: a number in the plan's list of folders
         ("start_ms", pa.int64()),  # null: from the start
         ("end_ms", pa.int64()),  # null: to the end
         ("caption", pa.string()),
         ("invalid", pa.string()),  # null, or "code: message" of a row that cannot be used
+        ("video", pa.uint64()),  # hash of uri and range
+        ("caption_hash", pa.uint64()),
     ]
 )
-"""One row of a source list, parsed; sorted by (num, position) once reduced."""
+"""One row of a source list, parsed."""
 
 TASK_ROWS = pa.schema(
     [

@@ -154,7 +154,9 @@ def _format(source: SourceOptions, address: str) -> str:
     suffix = Path(path.removesuffix(".gz")).suffix.lower()
     if suffix not in _SUFFIXES:
         wanted = ", ".join(_SUFFIXES)
-        raise ConfigError(f"source {source.name or source.kind}: path {address!r}: a name that ends in {wanted} is wanted")
+        raise ConfigError(
+            f"source {source.name or source.kind}: path {address!r}: a name that ends in {wanted} is wanted"
+        )
     return _SUFFIXES[suffix]
 
 

@@ -162,4 +162,3 @@ def _replaced(column: pa.Array, values: dict[int, str]) -> pa.Array:
 
 def _text(times: pa.Array) -> pa.Array:
     return times.cast(pa.string()).fill_null(_EMPTY)
-

@@ -1,0 +1,11 @@
+"""Planning: what a build has to do, from what the lists say and what the bank holds.
+
+Lists are read in ranges (:mod:`noisebank.sources`), spilled by ranges of numbers (:mod:`.spill`), compared with the
+snapshot and with finished work (:mod:`.reduce`, :mod:`.diff`, :mod:`.claims`), cut into shards (:mod:`.cut`) and
+written as one plan (:mod:`.plan`). All of it is columnar; the Beam steps around it are in ``transforms/plan.py``.
+"""
+
+from .cut import Task
+from .plan import Plan, find_open_plan, plan_exists, read_plan, read_task, refuse, removal_problems
+
+__all__ = ["Plan", "Task", "find_open_plan", "plan_exists", "read_plan", "read_task", "refuse", "removal_problems"]

@@ -1,0 +1,117 @@
+"""Rows to do, cut into tasks of a shard each.
+
+Rows are cut evenly inside prefixes of their numbers that hold about 64 shards, between videos, so that one download
+serves all clips of a video. The cut depends on the rows alone, not on how many files they lie in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ids import CLIP_BITS, NUMBER_BITS
+from .listing import Nums
+
+SHARDS_PER_PREFIX = 64
+
+
+class Task(NamedTuple):
+    """A shard of a stage to make.
+
+    Args:
+        stage: ``clips``, ``captions`` or ``noise/<set>``.
+        pieces: ``(path, start, stop)``: rows of task files of the plan, to be joined.
+        tar: noise: the tar to invert, a path in the bank.
+    """
+
+    stage: str
+    pieces: tuple[tuple[str, int, int], ...]
+    tar: str = ""
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return sum(stop - start for _, start, stop in self.pieces)
+
+
+class TaskFile(NamedTuple):
+    """Sorted rows to do of one partition."""
+
+    path: str
+    rows: int
+
+
+def cut_tasks(
+    stage: str, files: Sequence[TaskFile], read_nums: Callable[[str], Nums], maxcount: int
+) -> tuple[Task, ...]:
+    """Tasks of at most ``maxcount`` rows out of files that ascend in their numbers."""
+    total = sum(file.rows for file in files)
+    bits = max(0, (total // (SHARDS_PER_PREFIX * maxcount)).bit_length() - 1)
+    tasks: list[Task] = []
+    waiting: list[tuple[str, int, Nums]] = []
+    prefix = -1
+    for file in files:
+        nums = read_nums(file.path)
+        prefixes = nums >> (NUMBER_BITS - bits)
+        starts = np.flatnonzero(np.diff(prefixes, prepend=-1))
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(nums)], strict=True):
+            if prefixes[start] != prefix:
+                tasks += _cut(stage, waiting, maxcount)
+                waiting, prefix = [], int(prefixes[start])
+            waiting.append((file.path, start, nums[start:stop]))
+    return (*tasks, *_cut(stage, waiting, maxcount))
+
+
+def even_stops(videos: npt.NDArray[np.int64], maxcount: int) -> list[int]:
+    """Where to cut rows, sorted by video, into even shards of at most ``maxcount`` rows, between videos if possible.
+
+    >>> even_stops(np.array([1, 1, 1, 2, 3, 3]), 4)
+    [3, 6]
+    """
+    total = len(videos)
+    edges = np.append(np.flatnonzero(np.diff(videos)) + 1, total)
+    stops: list[int] = []
+    start = 0
+    while start < total:
+        wanted = start + -(-(total - start) // -(-(total - start) // maxcount))
+        after = int(np.searchsorted(edges, wanted))
+        near = [int(edge) for edge in edges[max(0, after - 1) : after + 1] if start < edge <= start + maxcount]
+        start = min(near, key=lambda edge: abs(edge - wanted), default=wanted)
+        stops.append(start)
+    return stops
+
+
+def tar_tasks(stage: str, runs: Iterable[tuple[int, str, int, int]], tars: dict[int, str]) -> tuple[Task, ...]:
+    """One task a tar.
+
+    Args:
+        stage: ``noise/<set>``.
+        runs: ``(key of the tar, path, start, stop)`` of rows of one tar, in the order of the files.
+        tars: paths of tars by key.
+    """
+    pieces: dict[int, list[tuple[str, int, int]]] = {}
+    for key, path, start, stop in runs:
+        pieces.setdefault(key, []).append((path, start, stop))
+    return tuple(Task(stage, tuple(pieces[key]), tars[key]) for key in sorted(pieces, key=lambda key: tars[key]))
+
+
+def _cut(stage: str, waiting: list[tuple[str, int, Nums]], maxcount: int) -> list[Task]:
+    if not waiting:
+        return []
+    videos = np.concatenate([nums for _, _, nums in waiting]) >> CLIP_BITS
+    tasks = []
+    start = 0
+    for stop in even_stops(videos, maxcount):
+        pieces = []
+        before = 0
+        for path, first, nums in waiting:
+            low, high = max(start, before), min(stop, before + len(nums))
+            if low < high:
+                pieces.append((path, first + low - before, first + high - before))
+            before += len(nums)
+        tasks.append(Task(stage, tuple(pieces)))
+        start = stop
+    return tasks

@@ -1,0 +1,235 @@
+"""A plan: what a build sets out to do, written once into ``plans/<hash>/`` before anything is done.
+
+The hash is of everything that the plan follows from, so that a build that was killed finds its own plan again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import BankDamaged
+from ..options import Config
+from ..sealed import seal, unseal
+from ..storage import FileEntry, Store
+from .cut import Task
+
+FOLDER = "plans"
+BATCH_ROWS = 512
+"""Rows of a record batch of a task file: what a shard reads at least."""
+_PLAN, _REFUSED = "plan.json", "refused.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build sets out to do.
+
+    Args:
+        hash: of what the plan follows from; its folder's name.
+        created: UTC, ISO 8601; tells which of several open plans is the newest.
+        parent: number of the snapshot that it updates; None for an empty bank.
+        parent_uuid: its uuid, or empty.
+        config: the configuration as plain values.
+        fingerprints: ``{"clips": ..., "captions": ..., "noise": {set: ...}}``.
+        models: what the snapshot is to say of the models.
+        folders: what relative uris start from; rows refer to them by number.
+        source_names: of the configured sources, by their numbers in tables.
+        counts: ``read``, ``new``, ``changed``, ``unchanged``, ``removed``, ``duplicate``, ``invalid``,
+            ``newly_invalid``, ``retried``.
+        sources: for each source ``before`` (rows in the snapshot), ``changed``, ``removed``, ``rows`` (listed, usable).
+        tasks: shards to make by stage: ``clips``, ``captions``, ``noise/<set>``.
+        rows: delta of the table of rows, files in ascending order.
+        records: deltas of the records of each noise set.
+        failures: delta of the failures.
+        locations: Parquet files that tell file and row of every duplicate and invalid row.
+        claimed: ``(stage, inputs)`` of finished shards that it takes over.
+    """
+
+    hash: str
+    created: str
+    parent: int | None
+    parent_uuid: str
+    config: Mapping[str, Any]
+    fingerprints: Mapping[str, Any]
+    models: Mapping[str, Any]
+    folders: tuple[str, ...]
+    source_names: Mapping[int, str]
+    counts: Mapping[str, int]
+    sources: Mapping[str, Mapping[str, int]]
+    tasks: Mapping[str, tuple[Task, ...]]
+    rows: tuple[FileEntry, ...]
+    records: Mapping[str, tuple[FileEntry, ...]]
+    failures: tuple[FileEntry, ...]
+    locations: tuple[FileEntry, ...]
+    claimed: tuple[tuple[str, str], ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing at all is to be done or committed."""
+        return not (any(self.tasks.values()) or self.rows or any(self.records.values()) or self.failures)
+
+    def todo(self) -> dict[str, dict[str, int]]:
+        """Rows and shards to do, stage by stage, those that follow from new clips included."""
+        own = {stage: (sum(task.rows for task in tasks), len(tasks)) for stage, tasks in self.tasks.items()}
+        clips = own.get("clips", (0, 0))
+        follows = {stage: clips if stage != "clips" else (0, 0) for stage in own}
+        return {
+            stage: {"rows": rows + follows[stage][0], "shards": shards + follows[stage][1]}
+            for stage, (rows, shards) in own.items()
+        }
+
+    def resolve(self, uri: str, base: int) -> str:
+        """The address to fetch: ``uri`` itself, or joined to the folder of the list that it was read from."""
+        if "://" in uri or uri.startswith(("/", "youtube:")) or not self.folders[base]:
+            return uri
+        return f"{self.folders[base]}/{uri}"
+
+    def to_bytes(self) -> bytes:
+        """As a sealed JSON document."""
+        document = asdict(replace(self, tasks={}))
+        document["tasks"] = {
+            stage: [[list(map(list, task.pieces)), task.tar] for task in tasks] for stage, tasks in self.tasks.items()
+        }
+        return seal(json.loads(json.dumps(document)))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> Plan:
+        """From the document ``data``; BankDamaged names the file ``name`` if it differs from its digest."""
+        document = unseal(data, name)
+        tasks = {
+            stage: tuple(
+                Task(stage, tuple((path, start, stop) for path, start, stop in pieces), tar) for pieces, tar in tasks
+            )
+            for stage, tasks in document["tasks"].items()
+        }
+        entries = {key: _entries(document[key]) for key in ("rows", "failures", "locations")}
+        records = {name: _entries(group) for name, group in document["records"].items()}
+        source_names = {int(number): name for number, name in document["source_names"].items()}
+        claimed = tuple((stage, inputs) for stage, inputs in document["claimed"])
+        known = {"tasks": tasks, "records": records, "source_names": source_names, "claimed": claimed}
+        return cls(**{**document, **entries, **known, "folders": tuple(document["folders"])})
+
+
+def stage_fingerprints(nested: Mapping[str, Any]) -> dict[str, str]:
+    """Stage to fingerprint from the nested form of plans and snapshots.
+
+    >>> stage_fingerprints({"clips": "a", "captions": "b", "noise": {"modelscope": "c"}})
+    {'clips': 'a', 'captions': 'b', 'noise/modelscope': 'c'}
+    """
+    noise = {f"noise/{name}": fingerprint for name, fingerprint in sorted(nested["noise"].items())}
+    return {"clips": nested["clips"], "captions": nested["captions"], **noise}
+
+
+def plan_hash(
+    config: Config,
+    fingerprints: Mapping[str, str],
+    parent_uuid: str,
+    folders: Sequence[str],
+    rows: str,
+    due: Sequence[tuple[int, int]],
+    refused: Sequence[str],
+) -> str:
+    """The name of the plan that follows from all this, 32 hexadecimal digits.
+
+    Args:
+        config: of the build; only what changes a plan counts.
+        fingerprints: of the stages.
+        parent_uuid: of the snapshot to update, or empty.
+        folders: that relative uris start from.
+        rows: digest of all listed rows.
+        due: failures to try again.
+        refused: plans that were carried out and not published.
+    """
+    names = [source.name or source.kind for source in config.sources]
+    options = [names, config.clips.maxcount, config.prune, sorted(config.retry_failures)]
+    content = [parent_uuid, dict(fingerprints), list(folders), rows, list(due), list(refused), options]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def write_plan(store: Store, plan: Plan) -> Plan:
+    """Publishes a plan whose files are written; returns the one that counts, this or an earlier one of its hash."""
+    path = f"{FOLDER}/{plan.hash}/{_PLAN}"
+    return plan if store.commit(path, plan.to_bytes()) else read_plan(store, plan.hash)
+
+
+def read_plan(store: Store, hash: str) -> Plan:
+    """The plan of this hash.
+
+    Raises:
+        FileNotFoundError: there is none.
+        BankDamaged: it differs from its digest.
+    """
+    path = f"{FOLDER}/{hash}/{_PLAN}"
+    return Plan.from_bytes(store.read(path), path)
+
+
+def plan_exists(store: Store, hash: str) -> bool:
+    """Whether the plan of this hash has been written."""
+    return store.exists(f"{FOLDER}/{hash}/{_PLAN}")
+
+
+def find_open_plan(store: Store, parent_uuid: str) -> Plan | None:
+    """The newest plan that updates the snapshot of this uuid and has not been refused; None if there is none.
+
+    A stage that runs on its own works on it; the caller passes the uuid of the latest snapshot (empty: an empty bank).
+    """
+    refused = set(refused_plans(store))
+    hashes = [path.split("/")[1] for path in store.list(FOLDER) if path.endswith(f"/{_PLAN}")]
+    plans = [read_plan(store, hash) for hash in hashes if hash not in refused]
+    waiting = [plan for plan in plans if plan.parent_uuid == parent_uuid]
+    return max(waiting, key=lambda plan: (plan.created, plan.hash), default=None)
+
+
+def refuse(store: Store, hash: str, reason: str) -> None:
+    """Records that a plan was carried out and its result not published; the next build makes a new plan."""
+    store.commit(f"{FOLDER}/{hash}/{_REFUSED}", seal({"reason": reason}))
+
+
+def refused_plans(store: Store) -> list[str]:
+    """Hashes of the plans that were refused, sorted."""
+    return [path.split("/")[1] for path in store.list(FOLDER) if path.endswith(f"/{_REFUSED}")]
+
+
+def read_task(store: Store, task: Task) -> pa.Table:
+    """The rows of a task.
+
+    Raises:
+        BankDamaged: a task file is missing or cannot be read.
+    """
+    return pa.concat_tables([_read_rows(store, *piece) for piece in task.pieces]).combine_chunks()
+
+
+def removal_problems(plan: Plan, config: Config) -> list[str]:
+    """Why a plan should not be carried out: a source lost or changed more rows than is allowed; [] if none did."""
+    problems = []
+    for name, source in sorted(plan.sources.items()):
+        for what in ("removed", "changed"):
+            limit = getattr(config, f"max_{what}")
+            if source[what] > limit * source["before"]:
+                problems.append(
+                    f"source {name}: {source[what]} of {source['before']} rows {what}, more than max_{what} {limit}; "
+                    f"check its lists, or raise max_{what}"
+                )
+    return problems
+
+
+def _read_rows(store: Store, path: str, start: int, stop: int) -> pa.Table:
+    try:
+        with store.open(path) as file:
+            reader = pa.ipc.open_file(file)
+            first = start // BATCH_ROWS
+            batches = [reader.get_batch(i) for i in range(first, -(-stop // BATCH_ROWS))]
+    except FileNotFoundError as error:
+        raise BankDamaged(f"{path}: a file of a plan is missing; delete the plan's folder and build again") from error
+    except pa.ArrowException as error:
+        raise BankDamaged(f"{path}: a file of a plan cannot be read ({error}); delete the plan's folder") from error
+    return pa.Table.from_batches(batches, reader.schema).slice(start - first * BATCH_ROWS, stop - start)
+
+
+def _entries(documents: list[dict[str, Any]]) -> tuple[FileEntry, ...]:
+    return tuple(FileEntry.from_json(document) for document in documents)

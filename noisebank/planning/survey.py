@@ -1,0 +1,135 @@
+"""The first step of a plan: which lists, which snapshot, what finished work, how many partitions.
+
+Its result is small and travels to every worker; the rows never do.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import SnapshotExpired
+from ..manifest import latest_snapshot, read_snapshot
+from ..options import Config
+from ..sources import ListFile, check_columns, open_lists, source_number
+from ..storage import Store
+from .claims import ReceiptName, unpublished_receipts
+from .parent import Parent
+from .plan import FOLDER, refused_plans
+from .retries import due_failures
+
+_PARTITION_ROWS = 1 << 17
+_ROW_BYTES = {"csv": 128, "jsonl": 128, "parquet": 32, "tar": 1 << 16}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a plan starts from.
+
+    Args:
+        spill: folder of this attempt's spill files in the bank.
+        parent: number of the snapshot to update; None for an empty bank.
+        parent_uuid: its uuid, or empty.
+        lists: the files of all sources, in the order that decides among duplicates.
+        headers: columns of each.
+        folders: what relative uris start from, sorted; rows refer to them by number.
+        bits: rows are handled in ``2 ** bits`` partitions of their numbers.
+        stages: ``clips``, ``captions``, ``noise/<set>``...; claims refer to them by number.
+        fingerprints: of the stages.
+        receipts: finished shards that no snapshot has; claims refer to them by number.
+        due: ``(attempts, last snapshot)`` of the failures that are to be tried again.
+        refused: plans that were carried out but not published.
+    """
+
+    spill: str
+    parent: int | None
+    parent_uuid: str
+    lists: tuple[ListFile, ...]
+    headers: tuple[tuple[str, ...], ...]
+    folders: tuple[str, ...]
+    bits: int
+    stages: tuple[str, ...]
+    fingerprints: Mapping[str, str]
+    receipts: tuple[ReceiptName, ...]
+    due: tuple[tuple[int, int], ...]
+    refused: tuple[str, ...]
+
+    @property
+    def sources(self) -> dict[int, str]:
+        """Names of the configured sources by the numbers that tables have."""
+        names = (file.source_name for file in self.lists)
+        return {source_number(name): name for name in names}
+
+    def base(self, number: int) -> int:
+        """The number of the folder that the uris of list ``number`` start from."""
+        return self.folders.index(self.lists[number].folder)
+
+
+def survey(
+    config: Config, fingerprints: Mapping[str, str], bank: Store, out: Store, now: float | None = None
+) -> Survey:
+    """Looks at the lists and the bank.
+
+    Args:
+        config: of the build.
+        fingerprints: stage to fingerprint: ``clips``, ``captions`` and ``noise/<set>`` of every set.
+        bank: what is to be updated.
+        out: where the plan is written: the bank, or elsewhere for a plan that nobody carries out.
+        now: seconds since 1970, for pauses between attempts; the clock's by default.
+
+    Raises:
+        ConfigError: a list does not exist, cannot be read, or lacks a column.
+    """
+    spill = f"{FOLDER}/spill-{uuid.uuid4().hex}"
+    lists = tuple(file for source in config.sources for file in open_lists(source, out, spill))
+    headers = tuple(tuple(check_columns(file)) for file in lists)
+    snapshot = latest_snapshot(bank)
+    parent = Parent(bank, snapshot.number if snapshot else None, fingerprints)
+    estimate = max(parent.row_count, sum(_estimated_rows(file) for file in lists))
+    stages = tuple(fingerprints)
+    return Survey(
+        spill=spill,
+        parent=snapshot.number if snapshot else None,
+        parent_uuid=snapshot.uuid if snapshot else "",
+        lists=lists,
+        headers=headers,
+        folders=tuple(sorted({file.folder for file in lists})),
+        bits=max(0, (estimate // _PARTITION_ROWS).bit_length()),
+        stages=stages,
+        fingerprints=dict(fingerprints),
+        receipts=tuple(unpublished_receipts(bank, parent, stages)),
+        due=_due(bank, parent, time.time() if now is None else now),
+        refused=tuple(refused_plans(bank)),
+    )
+
+
+def _estimated_rows(file: ListFile) -> int:
+    """Rows of a list, rather too many than too few."""
+    if file.format == "parquet":
+        with file.open() as stream:
+            return int(pq.ParquetFile(stream).metadata.num_rows)
+    return file.bytes // _ROW_BYTES[file.format]
+
+
+def _due(bank: Store, parent: Parent, now: float) -> tuple[tuple[int, int], ...]:
+    table = parent.failure_table()
+    if table is None:
+        return ()
+    known: set[tuple[int, int]] = set()
+    for rows in table.slices():
+        waiting = rows.filter((pc.field("code") != "") & pc.field("retryable"))
+        pairs = waiting.select(["attempts", "last_snapshot"]).group_by(["attempts", "last_snapshot"]).aggregate([])
+        known.update(zip(pairs.column("attempts").to_pylist(), pairs.column("last_snapshot").to_pylist(), strict=True))
+    created = {}
+    for number in {last for _, last in known}:
+        try:
+            created[number] = datetime.fromisoformat(read_snapshot(bank, number).created).timestamp()
+        except SnapshotExpired:
+            continue
+    return due_failures(known, created, now)

@@ -1,0 +1,198 @@
+"""Configuration to plan: lists are cut, read and spilled by ranges of numbers, then compared range by range.
+
+Only the addresses of batches pass through the GroupByKey; the rows stay in files of the bank.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+
+from noisebank.options import Config
+from noisebank.planning.assemble import PartitionFiles, ReadRange, Scanned, assemble, scanned, write_partition
+from noisebank.planning.claims import CLAIMS, ReceiptName, read_claims
+from noisebank.planning.diff import Rules
+from noisebank.planning.listing import rows_digest
+from noisebank.planning.parent import Parent
+from noisebank.planning.plan import plan_exists, stage_fingerprints, write_plan
+from noisebank.planning.reduce import reduce_partition
+from noisebank.planning.spill import Piece, partition_range, read_piece, spill
+from noisebank.planning.survey import Survey, survey
+from noisebank.sources import Range, cut_ranges, read_range
+from noisebank.storage import open_store
+from schemas.failures import FAILURES
+from schemas.noise import RECORDS
+from schemas.rows import LISTED, ROWS, TASK_RECORDS, TASK_ROWS
+
+_RECEIPTS_A_CLAIM = 128
+_SCHEMAS = {"tasks": TASK_ROWS, "noise": TASK_RECORDS, "rows": ROWS, "records": RECORDS, "failures": FAILURES}
+Spilled = tuple[int, tuple[str, Piece] | None]
+"""A partition, and a batch of its ``rows`` or ``claims`` (None: the partition is there although nothing is listed)."""
+
+
+class MakePlan(beam.PTransform):
+    """Plans a build; one element comes out: the hash of the plan in the bank (:func:`noisebank.planning.read_plan`).
+
+    A plan that is there already, of a build that was killed, is found again by its hash and left as it is.
+
+    Args:
+        config: of the build.
+        fingerprints: of its stages, ``{"clips": ..., "captions": ..., "noise": {set: ...}}``.
+        models: what the snapshot is to say of its models.
+        out: where the plan is written; the bank by default, a scratch folder to only look at it.
+        now: seconds since 1970, for the pauses between attempts; the clock's by default.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        fingerprints: Mapping[str, Any],
+        models: Mapping[str, Any],
+        out: str | None = None,
+        now: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.fingerprints = dict(fingerprints)
+        self.models = dict(models)
+        self.out = out or config.bank
+        self.now = now
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[str]:
+        surveyed = begin | beam.Create([None]) | "Survey" >> beam.Map(self._survey)
+        the_survey = beam.pvalue.AsSingleton(surveyed)
+        read = (
+            surveyed
+            | "Lists" >> beam.FlatMap(lambda found: range(len(found.lists)))
+            | "SpreadLists" >> beam.Reshuffle()
+            | "Cut" >> beam.FlatMap(_cut, the_survey)
+            | "SpreadRanges" >> beam.Reshuffle()
+            | "Read" >> beam.ParDo(_Read(self.out), the_survey).with_outputs("ranges", main="pieces")
+        )
+        claims = (
+            surveyed
+            | "Receipts" >> beam.FlatMap(_receipt_groups)
+            | "SpreadReceipts" >> beam.Reshuffle()
+            | "Claim" >> beam.FlatMap(_claim, the_survey, self.config.bank, self.out)
+        )
+        partitions = surveyed | "Partitions" >> beam.FlatMap(lambda found: ((i, None) for i in range(1 << found.bits)))
+        scan = (
+            read.ranges
+            | "Ranges" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "Scanned" >> beam.Map(scanned, self.config, the_survey)
+        )
+        the_scan = beam.pvalue.AsSingleton(scan)
+        return (
+            (read.pieces, claims, partitions)
+            | "Pieces" >> beam.Flatten()
+            | "ByPartition" >> beam.GroupByKey()
+            | "Reduce" >> beam.ParDo(_Reduce(self.config, self.out), the_survey, the_scan)
+            | "Files" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "Write" >> beam.Map(self._write, the_survey, the_scan)
+        )
+
+    def _survey(self, _: None) -> Survey:
+        fingerprints = stage_fingerprints(self.fingerprints)
+        return survey(self.config, fingerprints, open_store(self.config.bank), open_store(self.out), self.now)
+
+    def _write(self, partitions: list[PartitionFiles], found: Survey, scan: Scanned) -> str:
+        bank, out = open_store(self.config.bank), open_store(self.out)
+        if not plan_exists(out, scan.hash):
+            plan = assemble(bank, out, partitions, scan, found, self.config, self.fingerprints, self.models)
+            write_plan(out, plan)
+        for key in out.list(found.spill):
+            out.delete(key)
+        return scan.hash
+
+
+class _Read(beam.DoFn):
+    """A range of a list to spilled batches of its rows; what was read in short goes to ``ranges``."""
+
+    def __init__(self, out: str) -> None:
+        self._out = open_store(out)
+        self._rows = Metrics.counter("plan", "rows_read")
+        self._invalid = Metrics.counter("plan", "rows_invalid")
+
+    def process(self, part: Range, found: Survey) -> Iterator[Spilled | beam.pvalue.TaggedOutput]:
+        file, header = found.lists[part.file], list(found.headers[part.file])
+        for table in read_range(file, part, header, found.base(part.file)):
+            rows = table.cast(LISTED)
+            if not rows.num_rows:
+                continue
+            for partition, piece in spill(self._out, _spill_key(found), rows, found.bits):
+                yield partition, ("rows", piece)
+            self._rows.inc(rows.num_rows)
+            self._invalid.inc(rows.num_rows - rows.column("invalid").null_count)
+            summary = ReadRange(rows.column("position")[0].as_py(), rows.num_rows, rows_digest(rows))
+            yield beam.pvalue.TaggedOutput("ranges", summary)
+
+
+class _Reduce(beam.DoFn):
+    """The batches of a partition to the files of the plan; nothing, where the plan is there already."""
+
+    def __init__(self, config: Config, out: str) -> None:
+        self._config = config
+        self._out = open_store(out)
+        self._parent: tuple[str, Parent] | None = None
+        self._exists: dict[str, bool] = {}
+
+    def process(
+        self, element: tuple[int, Iterable[tuple[str, Piece] | None]], found: Survey, scan: Scanned
+    ) -> Iterator[PartitionFiles]:
+        if scan.hash not in self._exists:
+            self._exists[scan.hash] = plan_exists(self._out, scan.hash)
+        if self._exists[scan.hash]:
+            return
+        partition, pieces = element
+        lo, hi = partition_range(partition, found.bits)
+        tables: dict[str, list[pa.RecordBatch]] = {"rows": [], "claims": []}
+        for kind, piece in sorted(piece for piece in pieces if piece is not None):
+            tables[kind].append(read_piece(self._out, piece, LISTED if kind == "rows" else CLAIMS))
+        rules = Rules(found.due, self._config.retry_failures, list(found.sources), self._config.prune)
+        reduced = reduce_partition(
+            pa.Table.from_batches(tables["rows"], LISTED).combine_chunks(),
+            pa.Table.from_batches(tables["claims"], CLAIMS).combine_chunks(),
+            self._parent_of(found),
+            lo,
+            hi,
+            rules,
+            found.stages,
+            found.sources,
+        )
+        for name, count in reduced.counts.items():
+            Metrics.counter("plan", name).inc(count)
+        yield write_partition(self._out, partition, reduced, scan, found, _SCHEMAS)
+
+    def _parent_of(self, found: Survey) -> Parent:
+        """The snapshot, opened once a worker."""
+        if self._parent is None or self._parent[0] != found.spill:
+            self._parent = found.spill, Parent(open_store(self._config.bank), found.parent, found.fingerprints)
+        return self._parent[1]
+
+
+def _cut(number: int, found: Survey) -> Iterator[Range]:
+    return cut_ranges(found.lists[number], number)
+
+
+def _receipt_groups(found: Survey) -> Iterator[list[tuple[int, ReceiptName]]]:
+    numbered = enumerate(found.receipts)
+    while group := list(itertools.islice(numbered, _RECEIPTS_A_CLAIM)):
+        yield group
+
+
+def _claim(group: list[tuple[int, ReceiptName]], found: Survey, bank: str, out: str) -> Iterator[Spilled]:
+    claims = read_claims(open_store(bank), group, found.stages, dict(found.fingerprints))
+    if claims.num_rows:
+        for partition, piece in spill(open_store(out), _spill_key(found), claims, found.bits):
+            yield partition, ("claims", piece)
+
+
+def _spill_key(found: Survey) -> str:
+    """A name unique to this attempt."""
+    return f"{found.spill}/{uuid.uuid4().hex}.batches"
