@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-_WORDS = (
-    "aerial view of the beach at sunset with waves and palm trees young woman walking her dog in a park slow motion "
-    "city traffic time lapse close up hands typing on laptop businessman talking phone mountain river forest autumn "
-    "leaves falling camera moves forward abstract background particles blue red green loop animation 4k footage happy "
-    "family having dinner together children playing football drone flying over green fields clouds sky"
-).split()
+_WORDS = """
+aerial view of the beach at sunset with waves and palm trees young woman walking her dog in a park slow motion
+city traffic time lapse close up hands typing on laptop businessman talking phone mountain river forest autumn
+leaves falling camera moves forward abstract background particles blue red green loop animation 4k footage happy
+family having dinner together children playing football drone flying over green fields clouds sky
+""".split()  # noqa: SIM905
 
 
 def write_list(path: Path, rows: int, edited: float = 0.0, seed: int = 0) -> None:

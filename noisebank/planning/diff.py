@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from ..status import Status
 from .claims import CLAIMS, Adopted, best_claims
 from .listing import Hashes, Listing, Mask, Nums, listing_hash
-from .parent import Columns, Parent, matches
+from .parent import Columns, Parent, joined, matches
 from .retries import MAX_ATTEMPTS
 
 
@@ -108,13 +108,7 @@ class Difference:
 
     def _compare(self) -> None:
         """Which rows are new, changed, unchanged and removed."""
-        place, found = matches(self.known["num"], self.nums)
-        self.old: Columns = {
-            name: np.where(found, values[place], 0).astype(values.dtype)
-            if len(values)
-            else np.zeros(len(place), values.dtype)
-            for name, values in self.known.items()
-        }
+        self.old, found = joined(self.known, self.nums)
         found &= self.old["status"] != Status.REMOVED
         self.new: Mask = ~found
         self.same: Mask = found & (self.old["listed"] == self.listed)
@@ -155,16 +149,11 @@ class Difference:
 
     def _noise_work(self, name: str) -> Work:
         stage = f"noise/{name}"
-        clips, records = self.clips, self.records[name]
-        place, found = matches(records["num"], self.nums)
-        take = (
-            (lambda column: np.where(found, records[column][place], 0))
-            if len(records["num"])
-            else (lambda column: np.zeros(len(place), records[column].dtype))
-        )
-        status, files = take("status"), take("file").astype(np.uint64)
+        clips = self.clips
+        records, found = joined(self.records[name], self.nums)
+        status = records["status"]
         of_this_clip = found & ~clips.claimed.done
-        held = of_this_clip & (status == Status.OK) & self.parent.is_current(stage, files)
+        held = of_this_clip & (status == Status.OK) & self.parent.is_current(stage, records["file"])
         has_clip = (self.has_clip | clips.claimed.done) & ~clips.todo
         on_record = of_this_clip & self.parent.same_options(stage)
         tries = self._tries(stage, on_record)

@@ -28,8 +28,8 @@ def rows_digest(rows: pa.Table) -> str:
     """A digest of what listed rows say, in the order in which they say it."""
     digest = hashlib.sha256()
     for name in ("num", "video", "caption_hash", "base"):
-        digest.update(np.ascontiguousarray(rows.column(name).to_numpy()))
-    digest.update(np.packbits(rows.column("invalid").is_null().to_numpy()))
+        digest.update(rows.column(name).to_numpy().tobytes())
+    digest.update(np.packbits(rows.column("invalid").is_null().to_numpy()).tobytes())
     return digest.hexdigest()
 
 
@@ -54,7 +54,7 @@ class Listing:
     @property
     def nums(self) -> Nums:
         """Sorted numbers of the rows that count."""
-        return self.values("num")
+        return self.values("num").astype(np.int64, copy=False)
 
     def values(self, name: str) -> npt.NDArray[np.generic]:
         """A numeric column of the rows that count."""

@@ -88,7 +88,7 @@ class Parent:
         """Which of the files, by key, exist (0: none) and were made with the options that the stage has now."""
         stale = self._stale.get(stage)
         exists = files != 0
-        return exists if stale is None or not len(stale) else exists & ~np.isin(files, stale)
+        return np.asarray(exists if stale is None or not len(stale) else exists & ~np.isin(files, stale), bool)
 
     def finished(self, kind: str) -> set[str]:
         """Inputs hashes of the published receipts of a kind of data files."""
@@ -139,6 +139,14 @@ def matches(nums: Nums, wanted: Nums) -> tuple[Nums, Mask]:
     places = np.minimum(np.searchsorted(nums, wanted), len(nums) - 1)
     found = nums[places] == wanted
     return np.where(found, places, 0), found
+
+
+def joined(columns: Columns, nums: Nums) -> tuple[Columns, Mask]:
+    """The columns of a table sorted by ``num`` at the given numbers, zeros where it lacks one; and which it has."""
+    places, found = matches(columns["num"], nums)
+    if not len(columns["num"]):
+        return {name: np.zeros(len(nums), values.dtype) for name, values in columns.items()}, found
+    return {name: np.where(found, values[places], values.dtype.type(0)) for name, values in columns.items()}, found
 
 
 def _table(store: Store, entries: Sequence[FileEntry]) -> OverlayTable | None:

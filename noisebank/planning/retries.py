@@ -18,7 +18,7 @@ def pause_seconds(attempts: int) -> float:
 
 
 def is_due(attempts: int, failed_at: float, now: float) -> bool:
-    """Whether to try again at ``now`` what failed for the ``attempts``-th time at ``failed_at`` (seconds since 1970)."""
+    """Whether to try again at ``now`` what failed for the last time at ``failed_at`` (seconds since 1970)."""
     return attempts < MAX_ATTEMPTS and now >= failed_at + pause_seconds(attempts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -26,9 +26,17 @@ class Block:
 
 def concat_blocks(blocks: Iterable[Block]) -> Block:
     """The rows of ``blocks`` one after the other."""
-    tables, bad, rows = [], {}, 0
+    tables: list[pa.Table] = []
+    bad: dict[int, str] = {}
+    rows = 0
     for block in blocks:
         bad |= {rows + i: reason for i, reason in block.bad.items()}
         tables.append(block.table)
         rows += block.table.num_rows
     return Block(pa.concat_tables(tables, promote_options="permissive").combine_chunks(), bad)
+
+
+def text_block(rows: Sequence[Sequence[str | None]], columns: Sequence[str], bad: dict[int, str]) -> Block:
+    """A block of ``rows``, each with a value for every one of ``columns``."""
+    arrays = [pa.array([row[i] for row in rows], pa.string()) for i in range(len(columns))]
+    return Block(pa.table(dict(zip(columns, arrays, strict=True))), bad)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
-from .block import QUOTED, Block, concat_blocks
+from .block import QUOTED, Block, concat_blocks, text_block
 
 LONGEST_FIELD = 1 << 17
 _PIECE_BYTES = 1 << 16
@@ -139,7 +139,8 @@ def _is_regular(
 
 
 def _irregular_quotes(codes: npt.NDArray[np.uint8], places: list[int], final: bool) -> Quotes:
-    opens, closes = [], []
+    opens: list[int] = []
+    closes: list[int] = []
     i = 0
     while i < len(places):
         start = places[i]
@@ -201,6 +202,4 @@ def _parse_rows(data: bytes, header: list[str], columns: list[str]) -> Block:
         except csv.Error as error:
             bad[len(rows)] = f"ragged_row: {error}: {record[:QUOTED].decode(errors='replace')!r}"
         rows.append([None] * len(columns))
-    values = list(zip(*rows, strict=True)) if rows else [[] for _ in columns]
-    arrays = [pa.array(list(column), pa.string()) for column in values]
-    return Block(pa.table(dict(zip(columns, arrays, strict=True))), bad)
+    return text_block(rows, columns, bad)

@@ -140,9 +140,10 @@ def _matches(pattern: str) -> list[str]:
         return [pattern] if _remote(pattern).exists(pattern) else []
     if scheme:
         raise ConfigError(f"path {pattern!r}: a local path, http(s)://, gs://, s3:// or az:// is wanted")
+    found = [pattern]
     if _MAGIC.search(pattern) and not Path(pattern).exists():
-        return sorted(os.path.abspath(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-    return [os.path.abspath(pattern)] if Path(pattern).is_file() else []
+        found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (it takes absolute patterns)
+    return [str(Path(path).absolute()) for path in found if Path(path).is_file()]
 
 
 def _format(source: SourceOptions, address: str) -> str:
@@ -166,7 +167,8 @@ def _copy(source: SourceOptions, address: str, store: Store, key: str) -> str:
         with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
             path = Path(scratch, "list")
             with _stream(address) as body, path.open("wb") as target:
-                shutil.copyfileobj(gzip.open(body) if address.endswith(".gz") else body, target, 1 << 20)
+                plain = gzip.GzipFile(fileobj=body) if address.endswith(".gz") else body
+                shutil.copyfileobj(plain, target, 1 << 20)
             store.upload(path, key)
     except (OSError, EOFError) as error:
         raise ConfigError(f"source {source.name or source.kind}: {address}: {error}") from error

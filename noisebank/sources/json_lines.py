@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.json
 
-from .block import QUOTED, Block, concat_blocks
+from .block import QUOTED, Block, concat_blocks, text_block
 
 _PIECE_BYTES = 1 << 16
 _FIRST_BYTES = 1 << 20
@@ -100,9 +100,7 @@ def _parse_lines(data: bytes, columns: list[str]) -> Block:
         except ValueError as error:
             bad[len(rows)] = f"bad_json: {error}: {line[:QUOTED].decode(errors='replace')!r}"
         rows.append([None] * len(columns))
-    values = list(zip(*rows, strict=True)) if rows else [[] for _ in columns]
-    arrays = [pa.array(list(column), pa.string()) for column in values]
-    return Block(pa.table(dict(zip(columns, arrays, strict=True))), bad)
+    return text_block(rows, columns, bad)
 
 
 def _text(value: Any) -> str | None:
