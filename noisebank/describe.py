@@ -1,0 +1,142 @@
+"""What is in a snapshot, which files it is made of, and what changed between two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .errors import ConfigError
+from .index_deletions import Nums
+from .manifest import Snapshot
+from .parts import part_entries, read_parts
+from .status import Status
+from .storage import FileEntry, Store
+from .tables import OverlayTable, slice_edges
+
+KINDS = (
+    "clips",
+    "sidecars",
+    "captions",
+    "noise",
+    "index",
+    "rows",
+    "records",
+    "failures",
+    "parts",
+    "touched",
+    "expired",
+)
+_SHOWN = ("shape", "dtype", "model", "inverter", "num_inference_steps")
+
+
+def snapshot_files(store: Store, snapshot: Snapshot, kind: str | None = None) -> list[FileEntry]:
+    """The files of a snapshot, sorted by path: by default all, else those of one kind.
+
+    Args:
+        store: the bank.
+        snapshot: the snapshot.
+        kind: one of :data:`KINDS`; ``clips`` are the tars, ``noise`` and ``records`` also ``noise/<set>``.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    if kind is not None and kind.partition("/")[0] not in KINDS:
+        raise ConfigError(f"kind: {kind!r} is not allowed; one of {', '.join(KINDS)}")
+    own = {
+        "rows": snapshot.rows,
+        "failures": snapshot.failures,
+        "expired": snapshot.expired,
+        "touched": (snapshot.touched,) if snapshot.touched else (),
+        "index": tuple(file for segment in snapshot.index for file in segment.files),
+        "parts": tuple(file for part in snapshot.parts.values() for file in part),
+        **{f"records/{name}": entries for name, entries in snapshot.records.items()},
+    }
+    files = [file for name, group in own.items() if _is_of(name, kind) for file in group]
+    for name, parts in snapshot.parts.items():
+        if _is_of(name, kind):
+            files += part_entries(read_parts(store, parts))
+    return sorted(files, key=lambda entry: entry.path)
+
+
+def _is_of(name: str, kind: str | None) -> bool:
+    return kind is None or name == kind or name.startswith(f"{kind}/")
+
+
+def describe(store: Store, snapshot: Snapshot) -> dict[str, Any]:
+    """What ``noisebank show`` prints, as a JSON object: counts, noise sets, index, embedding, failures and bytes."""
+    models = snapshot.models
+    embedding = models.get("captions", {})
+    newest = snapshot.index[-1] if snapshot.index else None
+    largest = max(snapshot.index, key=lambda segment: segment.size, default=None)
+    return {
+        "snapshot": snapshot.number,
+        "parent": snapshot.parent,
+        "created": snapshot.created,
+        "rows": snapshot.in_bank,
+        "noise": {
+            name: {"records": records} | {key: models.get("noise", {}).get(name, {}).get(key) for key in _SHOWN}
+            for name, records in snapshot.record_counts.items()
+        },
+        "index": {
+            "kind": largest.kind if largest else None,
+            "size": sum(segment.live for segment in snapshot.index),
+            "recall": newest.recall if newest else None,
+        },
+        "embedding": {"model": embedding.get("model"), "dim": embedding.get("dim")},
+        "failures": dict(snapshot.failure_counts),
+        "bytes": snapshot.data_bytes + sum(entry.bytes for entry in snapshot.own_files),
+    }
+
+
+def diff(store: Store, before: Snapshot, after: Snapshot) -> dict[str, Any]:
+    """What changed between two snapshots, as a JSON object of counts.
+
+    ``added`` and ``removed`` are rows with a clip and a caption; ``changed_clips`` and ``changed_captions`` are held in
+    another place than before (also after compaction); ``noise`` the records added, removed and changed by set.
+    """
+    rows = _compare(store, before.rows, after.rows, "clip_file", "clip_row")
+    captions = _compare(store, before.rows, after.rows, "caption_file", "caption_row")
+    noise = {
+        name: _compare(store, before.records.get(name, ()), after.records.get(name, ()), "file", "row")
+        for name in sorted({*before.records, *after.records})
+    }
+    return {
+        "before": before.number,
+        "after": after.number,
+        "added": rows["added"],
+        "removed": rows["removed"],
+        "changed_clips": rows["changed"],
+        "changed_captions": captions["changed"],
+        "noise": noise,
+        "failures": {"before": sum(before.failure_counts.values()), "after": sum(after.failure_counts.values())},
+        "bytes": {"before": before.data_bytes, "after": after.data_bytes},
+    }
+
+
+def _compare(
+    store: Store, before: tuple[FileEntry, ...], after: tuple[FileEntry, ...], file: str, row: str
+) -> dict[str, int]:
+    """How many rows hold something only after, only before, or in another place."""
+    counts = {"added": 0, "removed": 0, "changed": 0}
+    tables = [OverlayTable(store, entries) for entries in (before, after)]
+    edges = slice_edges(tables)
+    for lo, hi in zip(edges, [*edges[1:], None], strict=True):
+        old, new = (_held(table, lo, hi, file, row) for table in tables)
+        _, at_old, at_new = np.intersect1d(old[0], new[0], assume_unique=True, return_indices=True)
+        counts["added"] += len(new[0]) - len(at_new)
+        counts["removed"] += len(old[0]) - len(at_old)
+        moved = (old[1][at_old] != new[1][at_new]) | (old[2][at_old] != new[2][at_new])
+        counts["changed"] += int(moved.sum())
+    return counts
+
+
+def _held(table: OverlayTable, lo: int, hi: int | None, file: str, row: str) -> tuple[Nums, Nums, Nums]:
+    """Numbers, files and rows of what a slice of a table holds."""
+    if not table.entries:
+        return (np.zeros(0, np.int64),) * 3
+    piece: pa.Table = table.slice(lo, hi)
+    held = (piece.column("status").to_numpy() != Status.REMOVED) & (piece.column(file).to_numpy() != 0)
+    nums, files, rows = (piece.column(name).to_numpy()[held] for name in ("num", file, row))
+    return nums, files, rows

@@ -1,0 +1,158 @@
+"""Verification: every file of a snapshot is read again and compared with its checksum, every number counted again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from .delta import FAILURE_KEY, count, named_sources
+from .errors import BankDamaged
+from .index_deletions import read_deleted, read_nums
+from .layout import is_ours
+from .manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers, snapshot_path
+from .parts import part_entries, read_parts
+from .storage import FileEntry, Store
+from .storage.files import stored_sha256
+from .tables import OverlayTable
+from .tally import count_failures
+
+_READERS = 4
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is not as it should be."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Args:
+        snapshot: the one that was verified; None if its JSON cannot be read.
+        files: files read.
+        bytes: of them.
+        damaged: sorted by path; empty if all is well.
+    """
+
+    snapshot: Snapshot | None
+    files: int
+    bytes: int
+    damaged: tuple[Damage, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.damaged
+
+
+def verify(store: Store, number: int | None = None, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Reads every file of a snapshot and compares size, sha256 and counts with what the snapshot says.
+
+    Args:
+        store: the bank.
+        number: of the snapshot, by default the newest.
+        progress: called with the files done and the files in all.
+
+    Raises:
+        BankNotFound, SnapshotExpired, UnsupportedFormat: there is nothing to verify.
+    """
+    try:
+        snapshot = read_snapshot(store, number)
+    except BankDamaged as error:
+        return Report(None, 0, 0, (Damage(snapshot_path(number or snapshot_numbers(store)[-1]), str(error)),))
+    own = snapshot.own_files
+    damaged = list(_damaged_files(store, own, lambda done: progress and progress(done, len(own))))
+    data = _data_files(store, snapshot, {damage.path for damage in damaged})
+    total = len(own) + len(data)
+    damaged += _damaged_files(store, data, lambda done: progress and progress(len(own) + done, total))
+    if not {entry.path for entry in own} & {damage.path for damage in damaged}:
+        damaged += _contradictions(store, snapshot)
+    damaged += _foreign_files(store)
+    size = sum(entry.bytes for entry in (*own, *data))
+    return Report(snapshot, total, size, tuple(sorted(damaged, key=lambda damage: (damage.path, damage.reason))))
+
+
+def _data_files(store: Store, snapshot: Snapshot, unreadable: set[str]) -> list[FileEntry]:
+    """The data files that the readable ones of the manifest parts name."""
+    parts = [part for kind in snapshot.parts.values() for part in kind if part.path not in unreadable]
+    return part_entries(read_parts(store, parts))
+
+
+def _damaged_files(
+    store: Store, entries: list[FileEntry] | tuple[FileEntry, ...], done: Callable[[int], object]
+) -> Iterator[Damage]:
+    with ThreadPoolExecutor(_READERS) as pool:
+        for number, (entry, reason) in enumerate(
+            zip(entries, pool.map(lambda e: _fault(store, e), entries), strict=True)
+        ):
+            if reason:
+                yield Damage(entry.path, reason)
+            done(number + 1)
+
+
+def _fault(store: Store, entry: FileEntry) -> str:
+    """What is wrong with a file; empty if nothing is."""
+    try:
+        size = store.size(entry.path)
+        if size < entry.bytes:
+            return f"truncated: {size} of {entry.bytes} bytes"
+        if size > entry.bytes:
+            return f"too long: {size} bytes, {entry.bytes} are wanted"
+        return (
+            "" if stored_sha256(store, entry.path) == entry.sha256 else "changed: its content differs from its checksum"
+        )
+    except FileNotFoundError:
+        return "missing"
+    except (BankDamaged, OSError) as error:
+        return f"unreadable: {error}"
+
+
+def _contradictions(store: Store, snapshot: Snapshot) -> Iterator[Damage]:
+    """Where the numbers of a snapshot disagree with its own tables."""
+    try:
+        counted = count(store, snapshot.rows, snapshot.records, snapshot.noise_sets)
+        named = {kind: read_parts(store, entries) for kind, entries in snapshot.parts.items()}
+        stated = {
+            "in_bank": (snapshot.in_bank, counted.in_bank),
+            "sources": (dict(snapshot.sources), named_sources(counted, snapshot.sources)),
+            "rows of all sources": (sum(snapshot.sources.values()), counted.sources.total()),
+            "record_counts": (dict(snapshot.record_counts), {n: counted.records[n] for n in snapshot.record_counts}),
+            "failure_counts": (
+                dict(snapshot.failure_counts),
+                count_failures(OverlayTable(store, snapshot.failures, FAILURE_KEY)),
+            ),
+            "data_bytes": (snapshot.data_bytes, sum(sum(part.column("bytes").to_pylist()) for part in named.values())),
+        }
+        for kind, part in named.items():
+            known, wanted = np.unique(part.column("key").to_numpy()), counted.live(kind)
+            stated[f"{kind}: files that rows refer to"] = (_hex(known), _hex(wanted))
+        for segment in snapshot.index:
+            stated[f"{segment.index.path}: positions"] = (segment.size, len(read_nums(store, segment)))
+            deleted = segment.deleted.rows if segment.deleted else 0
+            stated[f"{segment.index.path}: deleted"] = (deleted, int(read_deleted(store, segment).sum()))
+    except (BankDamaged, KeyError) as error:
+        yield Damage(snapshot.path, f"does not fit its files: {error}")
+        return
+    for name, (says, found) in stated.items():
+        if says != found:
+            yield Damage(snapshot.path, f"disagrees with its files about {name}: {says} stated, {found} counted")
+    latest = latest_snapshot(store)
+    if latest is not None and (gap := set(range(1, latest.number)) - set(snapshot_numbers(store))):
+        yield Damage(snapshot_path(min(gap)), "missing: snapshot numbers have no gaps")
+
+
+def _foreign_files(store: Store) -> Iterator[Damage]:
+    for file in store.scan():
+        if not is_ours(file.key):
+            yield Damage(file.key, "foreign: not a file of a bank; move it elsewhere")
+
+
+def _hex(keys: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> list[str]:
+    return [f"{key:016x}" for key in keys.tolist()]
