@@ -135,9 +135,14 @@ class NoiseOptions:
     tolerance: float | None = option(None, "fixed-point stops a clip here (default: by precision)", minimum=0)
     max_iterations: int = option(10, "most network calls a step of fixed-point", minimum=1)
     guidance_scale: float = option(1.0, "guidance of the inversion; 1 is none, as in the paper", minimum=1.0)
+    accelerator: str | None = option(
+        None,
+        "Beam's accelerator hint for these workers, e.g. type:nvidia-l4;count:1;install-nvidia-driver",
+        hashed=False,
+    )
     motion_adapter: str | None = option(None, "AnimateDiff: hub id or folder of the motion adapter")
     max_reconstruction_error: float = option(
-        0.5, "a record that gives its clip back worse than this is a failure", minimum=0
+        0.5, "a record that gives its clip back worse than this is a failure", hashed=False, minimum=0
     )
 
 
@@ -176,7 +181,7 @@ def fingerprint(options: Any, **also: Any) -> str:
 
     Args:
         options: one of the option dataclasses.
-        also: what else counts, such as ``model_digest="..."``, which replaces the path in ``model``.
+        also: what else counts, such as ``model_digest="..."``, which stands for the models wherever they are.
 
     Returns:
         16 hexadecimal digits.
@@ -184,6 +189,7 @@ def fingerprint(options: Any, **also: Any) -> str:
     content = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.metadata["hashed"]}
     content |= also
     if "model_digest" in also:
-        content.pop("model", None)
+        for path in ("model", "motion_adapter"):
+            content.pop(path, None)
     document = json.dumps([FORMAT_VERSION, type(options).__name__, content], sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()[:16]

@@ -133,4 +133,3 @@ def _report(summary: dict[str, Any]) -> Outcome:
     for code, count in summary.get("failed_by_code", {}).items():
         lines.append(f"failed {code}: {count}")
     return Outcome(summary, lines)
-

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,7 +28,7 @@ from noisebank.noise_file import storage_roundtrip, write_noise_file
 from noisebank.options import NoiseOptions
 from noisebank.receipts import Failure, Receipt, find_receipt, finish, inputs_hash
 from noisebank.shards import read_shard
-from noisebank.storage import Store, publish_file
+from noisebank.storage import FileEntry, Store, publish_file
 from noisebank.video.frames import decode_mp4
 
 from .clips import SIDECAR, TAR
@@ -48,12 +49,20 @@ def noise_stage(name: str) -> str:
     return f"noise/{name}"
 
 
-def clips_of_tar(store: Store, tar: str, ids: pa.Array | pa.ChunkedArray | None = None) -> pa.Table:
-    """The good clips of a tar from its sidecar, in the order of the tar: all, or those of ``ids``."""
+def clips_of_tar(store: Store, tar: str, nums: pa.ChunkedArray | None = None) -> pa.Table:
+    """The good clips of a tar from its sidecar, in its order: all, or those of ``nums``; their ``attempt`` is 1."""
     with store.open(tar.removesuffix(TAR) + SIDECAR) as file:
         table = pq.read_table(file, columns=["num", "id", "source", "uri", "clip_row", "sha256"])
     table = table.filter(pc.field("clip_row") >= 0).sort_by("clip_row")
-    return table if ids is None else table.filter(pc.is_in(table.column("id"), pc.unique(ids)))
+    if nums is not None:
+        table = table.filter(pc.is_in(table.column("num"), nums.combine_chunks()))
+    return table.append_column("attempt", pa.array(np.ones(table.num_rows, np.int16)))
+
+
+def noise_inputs(fingerprint: str, clips: pa.Table) -> str:
+    """The inputs hash of a noise shard: ids and the sha256 of each mp4 (and the try, where it is not the first)."""
+    again = [clips.column("attempt")] if pc.any(pc.greater(clips.column("attempt"), 1)).as_py() else []
+    return inputs_hash(fingerprint, clips.column("id"), clips.column("sha256"), *again)
 
 
 def make_noise_shard(
@@ -65,7 +74,6 @@ def make_noise_shard(
     fingerprint: str,
     load: Callable[[], ModelAdapter],
     schema_of: Callable[[tuple[int, int, int, int], str], pa.Schema],
-    attempt: int = 1,
     generation: int = 0,
 ) -> Finished:
     """Inverts the clips of one tar, unless its receipt exists.
@@ -73,12 +81,11 @@ def make_noise_shard(
     Args:
         store: the bank.
         tar: path of the tar in the bank.
-        clips: which of its clips (:func:`clips_of_tar`).
+        clips: which of its clips, and each one's attempt (:func:`clips_of_tar`).
         options: of the noise set.
         fingerprint: of the stage.
         load: gives the loaded model; called only when there is something to do.
         schema_of: schema of a noise file by shape and storage dtype (``schemas.noise.noise_schema``).
-        attempt: for the failures' records.
         generation: number of the bank's last vacuum.
 
     Returns:
@@ -87,7 +94,7 @@ def make_noise_shard(
     """
     began = time.perf_counter()
     stage = noise_stage(options.name)
-    inputs = inputs_hash(fingerprint, clips.column("id"), clips.column("sha256"))
+    inputs = noise_inputs(fingerprint, clips)
     if (found := find_receipt(store, stage, inputs)) is not None:
         return Finished(found, made=False, seconds=time.perf_counter() - began)
     adapter = load()
@@ -103,12 +110,12 @@ def make_noise_shard(
                 failure.code,
                 failure.message,
                 failure.retryable,
-                attempt,
+                row["attempt"],
             )
             for row, failure in zip(rows, outcomes, strict=True)
             if isinstance(failure, RowFailure)
         )
-        files = ()
+        files: tuple[FileEntry, ...] = ()
         info: dict[str, Any] = {"batch_size": run.batch_size}
         if good:
             noise = torch.stack([record.noise for _, record in good])

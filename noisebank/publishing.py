@@ -1,0 +1,295 @@
+"""From a plan and the receipts of its shards to what a commit changes, and whether it may be published at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .delta import FAILURE_KEY, Delta
+from .errors import BankDamaged, JobFailed
+from .manifest import IndexSegment, Snapshot
+from .planning.plan import Plan
+from .receipts import Failure, Receipt, find_receipt
+from .status import Status
+from .storage import FileEntry, Store
+from .tables import OverlayTable, merge
+
+Nums = npt.NDArray[np.int64]
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Schemas:
+    """The schemas of the tables that a commit writes."""
+
+    rows: pa.Schema
+    records: pa.Schema
+    failures: pa.Schema
+
+
+@dataclass
+class Outcome:
+    """What the shards of a plan came to.
+
+    Args:
+        store: the bank.
+        plan: that was carried out.
+        parent: the snapshot that it updates.
+        receipts: of every shard of the plan, in any order.
+        schemas: of the tables.
+        index: the new index segment, if captions were made, and the paths of the index files that it replaces.
+    """
+
+    store: Store
+    plan: Plan
+    parent: Snapshot | None
+    receipts: Sequence[Receipt]
+    schemas: Schemas
+    index: IndexSegment | None = None
+    replaces: frozenset[str] = frozenset()
+    _good: dict[str, Nums] = field(default_factory=dict)
+
+    def delta(self) -> Delta:
+        """What the commit changes.
+
+        Raises:
+            BankDamaged: a data file does not have the rows that its receipt or the plan promises.
+        """
+        claimed = [find_receipt(self.store, stage, inputs) for stage, inputs in self.plan.claimed]
+        if None in claimed:
+            raise BankDamaged("a finished shard that the plan took over has disappeared; run the build again")
+        rows = self._rows()
+        records = {name: self._records(name) for name in self.plan.fingerprints["noise"]}
+        records |= {
+            name: _tables(self.store, files) for name, files in self.plan.records.items() if name not in records
+        }
+        failures = self._failures()
+        return Delta(
+            rows=[rows] if rows.num_rows else [],
+            records={name: [table] for name, table in records.items() if table is not None and table.num_rows},
+            failures=[failures] if failures.num_rows else [],
+            receipts=sorted([*self.receipts, *(r for r in claimed if r)], key=lambda receipt: receipt.path),
+            index=self.index,
+            replaces=self.replaces,
+        )
+
+    def failed(self) -> list[Failure]:
+        """Every failure of the plan's shards, by number and stage."""
+        failures = [failure for receipt in self.receipts for failure in receipt.failures]
+        return sorted(failures, key=lambda failure: (failure.num, failure.stage))
+
+    def failed_by_code(self) -> dict[str, int]:
+        """Failures of this build by code, most first."""
+        counts = Counter(failure.code for failure in self.failed())
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def check_failures(self, max_failed: float) -> None:
+        """Refuses to publish when too many of the rows tried for the first time failed.
+
+        Raises:
+            JobFailed: names the share, the commonest codes and examples.
+        """
+        counts = self.plan.counts
+        failed = {failure.num for failure in self.failed()}
+        fresh = self._fresh(np.array(sorted(failed), np.int64))
+        tried = counts["new"] + counts["changed"] + counts["newly_invalid"]
+        self._check_share("rows", len(fresh) + counts["newly_invalid"], tried, max_failed)
+        for stage, tasks in self.plan.tasks.items():
+            if stage.startswith("noise/"):  # (a new set, or new options, over clips that are there already)
+                first = {f.num for f in self.failed() if f.stage == stage and f.attempts == 1} - set(fresh.tolist())
+                self._check_share(f"clips of {stage}", len(first), sum(task.rows for task in tasks), max_failed)
+
+    def _check_share(self, what: str, failed: int, tried: int, max_failed: float) -> None:
+        if tried and failed > max_failed * tried:
+            codes = ", ".join(f"{count} {code}" for code, count in self.failed_by_code().items())
+            examples = "; ".join(f"{f.id}: {f.message}" for f in self.failed()[:_EXAMPLES])
+            raise JobFailed(
+                f"{failed} of {tried} {what} failed, more than max_failed {max_failed:g}; nothing is published. "
+                f"Failed: {codes or f'{failed} invalid'}. {examples + '. ' if examples else ''}Mend what failed, or "
+                f"raise max_failed, and run the same command again: finished work is kept"
+            )
+
+    def _fresh(self, nums: Nums) -> Nums:
+        """Those of the sorted ``nums`` that are new, or listed otherwise than in the parent."""
+        if self.parent is None or not len(nums):
+            return nums
+        now = _columns(_tables(self.store, self.plan.rows), nums, "listed")
+        before = np.zeros(len(nums), np.uint64)
+        for piece in OverlayTable(self.store, self.parent.rows).slices():
+            at, found = _positions(piece.column("num").to_numpy(), nums)
+            before[found] = piece.column("listed").to_numpy()[at[found]]
+        return nums[now != before]
+
+    def _rows(self) -> pa.Table:
+        """The plan's rows with what their shards made of them."""
+        planned = _tables(self.store, self.plan.rows)
+        if planned is None:
+            return self.schemas.rows.empty_table()
+        columns = {name: planned.column(name).to_numpy().copy() for name in self.schemas.rows.names}
+        nums = columns["num"]
+        for receipt in self._of("clips"):
+            made = self._read(receipt.files[-1], ("num", "video", "clip_row", "retryable"))
+            at = _places(nums, made.column("num").to_numpy(), receipt.path)
+            rows = made.column("clip_row").to_numpy()
+            good = rows >= 0
+            columns["clip_file"][at[good]] = receipt.files[0].key
+            columns["clip_row"][at[good]] = rows[good]
+            columns["video"][at[good]] = made.column("video").to_numpy()[good]
+            retryable = pc.fill_null(made.column("retryable"), False).to_numpy()
+            columns["status"][at] = np.where(good, Status.PENDING, np.where(retryable, Status.RETRYABLE, Status.FAILED))
+        for receipt in self._of("captions"):
+            for entry in receipt.files:
+                made = self._read(entry, ("num", "caption_hash"))
+                at = _places(nums, made.column("num").to_numpy(), receipt.path)
+                columns["caption_file"][at] = entry.key
+                columns["caption_row"][at] = np.arange(made.num_rows)
+                columns["caption"][at] = made.column("caption_hash").to_numpy()
+        status = columns["status"]
+        waiting = status == Status.PENDING
+        if (waiting & ((columns["clip_file"] == 0) | (columns["caption_file"] == 0))).any():
+            raise BankDamaged(f"plan {self.plan.hash}: rows are left without a clip or a caption; run the build again")
+        status[waiting] = Status.OK
+        return pa.table(columns, self.schemas.rows)
+
+    def _records(self, name: str) -> pa.Table:
+        """The records of a noise set that were made, failed, or changed in the plan already."""
+        tables = [self.schemas.records.empty_table()]
+        planned = _tables(self.store, self.plan.records.get(name, ()))
+        if planned is not None:
+            tables.append(planned.cast(self.schemas.records))
+        for receipt in self._of(f"noise/{name}"):
+            for entry in receipt.files:
+                made = self._read(entry, ("num", "checksum"))
+                rows = {"file": np.full(made.num_rows, entry.key, np.uint64), "row": np.arange(made.num_rows)}
+                tables.append(self._made_records(made, rows, np.full(made.num_rows, Status.OK)))
+            failed = sorted(receipt.failures, key=lambda failure: failure.num)
+            made = pa.table({"num": [failure.num for failure in failed], "checksum": [0] * len(failed)})
+            states = [Status.RETRYABLE if failure.retryable else Status.FAILED for failure in failed]
+            tables.append(self._made_records(made, {"file": [0] * len(failed), "row": [-1] * len(failed)}, states))
+        return merge(tables)
+
+    def _made_records(self, made: pa.Table, rows: Mapping[str, Any], status: Iterable[int]) -> pa.Table:
+        columns = {"num": made.column("num"), **rows, "checksum": made.column("checksum"), "status": list(status)}
+        types = {field.name: field.type for field in self.schemas.records}
+        arrays = {
+            name: pa.array(values, types[name]) if not isinstance(values, pa.ChunkedArray) else values.cast(types[name])
+            for name, values in columns.items()
+        }
+        return pa.table(arrays, self.schemas.records)
+
+    def _failures(self) -> pa.Table:
+        """Failures of this build, those that the plan found, and an empty code for what has healed."""
+        schema = self.schemas.failures
+        failed = self.failed()
+        known = self._known_failures()
+        made = pa.Table.from_pylist(
+            [
+                {**{name: getattr(failure, name) for name in schema.names[:9]}, "last_snapshot": 0}
+                | {"first_snapshot": known.get((failure.num, failure.stage), 0)}
+                for failure in failed
+            ],
+            schema,
+        )
+        healed = pa.Table.from_pylist(
+            [
+                dict.fromkeys(("id", "source", "uri", "code", "message"), "")
+                | {"num": num, "stage": stage, "retryable": False, "attempts": 0}
+                | {"first_snapshot": 0, "last_snapshot": 0}
+                for num, stage in sorted(known)
+                if np.isin(num, self._succeeded(stage))
+            ],
+            schema,
+        )
+        planned = _tables(self.store, self.plan.failures)
+        tables = [schema.empty_table(), *([planned.cast(schema)] if planned is not None else []), healed, made]
+        return merge(tables, FAILURE_KEY)
+
+    def _known_failures(self) -> dict[tuple[int, str], int]:
+        """The snapshot that first recorded each failure of the parent at a stage that this build carried out."""
+        if self.parent is None or not self.parent.failures:
+            return {}
+        table = OverlayTable(self.store, self.parent.failures, FAILURE_KEY).read()
+        table = table.filter(
+            pc.and_(pc.not_equal(table.column("code"), ""), pc.not_equal(table.column("stage"), "plan"))
+        )
+        names = ("num", "stage", "first_snapshot")
+        return {
+            (num, stage): first for num, stage, first in zip(*(table.column(n).to_pylist() for n in names), strict=True)
+        }
+
+    def _succeeded(self, stage: str) -> Nums:
+        """Numbers of the clips that this build made at a stage."""
+        if stage not in self._good:
+            found = [np.zeros(0, np.int64)]
+            for receipt in self._of(stage):
+                failed = [failure.num for failure in receipt.failures]
+                if receipt.files:
+                    nums = self._read(receipt.files[-1], ("num",)).column("num").to_numpy()
+                    found.append(np.setdiff1d(nums, failed))
+            self._good[stage] = np.concatenate(found)
+        return self._good[stage]
+
+    def _of(self, stage: str) -> list[Receipt]:
+        return [receipt for receipt in self.receipts if receipt.stage == stage]
+
+    def _read(self, entry: FileEntry, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a data file, Parquet or Arrow."""
+        try:
+            with self.store.open(entry.path) as file:
+                if entry.path.endswith(".parquet"):
+                    table = pq.read_table(file, columns=list(columns))
+                else:
+                    reader = pa.ipc.open_file(
+                        file,
+                        options=pa.ipc.IpcReadOptions(
+                            included_fields=_field_numbers(pa.ipc.open_file(file).schema, columns)
+                        ),
+                    )
+                    table = reader.read_all().select(list(columns))
+        except (FileNotFoundError, pa.ArrowException) as error:
+            raise BankDamaged(f"{entry.path}: missing or damaged ({error}); run the build again") from error
+        return table
+
+
+def _field_numbers(schema: pa.Schema, names: Sequence[str]) -> list[int]:
+    return [schema.get_field_index(name) for name in names]
+
+
+def _tables(store: Store, files: Sequence[FileEntry]) -> pa.Table | None:
+    """Files of a plan as one table, sorted as they are; None where there is none."""
+    if not files:
+        return None
+    return pa.concat_tables([OverlayTable(store, [entry], ("num",)).read() for entry in files])
+
+
+def _positions(nums: Nums, wanted: Nums) -> tuple[Nums, npt.NDArray[np.bool_]]:
+    """Where the ``wanted`` stand among the sorted ``nums``, and which do."""
+    at = np.searchsorted(nums, wanted)
+    inside = at < len(nums)
+    found = inside.copy()
+    found[inside] = nums[at[inside]] == wanted[inside]
+    return at, found
+
+
+def _places(nums: Nums, wanted: Nums, name: str) -> Nums:
+    at, found = _positions(nums, wanted)
+    if not found.all():
+        raise BankDamaged(f"{name}: its shard has clips that the plan does not know; run the build again")
+    return at
+
+
+def _columns(table: pa.Table | None, nums: Nums, name: str) -> npt.NDArray[np.uint64]:
+    """The values of a column for ``nums``, 0 where they are not in the table."""
+    values = np.zeros(len(nums), np.uint64)
+    if table is not None:
+        at, found = _positions(table.column("num").to_numpy(), nums)
+        values[found] = table.column(name).to_numpy()[at[found]]
+    return values

@@ -1,0 +1,197 @@
+"""The build: one Beam graph from lists to a committed snapshot, and how it is launched.
+
+``python -m pipelines.build -c bank.yaml --runner ...`` is the same job as ``noisebank build``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from noisebank import errors
+from noisebank.errors import JobFailed, NoiseBankError
+from noisebank.manifest import latest_snapshot
+from noisebank.options import Config
+from noisebank.planning.plan import find_open_plan, read_plan
+from noisebank.runs import collect_run
+from noisebank.stages.noise import noise_stage
+from noisebank.storage import open_store
+from runners.options import beam_options
+from transforms.captions import EmbedCaptions
+from transforms.clips import MakeClips
+from transforms.index import BuildIndex
+from transforms.noise import InvertClips
+from transforms.plan import MakePlan
+from transforms.publish import CheckPlan, Publish
+from transforms.work import Done, ReadTasks, Work
+
+from .models import prepare
+from .progress import show_progress
+
+_log = logging.getLogger(__name__)
+_RAISED = re.compile(r"noisebank\.errors\.(\w+): (.*?)(?: \[while running .*)?$", re.MULTILINE)
+
+
+def build_pipeline(
+    pipeline: beam.Pipeline,
+    config: Config,
+    *,
+    run_id: str,
+    stage: str = "build",
+    plan: str | None = None,
+    fingerprints: dict[str, Any] | None = None,
+    models: dict[str, Any] | None = None,
+) -> None:
+    """Adds a build, or one stage of it, to a pipeline; each step waits for those before it, and commit is the last.
+
+    Args:
+        pipeline: to add to.
+        config: of the build.
+        run_id: unique to this run.
+        stage: ``build``, or ``clips``, ``captions``, ``index``, ``noise`` or ``commit``, which find the shards of the
+            stages before them finished.
+        plan: hash of the open plan to work on; None to make one.
+        fingerprints, models: of the stages, for a new plan (:func:`pipelines.models.prepare`).
+    """
+    bank = config.bank
+    makes = {name: stage in ("build", name) for name in ("clips", "captions", "index", "noise")}
+    if plan is None:
+        plans = pipeline | "Plan" >> MakePlan(config, fingerprints or {}, models or {})
+        plans |= "CheckPlan" >> CheckPlan(config)
+    else:
+        plans = pipeline | "Plan" >> beam.Create([plan])
+
+    clips = (
+        plans
+        | "ClipTasks" >> ReadTasks(bank, "clips")
+        | "Clips" >> MakeClips(bank, config.clips, config.fetch, make=makes["clips"])
+    )
+    if stage == "clips":
+        return
+    follow = clips | "Follow" >> beam.Map(_follow) | "SpreadShards" >> beam.Reshuffle()
+    done = [clips]
+    if stage != "noise":
+        captions = (
+            (follow, plans | "CaptionTasks" >> ReadTasks(bank, "captions"))
+            | "CaptionShards" >> beam.Flatten()
+            | "Captions" >> EmbedCaptions(bank, config.captions, make=makes["captions"])
+        )
+        done.append(captions)
+    if stage in ("build", "noise", "commit"):
+        for noise in config.noise:
+            name = noise_stage(noise.name)
+            inverted = (
+                (follow, plans | f"Tasks {name}" >> ReadTasks(bank, name))
+                | f"Tars {name}" >> beam.Flatten()
+                | f"Invert {name}" >> InvertClips(bank, noise, make=makes["noise"])
+            )
+            done.append(inverted)
+    if stage in ("build", "index", "commit"):
+        index = plans | "Index" >> BuildIndex(bank, config.index, captions, make=makes["index"])
+    if stage in ("build", "commit"):
+        finished = done | "Done" >> beam.Flatten()
+        _ = plans | "Publish" >> Publish(config, run_id, finished, index)
+
+
+def _follow(done: Done) -> Work:
+    """What the next stages do with finished clips."""
+    return Work(done.work.plan, done.work.task, done.finished.receipt)
+
+
+def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dict[str, Any]:
+    """Runs a build or one stage of it to its end.
+
+    Args:
+        config: of the build.
+        beam_arguments: Beam's own options.
+        stage: as for :func:`build_pipeline`.
+
+    Returns:
+        The summary, as the contract of ``noisebank build --json``; of a single stage its plan's counts.
+
+    Raises:
+        NoiseBankError: the job failed or published nothing; says why.
+    """
+    options = beam_options(beam_arguments)
+    store = open_store(config.bank)
+    run_id = uuid.uuid4().hex
+    known: dict[str, Any] = {}
+    if stage in ("build", "clips"):
+        known["fingerprints"], known["models"] = prepare(config)
+    else:
+        latest = latest_snapshot(store)
+        plan = find_open_plan(store, latest.uuid if latest else "")
+        if plan is None:
+            raise JobFailed(
+                f"{config.bank}: no open plan; run 'noisebank clips' or 'build' with this configuration first"
+            )
+        known["plan"] = plan.hash
+    with show_progress(store, config):
+        _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
+    if stage in ("build", "commit"):
+        return collect_run(store, run_id)
+    return _plan_summary(config, known.get("plan"))
+
+
+def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
+    """What a build would do, in counts; nothing is written to the bank."""
+    fingerprints, models = prepare(config)
+    with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
+        found: list[str] = []
+        options = beam_options(beam_arguments)
+        _run(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
+        store = open_store(scratch)
+        hashes = [key.split("/")[1] for key in store.list("plans") if key.endswith("/plan.json")]
+        found += hashes
+        plan = read_plan(store, found[0])
+        return {"parent": plan.parent, "rows": _row_counts(plan.counts), "stages": plan.todo()}
+
+
+def _plan_summary(config: Config, hash: str | None) -> dict[str, Any]:
+    """The counts of the plan that a single stage worked on."""
+    store = open_store(config.bank)
+    latest = latest_snapshot(store)
+    plan = read_plan(store, hash) if hash else find_open_plan(store, latest.uuid if latest else "")
+    if plan is None:
+        raise JobFailed(f"{config.bank}: another writer committed meanwhile; run the command again")
+    return {"plan": plan.hash, "parent": plan.parent, "rows": _row_counts(plan.counts), "stages": plan.todo()}
+
+
+def _row_counts(counts: Any) -> dict[str, int]:
+    names = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
+    return {name: counts[name] for name in names}
+
+
+def _run(options: PipelineOptions, build: Any) -> None:
+    """Runs a pipeline; an error of noisebank's raised on a worker comes back as itself, without Beam's wrapping.
+
+    Raises:
+        NoiseBankError: the error raised on a worker, or JobFailed with Beam's own.
+    """
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline)
+    try:
+        pipeline.run().wait_until_finish()
+    except NoiseBankError:
+        raise
+    except Exception as error:  # (runners raise what they like)
+        raised = _RAISED.findall(str(error))
+        if not raised:
+            raise JobFailed(f"the job failed: {error}") from error
+        name, message = raised[-1]
+        kind = getattr(errors, name, JobFailed)
+        raise (kind if issubclass(kind, NoiseBankError) else JobFailed)(message) from error
+
+
+if __name__ == "__main__":
+    from .cli import main
+
+    sys.exit(main(["build", *sys.argv[1:]]))

@@ -1,0 +1,52 @@
+"""What a plan must know of the models before any work is done, read from their folders without loading weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noisebank.embed import embedder_digest
+from noisebank.errors import ConfigError, ShapeMismatch
+from noisebank.models import load_clip_rules, model_digest
+from noisebank.options import Config, NoiseOptions, fingerprint
+
+
+def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fingerprints of the stages, and what the snapshot is to say of the models.
+
+    Raises:
+        ConfigError: a model cannot be found or has no adapter, or a noise set cannot take these clips.
+    """
+    captions_digest = embedder_digest(config.captions.model)
+    fingerprints: dict[str, Any] = {
+        "clips": fingerprint(config.clips),
+        "captions": fingerprint(config.captions, model_digest=captions_digest),
+        "noise": {},
+    }
+    models: dict[str, Any] = {"captions": {"model": config.captions.model, "digest": captions_digest}, "noise": {}}
+    for noise in config.noise:
+        shape = check_clips(config, noise)
+        digest = model_digest(noise.model, noise.motion_adapter)
+        fingerprints["noise"][noise.name] = fingerprint(noise, model_digest=digest)
+        models["noise"][noise.name] = {
+            "model": noise.model,
+            "digest": digest,
+            "inverter": noise.inverter,
+            "num_inference_steps": noise.num_inference_steps,
+            "dtype": noise.dtype,
+            "shape": list(shape),
+        }
+    return fingerprints, models
+
+
+def check_clips(config: Config, noise: NoiseOptions) -> tuple[int, int, int, int]:
+    """The shape ``(C, F, H, W)`` of the records of a noise set.
+
+    Raises:
+        ConfigError: the model cannot take these clips; says what would fit.
+    """
+    height, width = config.clips.height_width
+    rules = load_clip_rules(noise.model, noise.motion_adapter)
+    try:
+        return rules.latent_shape(noise.frames or config.clips.frames, height, width)
+    except ShapeMismatch as error:
+        raise ConfigError(f"noise.{noise.name}: {error}; change clips.size, or clips.frames or noise.frames") from error

@@ -1,0 +1,147 @@
+"""The two gates of a build and its commit: before any work, whether the lists look sane; at the end, whether too much
+failed; then one snapshot, and how the run ended for whoever started it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import apache_beam as beam
+
+from noisebank.commit import commit
+from noisebank.delta import CommitInfo
+from noisebank.errors import JobFailed
+from noisebank.manifest import Snapshot, read_snapshot
+from noisebank.options import Config
+from noisebank.planning.plan import Plan, refuse, removal_problems
+from noisebank.publishing import Outcome, Schemas
+from noisebank.runs import record_run
+from noisebank.storage import open_store
+from schemas.failures import FAILURES
+from schemas.noise import RECORDS
+from schemas.rows import ROWS
+
+from .index import BuiltIndex
+from .work import Done, plan_of
+
+_SCHEMAS = Schemas(ROWS, RECORDS, FAILURES)
+
+
+class CheckPlan(beam.PTransform):
+    """Stops the build before any work when a source lost or changed more rows than is allowed.
+
+    Input and output: the plan's hash.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+
+    def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[str]:
+        return plans | beam.Map(_checked, self.config)
+
+
+class Publish(beam.PTransform):
+    """Commits what the shards of a plan came to, and records how the run ended.
+
+    Args:
+        config: of the build.
+        run_id: of the run; a repeated commit step finds its own snapshot by it.
+        done: all finished shards.
+        index: the index of the captions made.
+
+    Input: the plan's hash. Output: the summary.
+    """
+
+    def __init__(
+        self, config: Config, run_id: str, done: beam.PCollection[Done], index: beam.PCollection[BuiltIndex]
+    ) -> None:
+        super().__init__()
+        self.config, self.run_id, self.done, self.index = config, run_id, done, index
+
+    def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[dict[str, Any]]:
+        done, index = beam.pvalue.AsList(self.done), beam.pvalue.AsList(self.index)
+        return plans | beam.Map(_publish, self.config, self.run_id, done, index)
+
+
+def _checked(hash: str, config: Config) -> str:
+    problems = removal_problems(plan_of(config.bank, hash), config)
+    if problems:
+        raise JobFailed("; ".join(problems))
+    return hash
+
+
+def _publish(
+    hash: str, config: Config, run_id: str, done: Iterable[Done], indices: Iterable[BuiltIndex]
+) -> dict[str, Any]:
+    store = open_store(config.bank)
+    plan = plan_of(config.bank, hash)
+    parent = None if plan.parent is None else read_snapshot(store, plan.parent)
+    done = list(done)
+    index = next(iter(indices), None)
+    receipts = [item.finished.receipt for item in done]
+    outcome = Outcome(store, plan, parent, receipts, _SCHEMAS, *((index.segment, index.replaces) if index else ()))
+    try:
+        outcome.check_failures(config.max_failed)
+    except JobFailed as error:
+        refuse(store, hash, str(error))
+        raise
+    snapshot = parent
+    if not plan.is_empty:
+        snapshot = commit(store, parent, outcome.delta(), _info(config, plan, run_id, done, outcome))
+    summary = _summary(plan, parent, snapshot, done, outcome)
+    record_run(store, run_id, summary)
+    return summary
+
+
+def _info(config: Config, plan: Plan, run_id: str, done: list[Done], outcome: Outcome) -> CommitInfo:
+    return CommitInfo(
+        run_id=run_id,
+        plan=plan.hash,
+        fingerprints=plan.fingerprints,
+        models=_models(plan, outcome.parent, done),
+        noise_sets=tuple(noise.name for noise in config.noise),
+        sources=[source.name or source.kind for source in config.sources],
+        counts=_rows(plan, outcome),
+    )
+
+
+def _models(plan: Plan, parent: Snapshot | None, done: list[Done]) -> dict[str, Any]:
+    """What readers must know of the models: as planned, with what the workers learnt when they loaded them."""
+    known = parent.models if parent else {}
+    models: dict[str, Any] = {"captions": {**known.get("captions", {}), **plan.models["captions"]}, "noise": {}}
+    for name, planned in plan.models["noise"].items():
+        models["noise"][name] = {**known.get("noise", {}).get(name, {}), **planned}
+    for item in done:
+        receipt = item.finished.receipt
+        if receipt.stage == "captions" and "dim" in receipt.info:
+            models["captions"]["dim"] = receipt.info["dim"]
+        if receipt.stage.startswith("noise/") and "description" in receipt.info:
+            models["noise"][receipt.stage.removeprefix("noise/")] |= receipt.info["description"]
+    return models
+
+
+def _rows(plan: Plan, outcome: Outcome) -> dict[str, int]:
+    names = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
+    failed = len({failure.num for failure in outcome.failed()})
+    return {**{name: plan.counts[name] for name in names}, "failed": failed}
+
+
+def _summary(
+    plan: Plan, parent: Snapshot | None, snapshot: Snapshot | None, done: list[Done], outcome: Outcome
+) -> dict[str, Any]:
+    stages: dict[str, dict[str, float]] = {}
+    for item in done:
+        receipt = item.finished.receipt
+        figures = stages.setdefault(receipt.stage, {"done": 0, "skipped": 0, "failed": 0, "seconds": 0.0})
+        figures["done" if item.finished.made else "skipped"] += receipt.rows
+        figures["failed"] += len(receipt.failures)
+        figures["seconds"] = round(figures["seconds"] + item.finished.seconds, 3)
+    return {
+        "snapshot": snapshot.number if snapshot else None,
+        "parent": parent.number if parent else None,
+        "committed": snapshot is not None and (parent is None or snapshot.number != parent.number),
+        "rows": {**_rows(plan, outcome), "in_bank": snapshot.in_bank if snapshot else 0},
+        "stages": dict(sorted(stages.items())),
+        "failed_by_code": outcome.failed_by_code(),
+    }
