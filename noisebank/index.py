@@ -79,7 +79,7 @@ def choose_index(n: int, dim: int, memory: int | None = None, final: bool = Fals
 
 
 @dataclass(frozen=True)
-class BuiltIndex:
+class TunedIndex:
     """A finished index.
 
     Args:
@@ -99,7 +99,7 @@ class BuiltIndex:
         faiss.write_index(self.index, str(path))
 
 
-def build_index(vectors: Vectors, min_recall: float, spec: IndexSpec | None = None) -> BuiltIndex:
+def build_index(vectors: Vectors, min_recall: float, spec: IndexSpec | None = None) -> TunedIndex:
     """Trains and fills an index, and raises its effort until recall@1 and recall@5 reach ``min_recall``.
 
     Args:
@@ -127,7 +127,7 @@ def build_index(vectors: Vectors, min_recall: float, spec: IndexSpec | None = No
             _, positions = index.search(queries, max(RECALL_AT))
             recall = recall_of(_scores(vectors, queries, positions), exact)
             if min(recall.values()) >= min_recall:
-                return BuiltIndex(index, spec, effort, recall)
+                return TunedIndex(index, spec, effort, recall)
     raise JobFailed(
         f"index {spec.factory} over {n} captions: recall@1 {recall[1]:.3f}, recall@5 {recall[5]:.3f} at the highest "
         f"effort ({effort}), index.min_recall is {min_recall}; lower it"

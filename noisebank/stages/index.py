@@ -1,0 +1,205 @@
+"""Index: captions files in; one FAISS segment with its entries, its recall over the whole snapshot, and a receipt out.
+
+The new segment holds the captions that the build made. Where segments have become too many, too worn, or too bad, it
+also takes in what is live in them, and they leave the snapshot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from noisebank.errors import BankDamaged, JobFailed
+from noisebank.index import TunedIndex, Vectors, build_index
+from noisebank.index_deletions import read_deleted, read_nums
+from noisebank.manifest import IndexSegment, Snapshot
+from noisebank.parts import part_entries, read_parts
+from noisebank.receipts import Receipt, find_receipt, finish, inputs_hash
+from noisebank.segments import ENTRY_GROUP, Entries, Segment, merge_segments_from, open_segment, union_recall
+from noisebank.storage import FileEntry, Store, file_sha256, publish_file
+from noisebank.tables import OverlayTable
+from noisebank.trusted import trusted_bytes
+
+from .finished import Finished
+
+_log = logging.getLogger(__name__)
+
+STAGE = "index"
+_INDEX, _ENTRIES, _INFO = ".faiss", ".parquet", ".json"
+_BLOCK = 65_536
+
+Nums = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexJob:
+    """One index segment to build.
+
+    Args:
+        store: the bank.
+        captions: the files of all captions shards of the build, at least one.
+        parent: the snapshot that the build updates; None for an empty bank.
+        fingerprint: of the captions stage.
+        min_recall: smallest recall@1 and recall@5 against exact search, over all segments of the new snapshot.
+        schema: of the entries (``schemas.captions.ENTRIES``).
+        gone: numbers of the clips that leave the bank in this build.
+    """
+
+    store: Store
+    captions: tuple[FileEntry, ...]
+    parent: Snapshot | None
+    fingerprint: str
+    min_recall: float
+    schema: pa.Schema
+    gone: Nums
+
+    @property
+    def inputs(self) -> str:
+        """Hash of everything that the segment and its recall follow from."""
+        captions = sorted(entry.sha256 for entry in self.captions)
+        older = [[old.index.sha256, old.deleted.sha256 if old.deleted else ""] for old in self._older]
+        recall = pa.array([self.min_recall])
+        return inputs_hash(self.fingerprint, *map(pa.array, (captions, older, self.gone)), recall)
+
+    def run(self, generation: int = 0) -> Finished:
+        """Builds the segment, unless its receipt exists; :func:`segment_of` reads the receipt.
+
+        Args:
+            generation: number of the bank's last vacuum.
+
+        Raises:
+            JobFailed: the recall cannot be reached; or captions that stay were embedded with another model.
+            BankDamaged: a captions file or an earlier segment is missing or damaged.
+        """
+        began = time.perf_counter()
+        if (found := find_receipt(self.store, STAGE, self.inputs)) is not None:
+            return Finished(found, made=False, seconds=time.perf_counter() - began)
+        with tempfile.TemporaryDirectory(prefix="noisebank-index-") as scratch:
+            segment, replaces = self._build(Path(scratch), generation)
+        info = {"segment": dataclasses.asdict(segment), "replaces": [old.index.path for old in replaces]}
+        receipt = Receipt(STAGE, self.inputs, self.fingerprint, segment.files, segment.size, (), info)
+        counted = finish(self.store, receipt)
+        return Finished(counted, made=counted == receipt, seconds=time.perf_counter() - began)
+
+    @property
+    def _older(self) -> tuple[IndexSegment, ...]:
+        return self.parent.index if self.parent else ()
+
+    def _build(self, scratch: Path, generation: int) -> tuple[IndexSegment, tuple[IndexSegment, ...]]:
+        """The published segment, and those that it replaces."""
+        first = self._first_replaced()
+        while True:
+            kept, replaced = self._older[:first], self._older[first:]
+            entries, vectors = self._collected(replaced, scratch)
+            tuned = build_index(vectors, self.min_recall)
+            tuned.write(scratch / _INDEX)
+            pq.write_table(entries, scratch / _ENTRIES, compression="zstd", row_group_size=ENTRY_GROUP)
+            recall = self._recall(tuned, kept, entries.column("num").to_numpy(), scratch)
+            if min(recall.values()) >= self.min_recall or not kept:
+                return self._published(tuned, recall, scratch, generation), replaced
+            _log.info("recall over %d segments is %s; merging them all", len(kept) + 1, recall)
+            first = 0
+
+    def _first_replaced(self) -> int:
+        """Which of the older segments the new one takes in: this and all later."""
+        if self.parent is not None and self.parent.fingerprints.get("captions") != self.fingerprint:
+            return 0
+        rows = sum(entry.rows for entry in self.captions)
+        live, sizes = [old.live for old in self._older], [old.size for old in self._older]
+        return min(merge_segments_from([*live, rows], [*sizes, rows]), len(self._older))
+
+    def _collected(self, replaced: Sequence[IndexSegment], scratch: Path) -> tuple[pa.Table, Vectors]:
+        """Entries sorted by num and their vectors: of the captions made, and what is live in replaced segments."""
+        places: list[tuple[FileEntry, Nums | None]] = [(entry, None) for entry in self.captions]
+        if replaced:
+            new = np.concatenate([self._captions(entry, ["num"]).column("num").to_numpy() for entry in self.captions])
+            live = [read_nums(self.store, old)[~read_deleted(self.store, old)] for old in replaced]
+            places += self._places(np.setdiff1d(np.concatenate(live), np.union1d(new, self.gone)))
+        tables = []
+        with (scratch / "unsorted").open("wb") as unsorted:
+            for entry, rows in places:
+                table = self._captions(entry)
+                table = table if rows is None else table.take(pa.array(rows))
+                tables.append(table.select(self.schema.names))
+                unsorted.write(table.column("embedding").combine_chunks().flatten().to_numpy().data)
+        entries = pa.concat_tables(tables).cast(self.schema)
+        order = np.argsort(entries.column("num").to_numpy(), kind="stable")
+        collected = np.memmap(scratch / "unsorted", np.float32, "r").reshape(len(order), -1)
+        vectors = np.memmap(scratch / "vectors", np.float32, "w+", shape=collected.shape)
+        for start in range(0, len(order), _BLOCK):
+            vectors[start : start + _BLOCK] = collected[order[start : start + _BLOCK]]
+        return entries.take(pa.array(order)), vectors
+
+    def _captions(self, entry: FileEntry, columns: list[str] | None = None) -> pa.Table:
+        return pq.read_table(pa.BufferReader(trusted_bytes(self.store, entry)), columns=columns)
+
+    def _places(self, nums: Nums) -> list[tuple[FileEntry, Nums | None]]:
+        """Captions files of the parent snapshot that hold the captions of ``nums``, and their rows there."""
+        if self.parent is None or not len(nums):
+            return []
+        part = read_parts(self.store, self.parent.parts.get("captions", ()))
+        files = {entry.key: entry for entry in part_entries(part)}
+        stale = set(part.filter(pc.field("fingerprint") != self.fingerprint).column("key").to_pylist())
+        wanted = pc.is_in(pc.field("num"), pa.array(nums))
+        rows = pa.concat_tables(piece.filter(wanted) for piece in OverlayTable(self.store, self.parent.rows).slices())
+        rows = rows.sort_by([("caption_file", "ascending"), ("caption_row", "ascending")])
+        keys, starts = np.unique(rows.column("caption_file").to_numpy(), return_index=True)
+        groups = np.split(rows.column("caption_row").to_numpy().astype(np.int64), starts[1:])
+        places = dict(zip(keys.tolist(), groups, strict=True))
+        if count := sum(len(places[key]) for key in stale & places.keys()):
+            raise JobFailed(
+                f"{count} captions that stay in the bank were embedded with another model; list their sources in this "
+                "build too, or remove them with --prune"
+            )
+        if lost := places.keys() - files.keys():
+            raise BankDamaged(
+                f"captions file {min(lost):016x}: rows refer to it, no manifest part names it; run verify"
+            )
+        return [(files[key], rows) for key, rows in places.items()]
+
+    def _recall(self, built: TunedIndex, kept: Sequence[IndexSegment], nums: Nums, scratch: Path) -> dict[int, float]:
+        """recall@k of the new snapshot's search."""
+        if not kept:
+            return built.recall
+        dead = np.union1d(nums, self.gone)
+        opened = [open_segment(self.store, segment, scratch) for segment in kept]
+        masked = [segment.restricted(~np.isin(segment.entries.nums(), dead)) for segment in opened]
+        return union_recall([*(s for s in masked if s.live), Segment(built.index, Entries(scratch / _ENTRIES))])
+
+    def _published(self, built: TunedIndex, recall: dict[int, float], scratch: Path, generation: int) -> IndexSegment:
+        info = {
+            "kind": built.spec.factory,
+            "metric": "inner_product",
+            "size": built.index.ntotal,
+            "dim": built.index.d,
+            "effort": built.effort,
+            "recall": {str(k): value for k, value in built.recall.items()},
+            "recall_of_all_segments": {str(k): value for k, value in recall.items()},
+            "captions": self.fingerprint,
+        }
+        (scratch / _INFO).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+        suffixes = (_INDEX, _ENTRIES, _INFO)
+        name = hashlib.sha256("".join(file_sha256(scratch / suffix) for suffix in suffixes).encode()).hexdigest()
+        rows = int(built.index.ntotal)
+        index, entries, how = (
+            publish_file(self.store, scratch / suffix, STAGE, suffix, rows, generation, name_digest=name)
+            for suffix in suffixes
+        )
+        return IndexSegment(index, entries, how, None, built.spec.factory, rows, min(recall.values()))
+
+
+def segment_of(receipt: Receipt) -> tuple[IndexSegment, frozenset[str]]:
+    """The segment that an index receipt describes, and the paths of the index files that it replaces."""
+    return IndexSegment.from_json(receipt.info["segment"]), frozenset(receipt.info["replaces"])
