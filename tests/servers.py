@@ -7,6 +7,7 @@ Requests are counted by path.
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from urllib.parse import unquote
 
 
 class VideoServer:
-    """Serves ``folder`` on a free port of 127.0.0.1 while used as a context.
+    """Serves ``folder`` on a free port of 127.0.0.1 while used as a context, over TLS if given a context for it.
 
     Attributes:
         url: address of the folder, without a slash at the end.
@@ -25,7 +26,7 @@ class VideoServer:
         healthy: when set True, every misbehaviour ends and the file itself is served.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
         self.folder = folder
         self.requests: Counter[str] = Counter()
         self.healthy = False
@@ -33,7 +34,9 @@ class VideoServer:
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.owner = self
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> VideoServer:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()

@@ -47,6 +47,12 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "vp9 webm": lambda d: media.numbered_video(
         d / "a.webm", codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8", "crf": "4", "b": "0"}
     ),
+    "hevc mp4": lambda d: media.numbered_video(
+        d / "a.mp4", codec="libx265", height=64, options={"crf": "4", "x265-params": "log-level=0"}
+    ),
+    "av1 mp4": lambda d: media.numbered_video(
+        d / "a.mp4", codec="libsvtav1", height=64, options={"preset": "12", "crf": "10"}
+    ),
     "mpeg2 ts": lambda d: media.numbered_video(d / "a.ts", codec="mpeg2video", options={"qmin": "1", "qmax": "2"}),
 }
 

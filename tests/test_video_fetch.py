@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +165,25 @@ def test_the_name_is_resolved_once_and_the_checked_address_used(
     port = server.url.rpartition(":")[2]
     fetch(f"http://rebinds.example:{port}/a.mp4", tmp_path / "out", options)
     assert asked == ["rebinds.example"]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate by the openssl program")
+def test_https_is_checked_against_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    (tmp_path / "a.mp4").write_bytes(DATA)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with VideoServer(tmp_path, context) as server:
+        named = server.url.replace("127.0.0.1", "localhost")
+        assert failure(f"{named}/a.mp4", tmp_path / "out").code == "tls"
+        monkeypatch.setattr(http, "_tls", lambda: ssl.create_default_context(cafile=str(certificate)))
+        assert failure(f"{server.url}/a.mp4", tmp_path / "out").code == "tls"
+        assert fetch(f"{named}/a.mp4", tmp_path / "out", OPTIONS).path.read_bytes() == DATA
+        slow = dataclasses.replace(OPTIONS, timeout=0.06, retries=0)
+        assert failure(f"{named}/drip/a.mp4", tmp_path / "out", slow).code == "timeout"
 
 
 @pytest.mark.parametrize(

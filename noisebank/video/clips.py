@@ -6,6 +6,8 @@ downloads or decoders, nor on who finishes first.
 
 from __future__ import annotations
 
+import functools
+import os
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -188,7 +190,8 @@ class _Work:
     def _download(self, video: _Video) -> None:
         self._backlog.wait(video.numbers[0])
         span = _span([self._requests[number] for number in video.numbers])
-        fetched = fetch(video.uri, video.path, self._options, *span)
+        with _slots(self._options.concurrency, os.getpid()):
+            fetched = fetch(video.uri, video.path, self._options, *span)
         size = fetched.path.stat().st_size if fetched.path == video.path else 0
         self._backlog.add(size)
         for number in video.numbers:
@@ -209,6 +212,12 @@ class _Work:
         facts.pop("bytes")
         self._backlog.add(len(mp4))
         self._outcomes[number].set_result(Clip(id=request.id, mp4=mp4, **facts))
+
+
+@functools.cache
+def _slots(concurrency: int, pid: int) -> threading.BoundedSemaphore:
+    """The process's downloads, shared by all shards that it works on at once."""
+    return threading.BoundedSemaphore(concurrency)
 
 
 def _span(requests: list[ClipRequest]) -> tuple[int | None, int | None]:

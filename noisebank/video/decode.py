@@ -181,11 +181,14 @@ class _Shaper:
     def shape(self, frame: Any) -> Any:
         """Upright, scaled to cover the clip's size, centre-cropped, square pixels, in the clip's pixel format."""
         key = (frame.width, frame.height, frame.format.name, frame.rotation, frame.colorspace, frame.color_range)
-        if key != self._key:
-            self._key = key
-            self._graph = _graph(frame, self._aspect, self._spec)
-        self._graph.push(frame)
-        shaped = self._graph.pull()
+        try:
+            if key != self._key:
+                self._graph = _graph(frame, self._aspect, self._spec)
+                self._key = key
+            self._graph.push(frame)
+            shaped = self._graph.pull()
+        except (av.FFmpegError, ValueError) as error:
+            raise RowFailure("decode_error", f"a {frame.format.name} picture: {reason(error)}") from error
         shaped.pict_type = av.video.frame.PictureType.NONE
         return shaped
 
