@@ -75,7 +75,7 @@ def test_round_trip_through_the_real_pipeline(adapters, family):
     adapter = adapters[family]
     latents = adapter.encode(clip_of(family))
     assert latents.shape[1:] == adapter.rules.latent_shape(*SHAPES[family])
-    assert 0.7 < latents.std() < 1.4  # as a real VAE's scaling gives
+    assert 0.6 < latents.std() < 1.6  # as a real VAE's scaling gives
     levels, network = adapter.levels(50, tuple(latents.shape[1:])), adapter.network()
     error = {}
     for inverter in ("ddim", "fixed-point"):

@@ -147,7 +147,11 @@ def _invert_batch(
     store: Callable[[torch.Tensor], torch.Tensor],
     network: Network,
 ) -> list[ClipRecord | RowFailure]:
-    """At most ``batch_size`` clips, padded to it with the last one."""
+    """At most ``batch_size`` clips, padded to it with the last one.
+
+    Noise that was found without the network (``diffuse``) makes no promise to give its clip back: its error is measured
+    but does not fail it.
+    """
     count, padding = len(frames), batch_size - len(frames)
     latents = adapter.encode(frames)
     latents = torch.cat([latents, latents[-1:].expand(padding, *latents.shape[1:])])
@@ -162,7 +166,8 @@ def _invert_batch(
         dtype=adapter.dtype,
         generators=[torch.Generator().manual_seed(n) for n in (*numbers, *[numbers[-1]] * padding)],
     )
-    return _records(inversion, latents, levels, network, store, options.max_reconstruction_error)[:count]
+    max_error = options.max_reconstruction_error if inversion.network_calls else float("inf")
+    return _records(inversion, latents, levels, network, store, max_error)[:count]
 
 
 def _records(

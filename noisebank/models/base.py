@@ -264,11 +264,15 @@ def describe_weights(module: torch.nn.Module, tensors: int = 64, values: int = 4
     """What tells two sets of weights apart, whatever their dtype, device and file.
 
     Returns:
-        ``layout``: hash of all names and shapes. ``sample``: the first ``values`` numbers of ``tensors`` tensors spread
-        over the module, to be compared within the rounding of bfloat16.
+        ``layout``: hash of all names and shapes. ``sample``: the norm and ``values`` numbers of each of ``tensors``
+        tensors spread over the module, to be compared within the rounding of bfloat16.
     """
     named = [(name.replace("_orig_mod.", ""), tensor) for name, tensor in module.state_dict().items()]
     layout = hashlib.sha256(json.dumps([[name, list(tensor.shape)] for name, tensor in named]).encode())
-    spread = named[:: max(1, len(named) // tensors)]
-    sample = torch.cat([tensor.detach().flatten()[:values].float().cpu() for _, tensor in spread])
-    return {"layout": layout.hexdigest()[:16], "sample": [float(f"{value:.5g}") for value in sample.tolist()]}
+    sample: list[float] = []
+    for _, tensor in named[:: max(1, len(named) // tensors)]:
+        numbers = tensor.detach().flatten()
+        picked = numbers[:: max(1, len(numbers) // values)][:values].float()
+        norm = torch.linalg.vector_norm(numbers, dtype=torch.float32).view(1)
+        sample += torch.cat([norm, picked]).tolist()
+    return {"layout": layout.hexdigest()[:16], "sample": [float(f"{value:.5g}") for value in sample]}
