@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from ..config import to_mapping
 from ..options import Config
 from ..receipts import find_receipt
 from ..sources import FILE_SHIFT
-from ..storage import FileEntry, Store, publish_file
+from ..storage import FileEntry, Store
+from ..storage.files import data_path
 from .claims import ReceiptName
 from .cut import Task, TaskFile, cut_tasks, tar_tasks
 from .listing import Nums
@@ -109,17 +109,15 @@ def write_partition(
     tables |= {"rows": (reduced.rows, schemas["rows"]), "failures": (reduced.failures, schemas["failures"])}
     folder = f"{FOLDER}/{scan.hash}"
     files = {}
-    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        path = Path(scratch, "table")
-        for name, (table, schema) in tables.items():
-            if table.num_rows:
-                is_task = name in ("clips", "captions") or name.startswith("noise/")
-                with pa.ipc.new_file(path, schema) as writer:
-                    writer.write_table(table.cast(schema), BATCH_ROWS if is_task else _DELTA_BATCH_ROWS)
-                files[name] = publish_file(out, path, folder, ".arrow", table.num_rows)
-        if reduced.locations.num_rows:
-            pq.write_table(_located(reduced.locations, scan, survey), path)
-            files["locations"] = publish_file(out, path, folder, ".parquet", reduced.locations.num_rows)
+    for name, (table, schema) in tables.items():
+        if table.num_rows:
+            is_task = name in ("clips", "captions") or name.startswith("noise/")
+            data = _ipc_file(table.cast(schema), BATCH_ROWS if is_task else _DELTA_BATCH_ROWS)
+            files[name] = _publish(out, data, folder, ".arrow", table.num_rows)
+    if reduced.locations.num_rows:
+        sink = pa.BufferOutputStream()
+        pq.write_table(_located(reduced.locations, scan, survey), sink)
+        files["locations"] = _publish(out, sink.getvalue(), folder, ".parquet", reduced.locations.num_rows)
     tars = {f"noise/{name}": _runs(table) for name, table in reduced.noise.items()}
     return PartitionFiles(partition, files, tars, reduced.counts, reduced.sources, reduced.receipts)
 
@@ -176,6 +174,28 @@ def assemble(
         locations=_files(ordered, "locations"),
         claimed=tuple((name.stage, name.inputs) for name in claimed),
     )
+
+
+def _ipc_file(table: pa.Table, batch_rows: int) -> pa.Buffer:
+    """An Arrow IPC file, made in a buffer of just its size."""
+    size = pa.MockOutputStream()
+    _write_ipc(table, batch_rows, size)
+    buffer = pa.allocate_buffer(size.size())
+    _write_ipc(table, batch_rows, pa.FixedSizeBufferWriter(buffer))
+    return buffer
+
+
+def _write_ipc(table: pa.Table, batch_rows: int, sink: pa.NativeFile) -> None:
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, batch_rows)
+
+
+def _publish(out: Store, data: pa.Buffer, folder: str, suffix: str, rows: int) -> FileEntry:
+    """Writes a small file under the name that its content gives it."""
+    digest = hashlib.sha256(data).hexdigest()
+    entry = FileEntry(data_path(folder, digest, suffix), data.size, digest, rows)
+    out.put(entry.path, memoryview(data))
+    return entry
 
 
 def _files(partitions: Sequence[PartitionFiles], name: str) -> tuple[FileEntry, ...]:

@@ -118,8 +118,8 @@ class Difference:
             live if self.rules.prune else live & np.isin(self.known["source"], np.array(self.rules.sources, np.uint32))
         )
         invalid = self.listing.table.column("num").to_numpy()[self.listing.invalid]
-        wanted = np.concatenate([self.nums, invalid])
-        self.removed: Mask = ours & ~np.isin(self.known["num"], wanted)
+        listed = matches(self.nums, self.known["num"])[1] | matches(np.sort(invalid), self.known["num"])[1]
+        self.removed: Mask = ours & ~listed
         """One entry a *known* row."""
 
     def _clips_work(self) -> Work:

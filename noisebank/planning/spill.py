@@ -7,6 +7,8 @@ it knows the schema.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,19 +47,29 @@ def spill(store: Store, key: str, table: pa.Table, bits: int) -> list[tuple[int,
     counts = np.bincount(partitions, minlength=1 << bits)
     stops = np.cumsum(counts)
     pieces = []
-    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        path = Path(scratch, "spill")
-        with path.open("wb") as file:
-            for partition in np.flatnonzero(counts).tolist():
-                rows = table.slice(stops[partition] - counts[partition], counts[partition])
-                offset = file.tell()
-                for batch in rows.to_batches():
-                    file.write(batch.serialize())
-                pieces.append((partition, Piece(key, offset, file.tell() - offset)))
-        store.upload(path, key)
+    with _writing(store, key) as path, path.open("wb") as file:
+        for partition in np.flatnonzero(counts).tolist():
+            rows = table.slice(stops[partition] - counts[partition], counts[partition])
+            (batch,) = rows.to_batches()
+            offset = file.tell()
+            file.write(batch.serialize())
+            pieces.append((partition, Piece(key, offset, file.tell() - offset)))
     return pieces
 
 
 def read_piece(store: Store, piece: Piece, schema: pa.Schema) -> pa.RecordBatch:
     """The batch at a place in a spill file."""
     return pa.ipc.read_record_batch(pa.py_buffer(store.read_range(piece.key, piece.offset, piece.length)), schema)
+
+
+@contextmanager
+def _writing(store: Store, key: str) -> Iterator[Path]:
+    """A path to write ``key`` at: its own where the store is local, for nobody reads it before it is named."""
+    path = store.local_path(key)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
+        yield Path(scratch, "spill")
+        store.upload(Path(scratch, "spill"), key)
