@@ -145,7 +145,7 @@ def _check_expired(store: Store, base: Snapshot | None, delta: Delta) -> None:
     if base is None:
         return
     index_files = delta.index.files if delta.index else ()
-    files = [*(entry for receipt in delta.receipts for entry in receipt.files), *index_files]
+    files = {*(entry for receipt in delta.receipts for entry in receipt.files), *index_files}
     oldest = min((entry.generation for entry in files), default=base.vacuum)
     lists = [entry for entry in base.expired if entry.generation > oldest]
     expired = read_expired(store, lists)

@@ -170,6 +170,15 @@ def snapshot_path(number: int) -> str:
     return f"{FOLDER}/{number:0{_DIGITS}}{_SUFFIX}"
 
 
+def snapshot_number(path: str) -> int:
+    """The number of the snapshot stored at ``path``.
+
+    >>> snapshot_number("snapshots/00000003.json")
+    3
+    """
+    return int(path.removeprefix(f"{FOLDER}/").removesuffix(_SUFFIX))
+
+
 def snapshot_numbers(store: Store, after: int = 0) -> list[int]:
     """The numbers of all snapshots later than ``after``, expired ones included, ascending."""
     names = [path.removeprefix(f"{FOLDER}/") for path in store.list(FOLDER, after=snapshot_path(after))]

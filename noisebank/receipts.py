@@ -74,11 +74,14 @@ class Receipt:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Receipt:
-        """From the document ``data``; BankDamaged names the file ``name`` if it differs from its digest."""
+        """From the document ``data``; BankDamaged names the file ``name`` if it is damaged."""
         document = unseal(data, name)
-        document["files"] = tuple(FileEntry.from_json(entry) for entry in document["files"])
-        document["failures"] = tuple(Failure(**failure) for failure in document["failures"])
-        return cls(**document)
+        try:
+            document["files"] = tuple(FileEntry.from_json(entry) for entry in document["files"])
+            document["failures"] = tuple(Failure(**failure) for failure in document["failures"])
+            return cls(**document)
+        except (KeyError, TypeError) as error:
+            raise BankDamaged(f"{name}: not a receipt ({error!r})") from error
 
 
 def receipt_path(stage: str, inputs: str) -> str:

@@ -1,0 +1,230 @@
+"""Vacuum: removes the files that no kept snapshot refers to, as a commit of its own.
+
+It commits a snapshot that lists what is about to be deleted, and only then deletes. Writers compare what they publish
+with those lists, so that a file taken between its adoption and its commit is noticed and made again; and files written
+later carry the vacuum's number in their names, so that a deletion that comes late never hits a new file. A vacuum that
+was killed halfway is finished by the next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .commit import read_expired
+from .describe import snapshot_files
+from .errors import BankDamaged, ConfigError, SnapshotExpired
+from .layout import is_ours, is_work
+from .manifest import FOLDER, Snapshot, expired_stub, read_snapshot, snapshot_number
+from .parts import read_parts
+from .receipts import Receipt, receipt_path
+from .storage import Store, StoredFile, publish_bytes
+
+UNPUBLISHED_SECONDS = 7 * 24 * 3600.0
+"""How long what no snapshot has published yet is left alone: it may belong to a running or interrupted build."""
+
+_DELETERS = 16
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """What a vacuum removed, or would remove.
+
+    Args:
+        snapshot: the newest now: the vacuum's own, or the one before if there was nothing to do or it was a dry run.
+        expired: numbers of the snapshots that can no longer be opened.
+        files: paths of the files removed.
+        bytes: of them.
+    """
+
+    snapshot: Snapshot
+    expired: tuple[int, ...]
+    files: tuple[str, ...]
+    bytes: int
+
+
+def vacuum(
+    store: Store, keep: int = 1, *, dry_run: bool = False, unpublished_seconds: float = UNPUBLISHED_SECONDS
+) -> Vacuumed:
+    """Expires all but the newest snapshots and removes every file that no kept one refers to.
+
+    Finished shards that no snapshot has published yet, and open plans, stay until they are old.
+
+    Args:
+        store: the bank.
+        keep: how many snapshots stay readable, the vacuum's own included.
+        dry_run: only say what would go.
+        unpublished_seconds: age from which unpublished work goes too.
+
+    Raises:
+        BankNotFound: there is no bank.
+        ConfigError: ``keep`` is less than 1.
+    """
+    if keep < 1:
+        raise ConfigError(f"keep: {keep} is not allowed; at least 1 (the newest snapshot always stays)")
+    before = time.time() - unpublished_seconds
+    while True:
+        base = read_snapshot(store)
+        if not dry_run:
+            finish_vacuum(store, base)
+        readable = _readable(store, base)
+        kept, expiring = [base, *readable[1 : keep - 1]], readable[keep - 1 :]
+        garbage, receipts = _garbage(store, kept, expiring, before)
+        if not garbage and not receipts and len(readable) <= keep:
+            return Vacuumed(base, (), (), 0)
+        numbers = tuple(snapshot.number for snapshot in expiring)
+        removed = tuple(sorted(file.key for file in (*garbage, *receipts)))
+        size = sum(file.bytes for file in (*garbage, *receipts))
+        if dry_run:
+            return Vacuumed(base, numbers, removed, size)
+        snapshot = _snapshot(store, base, [*(old.path for old in expiring), *(file.key for file in garbage)])
+        if store.commit(snapshot.path, snapshot.to_bytes()):
+            finish_vacuum(store, snapshot)
+            for file in receipts:
+                store.delete(file.key)
+            store.sweep(before)
+            return Vacuumed(snapshot, numbers, removed, size)
+
+
+def finish_vacuum(store: Store, snapshot: Snapshot) -> None:
+    """Deletes what the vacuums up to ``snapshot`` have listed and is still there.
+
+    Expired snapshots go first, and leave a stub that keeps their number taken.
+    """
+    present = read_expired(store, snapshot.expired) & {file.key for file in store.scan()}
+    snapshots = sorted(path for path in present if path.startswith(f"{FOLDER}/"))
+    for path in snapshots:
+        _leave_stub(store, path, snapshot.number)
+    with ThreadPoolExecutor(_DELETERS) as pool:
+        list(pool.map(store.delete, present.difference(snapshots)))
+
+
+def _leave_stub(store: Store, path: str, by: int) -> None:
+    try:
+        old = read_snapshot(store, snapshot_number(path))
+    except SnapshotExpired:
+        return
+    store.put(path, expired_stub(old, by))
+
+
+def _readable(store: Store, base: Snapshot) -> list[Snapshot]:
+    """``base`` and all snapshots before it that have not expired, newest first."""
+    readable = [base]
+    for number in reversed(range(1, base.number)):
+        try:
+            readable.append(read_snapshot(store, number))
+        except SnapshotExpired:
+            continue
+    return readable
+
+
+def _snapshot(store: Store, base: Snapshot, paths: list[str]) -> Snapshot:
+    """The vacuum's own snapshot: the content of ``base``, and one more list of what is expired."""
+    number = base.number + 1
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"path": pa.array(paths, pa.string())}), sink, compression="zstd")
+    listed = publish_bytes(store, sink.getvalue().to_pybytes(), "expired", ".parquet", len(paths), number)
+    return dataclasses.replace(
+        base,
+        number=number,
+        uuid=uuid.uuid4().hex,
+        parent=base.number,
+        operation="vacuum",
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        run_id=f"vacuum-{uuid.uuid4().hex}",
+        counts={},
+        touched=None,
+        vacuum=number,
+        expired=(*base.expired, listed),
+    )
+
+
+def _garbage(
+    store: Store, kept: list[Snapshot], expiring: list[Snapshot], before: float
+) -> tuple[list[StoredFile], list[StoredFile]]:
+    """What may go: files that only expiring snapshots refer to, old leftovers that none does; and their receipts.
+
+    Finished shards that nobody has published stay as long as one of them is younger than ``before``: their build may
+    still be running. (Receipts are not listed in the vacuum's snapshot: their names come back when a shard is made
+    again, and one whose files are gone counts for nothing.)
+    """
+    wanted = {entry.path for snapshot in kept for entry in snapshot_files(store, snapshot)}
+    wanted |= {path for snapshot in kept for path in _receipt_paths(store, snapshot)}
+    dropped = {path for snapshot in expiring for path in _all_paths(store, snapshot)} - wanted
+    present = [file for file in store.scan() if is_ours(file.key) and not file.key.startswith(f"{FOLDER}/")]
+    data = [file for file in present if not is_work(file.key) and file.key not in wanted]
+    unpublished, outdated = {}, []
+    for file in data:
+        receipt = _receipt(store, file.key)
+        if receipt is None:
+            continue
+        paths = {entry.path for entry in receipt.files}
+        if paths and paths <= wanted:
+            wanted.add(file.key)
+        elif paths & dropped:
+            outdated.append(file)
+        else:
+            unpublished[file] = paths
+    is_active = any(file.modified >= before for file in unpublished)
+    if is_active:
+        wanted = wanted.union({file.key for file in unpublished}, *unpublished.values())
+    old = [file for file in unpublished if file.key not in wanted]
+    receipts = {*outdated, *old}
+    garbage = [
+        file
+        for file in data
+        if file.key not in wanted and file not in receipts and (file.key in dropped or file.modified < before)
+    ]
+    garbage += _old_work([file for file in present if is_work(file.key)], kept, expiring, before, is_active)
+    return garbage, sorted(receipts, key=lambda file: file.key)
+
+
+def _old_work(
+    files: list[StoredFile], kept: list[Snapshot], expiring: list[Snapshot], before: float, is_active: bool
+) -> list[StoredFile]:
+    """Plans that expiring snapshots carried out, and old ones; the newest open one stays while work is going on."""
+    published, done = {s.plan for s in kept}, {s.plan for s in expiring}
+    groups: dict[str, list[StoredFile]] = {}
+    for file in files:
+        groups.setdefault("/".join(file.key.split("/")[:2]), []).append(file)
+    age = {name: max(file.modified for file in group) for name, group in groups.items()}
+    plans = [name for name in groups if name.startswith("plans/") and name[6:] not in published | done]
+    running = max(plans, key=lambda name: age[name], default="") if is_active else ""
+    return [
+        file
+        for name, group in groups.items()
+        if name != running and name[6:] not in published and (name[6:] in done or age[name] < before)
+        for file in group
+    ]
+
+
+def _receipt(store: Store, key: str) -> Receipt | None:
+    """The receipt of this name, or None if the file is something else (``index/*.json`` may be either) or damaged."""
+    if not key.endswith(".json"):
+        return None
+    try:
+        return Receipt.from_bytes(store.read(key), key)
+    except (BankDamaged, FileNotFoundError):
+        return None
+
+
+def _receipt_paths(store: Store, snapshot: Snapshot) -> set[str]:
+    """Where the receipts of the data files of a snapshot are."""
+    parts = [read_parts(store, entries) for entries in snapshot.parts.values()]
+    names = [zip(*(part.column(name).to_pylist() for name in ("stage", "inputs")), strict=True) for part in parts]
+    return {receipt_path(stage, inputs) for group in names for stage, inputs in group}
+
+
+def _all_paths(store: Store, snapshot: Snapshot) -> set[str]:
+    """The files and receipts of a snapshot that is to expire; only those of its own JSON if its parts are damaged."""
+    try:
+        return {entry.path for entry in snapshot_files(store, snapshot)} | _receipt_paths(store, snapshot)
+    except BankDamaged:
+        return {entry.path for entry in snapshot.own_files}
