@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,8 +16,7 @@ from ..config import to_mapping
 from ..options import Config
 from ..receipts import find_receipt
 from ..sources import FILE_SHIFT
-from ..storage import FileEntry, Store
-from ..storage.files import data_path
+from ..storage import FileEntry, Store, publish_bytes
 from .claims import ReceiptName
 from .cut import Task, TaskFile, cut_tasks, tar_tasks
 from .listing import Nums
@@ -113,11 +112,11 @@ def write_partition(
         if table.num_rows:
             is_task = name in ("clips", "captions") or name.startswith("noise/")
             data = _ipc_file(table.cast(schema), BATCH_ROWS if is_task else _DELTA_BATCH_ROWS)
-            files[name] = _publish(out, data, folder, ".arrow", table.num_rows)
+            files[name] = publish_bytes(out, memoryview(data), folder, ".arrow", table.num_rows)
     if reduced.locations.num_rows:
-        sink = pa.BufferOutputStream()
+        sink = io.BytesIO()
         pq.write_table(_located(reduced.locations, scan, survey), sink)
-        files["locations"] = _publish(out, sink.getvalue(), folder, ".parquet", reduced.locations.num_rows)
+        files["locations"] = publish_bytes(out, sink.getvalue(), folder, ".parquet", reduced.locations.num_rows)
     tars = {f"noise/{name}": _runs(table) for name, table in reduced.noise.items()}
     return PartitionFiles(partition, files, tars, reduced.counts, reduced.sources, reduced.receipts)
 
@@ -188,14 +187,6 @@ def _ipc_file(table: pa.Table, batch_rows: int) -> pa.Buffer:
 def _write_ipc(table: pa.Table, batch_rows: int, sink: pa.NativeFile) -> None:
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, batch_rows)
-
-
-def _publish(out: Store, data: pa.Buffer, folder: str, suffix: str, rows: int) -> FileEntry:
-    """Writes a small file under the name that its content gives it."""
-    digest = hashlib.sha256(data).hexdigest()
-    entry = FileEntry(data_path(folder, digest, suffix), data.size, digest, rows)
-    out.put(entry.path, memoryview(data))
-    return entry
 
 
 def _files(partitions: Sequence[PartitionFiles], name: str) -> tuple[FileEntry, ...]:

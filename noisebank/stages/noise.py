@@ -116,7 +116,7 @@ def make_noise_shard(
             if isinstance(failure, RowFailure)
         )
         files: tuple[FileEntry, ...] = ()
-        info: dict[str, Any] = {"batch_size": run.batch_size}
+        info: dict[str, Any] = {"tar": tar, "batch_size": run.batch_size}
         if good:
             noise = torch.stack([record.noise for _, record in good])
             shape = (noise.shape[1], noise.shape[2], noise.shape[3], noise.shape[4])

@@ -61,7 +61,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Writes ``data``; readers see all of it or what was there before."""
 
     @abstractmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,12 +99,15 @@ def publish_file(
     return entry
 
 
-def publish_bytes(store: Store, data: bytes, folder: str, suffix: str, rows: int, generation: int = 0) -> FileEntry:
+def publish_bytes(
+    store: Store, data: bytes | memoryview, folder: str, suffix: str, rows: int, generation: int = 0
+) -> FileEntry:
     """:func:`publish_file` for small content in memory."""
-    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        path = Path(scratch, "content")
-        path.write_bytes(data)
-        return publish_file(store, path, folder, suffix, rows, generation)
+    digest = hashlib.sha256(data).hexdigest()
+    entry = FileEntry(data_path(folder, digest, suffix, generation), len(data), digest, rows)
+    if not is_intact(store, entry):
+        store.put(entry.path, data)
+    return entry
 
 
 def is_intact(store: Store, entry: FileEntry) -> bool:

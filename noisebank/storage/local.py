@@ -48,7 +48,7 @@ class LocalStore(Store):
         _sync_folder(path.parent)
         return True
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         self._replace(key, lambda file: file.write(data))
 
     def upload(self, path: Path, key: str) -> None:

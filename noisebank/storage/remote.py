@@ -73,7 +73,7 @@ class RemoteStore(Store):
             return self.read(key) == data
         return True
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         obstore.put(self.client, checked_key(key), data, use_multipart=False)
 
     def upload(self, path: Path, key: str) -> None:
