@@ -1,0 +1,194 @@
+"""How exactly each inverter inverts, family by family, and what its stopping rule costs. Prints markdown.
+
+``python -m benchmarks.roundtrip`` makes a small model of every family and prints the table of docs/inversion.md: video
+-> latents -> noise -> the pipeline's own ``__call__`` -> latents. ``--frontier`` prints error against network calls for
+tolerances and fixed schedules, on untrained and briefly trained networks in three precisions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from noisebank.inversion import Inversion, Levels, Network, invert, reconstruct, relative_error
+from noisebank.models import ModelAdapter, from_pipeline, load_model, pipeline_inputs
+from noisebank.models.small import make_small_model, smooth_clip
+
+STEPS = 50
+SHAPES = {
+    "modelscope": (16, 64, 64),
+    "animatediff": (16, 64, 64),
+    "stable-diffusion": (1, 64, 64),
+    "cogvideox": (9, 64, 64),
+    "wan": (9, 64, 64),
+    "ltx": (9, 64, 96),
+}
+
+
+def main() -> None:
+    """Parse the arguments and print one of the two tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frontier", action="store_true", help="error against calls instead of the families' table")
+    arguments = parser.parse_args()
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as scratch:
+        for line in (frontier if arguments.frontier else families)(Path(scratch)):
+            print(line, flush=True)
+
+
+def families(scratch: Path) -> Iterator[str]:
+    """The table of families: relative error of the latents given back, and network calls, T = 50, float32."""
+    columns = [
+        "family",
+        "prediction",
+        "ddim",
+        "diffusers' inverse scheduler",
+        "fixed-point",
+        "calls",
+        "float16",
+        "int8",
+    ]
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
+    for family, shape in SHAPES.items():
+        adapter = load_model(str(make_small_model(family, scratch / family)))
+        latents = adapter.encode(smooth_clip(*shape, seed=1)[None])
+        levels, network = adapter.levels(STEPS, tuple(latents.shape[1:])), adapter.network()
+        ddim = invert(network, latents, levels, "ddim").noise
+        found = invert(network, latents, levels)
+        cells = [
+            family,
+            levels.prediction_type,
+            _error(adapter, ddim, latents),
+            _error(adapter, noise, latents) if (noise := library_inversion(adapter, latents)) is not None else "-",
+            _error(adapter, found.noise, latents),
+            str(found.network_calls),
+            _error(adapter, found.noise.half().float(), latents),
+            _error(adapter, int8(found.noise), latents),
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _error(adapter: ModelAdapter, noise: torch.Tensor, latents: torch.Tensor) -> str:
+    """Relative error of what the pipeline's own ``__call__`` makes of ``noise`` for the empty prompt."""
+    shape, conditioning = tuple(latents.shape[1:]), adapter.conditioning("")
+    mask = conditioning.get("encoder_attention_mask")
+    output = adapter.pipe(
+        prompt_embeds=conditioning["encoder_hidden_states"],
+        **({} if mask is None else {"prompt_attention_mask": mask}),
+        **pipeline_inputs(adapter.describe(STEPS, shape), noise),
+        num_inference_steps=STEPS,
+        guidance_scale=1.0,
+        output_type="latent",
+        return_dict=False,
+    )[0]
+    return f"{relative_error(from_pipeline(output, adapter.layout, shape), latents).item():.1e}"
+
+
+def int8(noise: torch.Tensor) -> torch.Tensor:
+    """Noise as int8 with one scale a channel and frame gives it back."""
+    scale = noise.abs().amax(dim=(3, 4), keepdim=True) / 127
+    return (noise / scale).round().clamp(-127, 127) * scale
+
+
+def library_inversion(adapter: ModelAdapter, latents: torch.Tensor) -> torch.Tensor | None:
+    """A plain loop over diffusers' ``DDIMInverseScheduler``, where it applies (it knows no flow matching)."""
+    from diffusers import DDIMInverseScheduler
+
+    if adapter.scheduler_class == "FlowMatchEulerDiscreteScheduler":
+        return None
+    scheduler = DDIMInverseScheduler.from_config(adapter.pipe.scheduler.config)
+    scheduler.set_timesteps(STEPS)
+    network = adapter.network()
+    with torch.inference_mode():
+        for timestep in scheduler.timesteps:
+            prediction = network(latents, timestep.expand(len(latents)))
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+    return latents
+
+
+def frontier(scratch: Path) -> Iterator[str]:
+    """Error against calls of ``fixed-point`` for stopping rules, networks and precisions (images, T = 50)."""
+    folder = str(make_small_model("stable-diffusion", scratch / "stable-diffusion"))
+    trained = train_briefly(load_model(folder)).pipe.unet.state_dict()
+    rules = list(_rules())
+    yield f"| network | precision | {' | '.join(name for name, _ in rules)} |"
+    yield "|---" * (len(rules) + 2) + "|"
+    for weights, state in (("untrained", None), ("trained briefly", trained)):
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            adapter = load_model(folder, dtype=dtype)
+            if state is not None:
+                adapter.pipe.unet.load_state_dict(state)
+            latents = adapter.encode(torch.stack([smooth_clip(1, 64, 64, seed) for seed in range(4)]))
+            levels, network = adapter.levels(STEPS, tuple(latents.shape[1:])), adapter.network()
+            cells = [_frontier_cell(rule(network, latents, levels), network, latents, levels) for _, rule in rules]
+            yield f"| {weights} | {str(dtype).removeprefix('torch.')} | {' | '.join(cells)} |"
+
+
+Rule = Callable[[Network, torch.Tensor, Levels], Inversion]
+
+
+def _rules() -> Iterator[tuple[str, Rule]]:
+    def fixed_point(**options: Any) -> Rule:
+        return lambda network, latents, levels: invert(network, latents, levels, **options)
+
+    yield "ddim", fixed_point(inverter="ddim")
+    yield "warm start only", fixed_point(max_iterations=1)
+    for tolerance in (1e-2, 3e-3, 1e-3, 1e-4):
+        yield f"tolerance {tolerance:g}", fixed_point(tolerance=tolerance)
+    yield "6 calls where t <= 100", _fixed_schedule
+    yield "5 calls everywhere", lambda network, latents, levels: _scheduled(network, latents, levels, lambda t: 5)
+
+
+def _fixed_schedule(network: Network, latents: torch.Tensor, levels: Levels) -> Inversion:
+    return _scheduled(network, latents, levels, lambda timestep: 6 if timestep <= 100 else 1)
+
+
+def _scheduled(network: Network, latents: torch.Tensor, levels: Levels, calls_at: Callable[[float], int]) -> Inversion:
+    """Warm-started iteration with a given number of calls a step, whatever the residual."""
+    scale, gain = (values.float() for values in levels.coefficients())
+    calls, direction = 0, None
+    with torch.inference_mode():
+        for step in reversed(range(len(levels))):
+            timestep = levels.timesteps[step]
+            estimate = latents if direction is None else scale[step] * latents + gain[step] * direction
+            for _ in range(calls_at(float(timestep))):
+                direction = network(estimate, timestep.expand(len(latents)))
+                estimate = scale[step] * latents + gain[step] * direction
+                calls += 1
+            latents = estimate
+    none = torch.zeros(len(latents), dtype=torch.int64)
+    return Inversion(latents, calls, none + calls, torch.zeros(len(levels), len(latents)), none)
+
+
+def _frontier_cell(inversion: Inversion, network: Network, latents: torch.Tensor, levels: Levels) -> str:
+    error = relative_error(reconstruct(network, inversion.noise, levels), latents).mean().item()
+    return f"{error:.1e} ({inversion.calls.float().mean().item():.0f})"
+
+
+def train_briefly(adapter: ModelAdapter, steps: int = 400) -> ModelAdapter:
+    """Train the network on the noise of smooth clips for seconds: enough to stop being random."""
+    torch.manual_seed(0)
+    unet, scheduler = adapter.pipe.unet.train().requires_grad_(True), adapter.pipe.scheduler
+    latents = adapter.encode(torch.stack([smooth_clip(1, 64, 64, seed) for seed in range(100, 132)])).clone().squeeze(2)
+    embeds = adapter.conditioning("")["encoder_hidden_states"].clone()
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3)
+    for _ in range(steps):
+        noise, timesteps = torch.randn_like(latents), torch.randint(0, 1000, (len(latents),))
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        prediction = unet(noisy, timesteps, embeds.expand(len(latents), -1, -1), return_dict=False)[0]
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(prediction, noise).backward()
+        optimizer.step()
+    unet.eval().requires_grad_(False)
+    return adapter
+
+
+if __name__ == "__main__":
+    main()
