@@ -216,8 +216,8 @@ def _check(config: Config) -> None:
             raise ConfigError(f"sources[{i}].path: at least one file is wanted")
     if config.clips.fps is None and config.clips.frame_stride is None:
         raise ConfigError("clips.frame_stride: one of frame_stride and fps is wanted")
-    if config.clips.pixel_format == "yuv420p" and any(side % 2 for side in config.clips.height_width):
-        raise ConfigError(f"clips.size: {config.clips.size} is not allowed; yuv420p needs even sides")
+    if any(side % 16 for side in config.clips.height_width):
+        raise ConfigError(f"clips.size: {config.clips.size} is not allowed; sides are multiples of 16 (H.264's blocks)")
     for noise in config.noise:
         if noise.frames is not None and noise.frames > config.clips.frames:
             raise ConfigError(

@@ -21,6 +21,7 @@ CLIPS = pa.schema(
         ("frames", pa.int32()),
         ("height", pa.int32()),
         ("width", pa.int32()),
+        ("fps", pa.float64()),
         ("source_fps", pa.float64()),
         ("source_height", pa.int32()),
         ("source_width", pa.int32()),

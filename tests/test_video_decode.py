@@ -130,12 +130,12 @@ def clip_of(path: Path, **changes: object) -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_rotation_in_the_metadata_is_honoured(tmp_path: Path, degrees: int) -> None:
-    upright = quadrants(64, 48)
+    upright = quadrants(96, 64)
     stored = np.rot90(upright, degrees // 90)  # counter-clockwise; the metadata say: turn it back clockwise
     path = media.write_video(tmp_path / "a.mp4", [stored] * 10)
     set_rotation(path, degrees)
-    frames = clip_of(path, frames=3, height=64, width=48)
-    assert frames.shape == (3, 64, 48, 3)
+    frames = clip_of(path, frames=3, height=96, width=64)
+    assert frames.shape == (3, 96, 64, 3)
     np.testing.assert_allclose(corners(frames[1]), corners(upright), atol=4)
 
 

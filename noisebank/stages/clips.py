@@ -99,7 +99,7 @@ def _samples(
             continue
         facts = {
             name: getattr(clip, name)
-            for name in ("sha256", "frames", "height", "width", "source_fps", "source_height", "source_width")
+            for name in ("sha256", "frames", "height", "width", "fps", "source_fps", "source_height", "source_width")
         }
         entries.append(entry | facts | {"clip_row": good})
         good += 1

@@ -11,10 +11,10 @@ from ..errors import RowFailure
 
 
 def decode_mp4(mp4: bytes) -> npt.NDArray[np.uint8]:
-    """The frames of a clip made by :func:`.encode.encode_mp4`, decoded in this process by one thread.
+    """The frames of a clip made by :func:`.encode.encode_mp4`, decoded by decord in this process by one thread.
 
     Args:
-        mp4: the file.
+        mp4: the file; its sides are multiples of 16 (decord 0.6 miscounts the bytes of some other rows).
 
     Returns:
         uint8 RGB ``[F, H, W, 3]``.
@@ -22,12 +22,12 @@ def decode_mp4(mp4: bytes) -> npt.NDArray[np.uint8]:
     Raises:
         RowFailure: ``decode_error``, when the bytes are no such file.
     """
-    import av
+    import decord
 
+    decord.logging.set_level(decord.logging.QUIET)
     try:
-        with av.open(io.BytesIO(mp4), format="mp4") as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
-    except (av.FFmpegError, IndexError, ValueError) as error:
-        raise RowFailure("decode_error", f"not a clip of ours: {error}") from error
+        reader = decord.VideoReader(io.BytesIO(mp4), ctx=decord.cpu(0), num_threads=1)
+        frames: npt.NDArray[np.uint8] = reader.get_batch(range(len(reader))).asnumpy()
+    except (decord.DECORDError, RuntimeError) as error:
+        raise RowFailure("decode_error", f"not a clip of ours: {str(error).splitlines()[0]}") from error
+    return frames
