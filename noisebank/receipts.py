@@ -124,6 +124,14 @@ def find_receipt(store: Store, stage: str, inputs: str) -> Receipt | None:
     return receipt
 
 
+def read_receipt(store: Store, path: str) -> Receipt | None:
+    """The receipt stored at ``path``; None if it is gone, damaged or something else (``index/*.json`` may be either)."""
+    try:
+        return Receipt.from_bytes(store.read(path), path)
+    except (BankDamaged, FileNotFoundError):
+        return None
+
+
 def finish(store: Store, receipt: Receipt) -> Receipt:
     """Records ``receipt``, whose files are stored; returns the one that counts: this, or an earlier attempt's."""
     while not store.commit(receipt.path, receipt.to_bytes()):

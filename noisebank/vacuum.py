@@ -24,7 +24,7 @@ from .errors import BankDamaged, ConfigError, SnapshotExpired
 from .layout import is_ours, is_work
 from .manifest import FOLDER, Snapshot, expired_stub, read_snapshot, snapshot_number
 from .parts import read_parts
-from .receipts import Receipt, receipt_path
+from .receipts import read_receipt, receipt_path
 from .storage import Store, StoredFile, publish_bytes
 
 UNPUBLISHED_SECONDS = 7 * 24 * 3600.0
@@ -162,7 +162,7 @@ def _garbage(
     data = [file for file in present if not is_work(file.key) and file.key not in wanted]
     unpublished, outdated = {}, []
     for file in data:
-        receipt = _receipt(store, file.key)
+        receipt = read_receipt(store, file.key) if file.key.endswith(".json") else None
         if receipt is None:
             continue
         paths = {entry.path for entry in receipt.files}
@@ -203,16 +203,6 @@ def _old_work(
         if name != running and name[6:] not in published and (name[6:] in done or age[name] < before)
         for file in group
     ]
-
-
-def _receipt(store: Store, key: str) -> Receipt | None:
-    """The receipt of this name, or None if the file is something else (``index/*.json`` may be either) or damaged."""
-    if not key.endswith(".json"):
-        return None
-    try:
-        return Receipt.from_bytes(store.read(key), key)
-    except (BankDamaged, FileNotFoundError):
-        return None
 
 
 def _receipt_paths(store: Store, snapshot: Snapshot) -> set[str]:

@@ -1,0 +1,164 @@
+"""Repair: a new snapshot without the damaged shards, so that the next build makes exactly those again.
+
+What cannot be made again from the sources (the tables of rows, the manifest parts) is not touched: that needs a copy or
+an earlier snapshot.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .commit import commit
+from .delta import CommitInfo, Delta
+from .errors import BankDamaged
+from .index_deletions import Nums, read_deleted, read_nums
+from .manifest import IndexSegment, Snapshot
+from .parts import read_parts
+from .receipts import read_receipt, receipt_path
+from .status import Status
+from .storage import Store
+from .tables import OverlayTable
+from .verify import Report
+
+Keys = npt.NDArray[np.uint64]
+_FOREIGN = "foreign"
+
+
+@dataclass
+class _Loss:
+    """What is damaged: keys of data files by kind, and index segments."""
+
+    files: dict[str, Keys] = field(default_factory=dict)
+    index: list[IndexSegment] = field(default_factory=list)
+    receipts: set[str] = field(default_factory=set)
+
+    def keys(self, *kinds: str) -> Keys:
+        """The damaged files of these kinds."""
+        return np.concatenate([np.zeros(0, np.uint64), *(self.files[kind] for kind in kinds if kind in self.files)])
+
+
+def repair(store: Store, report: Report) -> Snapshot:
+    """Commits a snapshot without what ``report`` (of the newest snapshot) found damaged.
+
+    Rows of a damaged tar or sidecar lose their clip, rows of damaged captions (or of a damaged index) their caption,
+    rows of a damaged noise file their record; the rest of them stays. The receipts of the damaged files are removed.
+    Foreign files are left alone.
+
+    Returns:
+        The new snapshot, or the present one if nothing in it is damaged.
+
+    Raises:
+        BankDamaged: something is damaged that the sources do not give back; names it.
+        SnapshotConflict: another writer changed some of the same clips meanwhile; verify again.
+    """
+    damaged = {damage.path for damage in report.damaged if not damage.reason.startswith(_FOREIGN)}
+    snapshot = report.snapshot
+    if snapshot is None:
+        raise BankDamaged(f"{', '.join(sorted(damaged))}: cannot be repaired; restore it from a copy")
+    if not damaged:
+        return snapshot
+    loss = _loss(store, snapshot, damaged)
+    for path in sorted(loss.receipts):
+        store.delete(path)
+    delta = Delta(
+        rows=_rows(store, snapshot, loss),
+        records={name: _records(store, snapshot, name, loss.keys(f"noise/{name}")) for name in snapshot.records},
+        replaces=frozenset(segment.index.path for segment in loss.index),
+    )
+    return commit(store, snapshot, delta, CommitInfo(run_id=f"repair-{uuid.uuid4().hex}", operation="repair"))
+
+
+def _loss(store: Store, snapshot: Snapshot, damaged: set[str]) -> _Loss:
+    """Sorts the damaged paths by what they hold.
+
+    Raises:
+        BankDamaged: one of them is neither a data file nor part of the index.
+    """
+    own = {snapshot.path, *(entry.path for entry in snapshot.own_files)}
+    loss = _Loss(index=[s for s in snapshot.index if damaged & {file.path for file in s.files}])
+    left = damaged - {file.path for segment in loss.index for file in segment.files}
+    if beyond := sorted(left & own):
+        raise BankDamaged(
+            f"{', '.join(beyond)}: cannot be made again from the sources; restore it from a copy, or go on from an "
+            "earlier snapshot that verifies"
+        )
+    for kind, entries in snapshot.parts.items():
+        part = read_parts(store, entries)
+        here = part.filter(pc.is_in(part.column("path"), value_set=pa.array(sorted(left), pa.string())))
+        if here.num_rows:
+            loss.files[kind] = here.column("key").to_numpy()
+        names = zip(here.column("stage").to_pylist(), here.column("inputs").to_pylist(), strict=True)
+        loss.receipts.update(receipt_path(stage, inputs) for stage, inputs in names)
+    loss.receipts.update(_index_receipts(store, damaged) if loss.index else ())
+    return loss
+
+
+def _index_receipts(store: Store, damaged: Collection[str]) -> list[str]:
+    """The receipts of index jobs that made one of the damaged files."""
+    found = []
+    for path in store.list("index"):
+        receipt = read_receipt(store, path) if path.endswith(".json") else None
+        if receipt is not None and any(entry.path in damaged for entry in receipt.files):
+            found.append(path)
+    return found
+
+
+def _rows(store: Store, snapshot: Snapshot, loss: _Loss) -> list[pa.Table]:
+    """The rows that lose their clip or caption, as they are afterwards."""
+    clips, captions = loss.keys("clips", "sidecars"), loss.keys("captions")
+    unindexed = _captions_only_in(store, snapshot, loss.index)
+    changed = []
+    for piece in OverlayTable(store, snapshot.rows).slices():
+        nums = piece.column("num").to_numpy()
+        held = piece.column("status").to_numpy() != Status.REMOVED
+        no_clip = held & np.isin(piece.column("clip_file").to_numpy(), clips)
+        no_caption = held & (np.isin(piece.column("caption_file").to_numpy(), captions) | np.isin(nums, unindexed))
+        piece = _without(_without(piece, no_clip, "video", "clip"), no_caption, "caption", "caption")
+        changed.append(piece.filter(pa.array(no_clip | no_caption)))
+    return changed
+
+
+def _records(store: Store, snapshot: Snapshot, name: str, keys: Keys) -> list[pa.Table]:
+    """Tombstones of the records in damaged noise files."""
+    changed = []
+    for piece in OverlayTable(store, snapshot.records[name]).slices() if len(keys) else ():
+        lost = np.isin(piece.column("file").to_numpy(), keys)
+        gone = piece.filter(pa.array(lost))
+        for column, value in (("file", 0), ("row", -1), ("status", int(Status.REMOVED))):
+            gone = _filled(gone, column, np.ones(gone.num_rows, bool), value)
+        changed.append(gone)
+    return changed
+
+
+def _captions_only_in(store: Store, snapshot: Snapshot, damaged: list[IndexSegment]) -> Nums:
+    """The numbers of the rows whose caption no whole segment of the index finds."""
+    if not damaged:
+        return np.zeros(0, np.int64)
+    whole = [segment for segment in snapshot.index if segment not in damaged]
+    found = [read_nums(store, segment)[~read_deleted(store, segment)] for segment in whole]
+    missing = []
+    for piece in OverlayTable(store, snapshot.rows).slices():
+        nums = piece.column("num").to_numpy()[piece.column("caption_file").to_numpy() != 0]
+        missing.append(np.setdiff1d(nums, np.concatenate([np.zeros(0, np.int64), *found])))
+    return np.concatenate(missing)
+
+
+def _without(table: pa.Table, rows: npt.NDArray[np.bool_], hash_column: str, kind: str) -> pa.Table:
+    for column, value in ((hash_column, 0), (f"{kind}_file", 0), (f"{kind}_row", -1)):
+        table = _filled(table, column, rows, value)
+    return table
+
+
+def _filled(table: pa.Table, name: str, rows: npt.NDArray[np.bool_], value: int) -> pa.Table:
+    """``table`` with ``value`` in a column where ``rows`` is true."""
+    at = table.schema.get_field_index(name)
+    field = table.schema.field(at)
+    values = np.where(rows, np.array(value, field.type.to_pandas_dtype()), table.column(at).to_numpy())
+    return table.set_column(at, field, pa.array(values, field.type))
