@@ -13,14 +13,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .delta import CommitInfo, Delta, Nums, draft
 from .errors import BankDamaged, SnapshotConflict, SnapshotExpired
+from .index_deletions import read_nums
 from .manifest import Snapshot, read_snapshot, snapshot_numbers
 from .parts import read_parts
+from .status import Status
 from .storage import FileEntry, Store
 from .tables import OverlayTable
 
@@ -174,24 +177,23 @@ def read_expired(store: Store, lists: Sequence[FileEntry]) -> set[str]:
 
 
 def _moved_captions(store: Store, parent: Snapshot | None, base: Snapshot | None, nums: Nums) -> Nums:
-    """Those of ``nums`` whose caption is another in ``base`` than it was in ``parent``."""
+    """Those of ``nums`` whose caption others changed, removed or indexed anew between ``parent`` and ``base``."""
     before, after = (_captions_of(store, snapshot, nums) for snapshot in (parent, base))
-    changed: Nums = nums[(before != after).any(axis=0)]
+    known = {segment.index.path for segment in parent.index} if parent else set()
+    added = [segment for segment in (base.index if base else ()) if segment.index.path not in known]
+    indexed = np.isin(nums, np.concatenate([np.zeros(0, np.int64), *(read_nums(store, segment) for segment in added)]))
+    changed: Nums = nums[(before != after) | indexed]
     return changed
 
 
-def _captions_of(
-    store: Store, snapshot: Snapshot | None, nums: Nums
-) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
-    """File and row of the caption of each of the sorted ``nums``, [2, N]; 0 where there is none."""
-    found = np.zeros((2, len(nums)), np.uint64)
-    if snapshot is None:
-        return found
-    for piece in OverlayTable(store, snapshot.rows).slices():
+def _captions_of(store: Store, snapshot: Snapshot | None, nums: Nums) -> npt.NDArray[np.uint64]:
+    """Hash of the caption held of each of the sorted ``nums``; 0 where there is none."""
+    found = np.zeros(len(nums), np.uint64)
+    for piece in OverlayTable(store, snapshot.rows).slices() if snapshot else ():
         piece = piece.filter(pc.is_in(piece.column("num"), value_set=pa.array(nums)))
+        present = piece.column("status").to_numpy() != Status.REMOVED
         at = np.searchsorted(nums, piece.column("num").to_numpy())
-        found[0, at] = piece.column("caption_file").to_numpy()
-        found[1, at] = piece.column("caption_row").to_numpy()
+        found[at] = np.where(present, piece.column("caption").to_numpy(), 0)
     return found
 
 

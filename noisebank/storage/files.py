@@ -110,6 +110,16 @@ def publish_bytes(
     return entry
 
 
+def local_copy(store: Store, key: str, folder: Path) -> Path:
+    """The file as a local one: itself in a local bank, else downloaded into ``folder``."""
+    if (path := store.local_path(key)) is not None:
+        return path
+    copy = folder / key.replace("/", "_")
+    with store.open(key) as source, copy.open("wb") as target:
+        shutil.copyfileobj(source, target, _CHUNK)
+    return copy
+
+
 def is_intact(store: Store, entry: FileEntry) -> bool:
     """Whether the file is there with the content that ``entry`` states."""
     return is_present(store, entry) and stored_sha256(store, entry.path) == entry.sha256
