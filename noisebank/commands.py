@@ -59,7 +59,9 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
     parser = add("verify", "re-read every file of a snapshot against its checksum", verify)
     _bank(parser)
     _snapshot(parser)
-    parser.add_argument("--repair", action="store_true", help="drop damaged files in a new snapshot; build remakes them")
+    parser.add_argument(
+        "--repair", action="store_true", help="drop damaged files in a new snapshot; build remakes them"
+    )
 
     parser = add("vacuum", "remove what no kept snapshot refers to", vacuum)
     _bank(parser)

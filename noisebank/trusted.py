@@ -7,17 +7,19 @@ take over. What is remote is copied to this machine once, and always compared.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import BankDamaged
-from .storage import FileEntry, Store, file_sha256
+from .storage import FileEntry, Store, file_sha256, open_store
+from .storage.base import checked_key
 
 VERIFIED_BYTES = 1 << 30
 _CHUNK = 1 << 20
 
 
 def trusted_path(store: Store, entry: FileEntry, scratch: Path) -> Path:
-    """A local path with the content of ``entry``: the file itself, or a copy in the folder ``scratch``.
+    """A local path with the content of ``entry``: the file itself, or a copy under the same name in ``scratch``.
 
     Raises:
         BankDamaged: the file is missing, has another size, or differs from its sha256.
@@ -39,6 +41,16 @@ def trusted_path(store: Store, entry: FileEntry, scratch: Path) -> Path:
     return path
 
 
+def trusted_store(store: Store, entries: Iterable[FileEntry], scratch: Path) -> Store:
+    """A store that has ``entries`` as they should be: ``store`` itself, or one over copies in ``scratch``.
+
+    Raises:
+        BankDamaged: as :func:`trusted_path`.
+    """
+    local = [trusted_path(store, entry, scratch).is_relative_to(scratch) for entry in entries]
+    return open_store(scratch) if any(local) else store
+
+
 def trusted_bytes(store: Store, entry: FileEntry) -> bytes:
     """The content of a small file.
 
@@ -55,7 +67,8 @@ def trusted_bytes(store: Store, entry: FileEntry) -> bytes:
 
 
 def _copy(store: Store, entry: FileEntry, scratch: Path) -> tuple[Path, str]:
-    path = scratch / entry.path.replace("/", "-")
+    path = scratch / checked_key(entry.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with store.open(entry.path) as source, path.open("wb") as target:
         while piece := source.read(_CHUNK):

@@ -84,7 +84,7 @@ def load_adapter(options: NoiseOptions) -> ModelAdapter:
 
 class _NoiseHandler(ModelHandler[Work, Done, _LazyModel]):
     def __init__(self, bank: str, noise: NoiseOptions, make: bool) -> None:
-        super().__init__(max_batch_size=1, large_model=True)
+        super().__init__(max_batch_size=1)
         self.bank, self.noise, self.make = bank, noise, make
 
     def load_model(self) -> _LazyModel:

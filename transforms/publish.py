@@ -16,6 +16,7 @@ from noisebank.options import Config
 from noisebank.planning.plan import Plan, refuse, removal_problems
 from noisebank.publishing import Outcome, Schemas
 from noisebank.runs import record_run
+from noisebank.stages.finished import Finished
 from noisebank.storage import open_store
 from schemas.failures import FAILURES
 from schemas.noise import RECORDS
@@ -89,7 +90,8 @@ def _publish(
     snapshot = parent
     if not plan.is_empty:
         snapshot = commit(store, parent, outcome.delta(), _info(config, plan, run_id, done, outcome))
-    summary = _summary(plan, parent, snapshot, done, outcome)
+    finished = [item.finished for item in done] + ([index.finished] if index else [])
+    summary = _summary(plan, parent, snapshot, finished, outcome)
     record_run(store, run_id, summary)
     return summary
 
@@ -128,15 +130,15 @@ def _rows(plan: Plan, outcome: Outcome) -> dict[str, int]:
 
 
 def _summary(
-    plan: Plan, parent: Snapshot | None, snapshot: Snapshot | None, done: list[Done], outcome: Outcome
+    plan: Plan, parent: Snapshot | None, snapshot: Snapshot | None, finished: list[Finished], outcome: Outcome
 ) -> dict[str, Any]:
     stages: dict[str, dict[str, float]] = {}
-    for item in done:
-        receipt = item.finished.receipt
+    for item in finished:
+        receipt = item.receipt
         figures = stages.setdefault(receipt.stage, {"done": 0, "skipped": 0, "failed": 0, "seconds": 0.0})
-        figures["done" if item.finished.made else "skipped"] += receipt.rows
+        figures["done" if item.made else "skipped"] += receipt.rows
         figures["failed"] += len(receipt.failures)
-        figures["seconds"] = round(figures["seconds"] + item.finished.seconds, 3)
+        figures["seconds"] = round(figures["seconds"] + item.seconds, 3)
     return {
         "snapshot": snapshot.number if snapshot else None,
         "parent": parent.number if parent else None,
