@@ -1,0 +1,309 @@
+"""The reader: a bank opened at one snapshot, asked for captions near a prompt and for the noise to start from.
+
+>>> bank = NoiseBank.open("gs://me/bank")                                           # doctest: +SKIP
+>>> latents = bank.noise("a dog on the beach", eta=0.2, generator=generator)        # doctest: +SKIP
+>>> frames = pipe("a dog on the beach", **bank.inputs("a dog on the beach", pipe=pipe)).frames  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .errors import ConfigError, ShapeMismatch, UnknownNoiseSet
+from .manifest import Snapshot, read_snapshot
+from .mixing import normalise
+from .models.layout import from_pipeline, pipeline_inputs
+from .noise_sample import NoiseSample, mix_records
+from .pinned import Hit, PinnedSet, PinnedSnapshot
+from .priors import Generators, Prior
+from .storage import Store, open_store
+
+if TYPE_CHECKING:
+    from .embed import Embedder
+    from .models.check import Mismatch
+
+_log = logging.getLogger(__name__)
+_REMEMBERED_PROMPTS = 4096
+
+
+@dataclass(frozen=True)
+class InvertedNoise:
+    """One record as stored.
+
+    Args:
+        id: of the clip.
+        noise: ``[C, F, H, W]`` float32, sigma-normalised: what a pipeline's ``latents=`` wants, but for the layout.
+        statistics: the other columns of its shard: ``mean`` and ``std`` by channel, ``reconstruction_error``...
+    """
+
+    id: str
+    noise: torch.Tensor
+    statistics: dict[str, Any]
+
+
+class NoiseBank:
+    """A bank, pinned to one snapshot: it keeps answering from it while others are committed; see :meth:`open`."""
+
+    def __init__(
+        self, store: Store, snapshot: Snapshot, noise_set: str | None = None, embedder: str | Embedder | None = None
+    ) -> None:
+        self._store = store
+        self._set_name = noise_set
+        self._embedder = embedder
+        self._lock = threading.RLock()
+        self._pin(snapshot)
+
+    @classmethod
+    def open(
+        cls,
+        uri: str | Path,
+        snapshot: int | None = None,
+        *,
+        noise_set: str | None = None,
+        embedder: str | Embedder | None = None,
+    ) -> NoiseBank:
+        """Opens a bank; reads one small file, everything else when it is needed.
+
+        Args:
+            uri: local path, ``gs://``, ``s3://``, ``az://`` or ``memory://``.
+            snapshot: its number; default: the latest.
+            noise_set: whose records :meth:`noise` takes; needed where the bank has several.
+            embedder: the captions model, loaded or by folder or hub id, where it is not to be found at the path that
+                the bank was built with; it must be the same model.
+
+        Raises:
+            BankNotFound: there is no bank, or no such snapshot.
+            SnapshotExpired: the snapshot was vacuumed.
+            UnsupportedFormat: a newer version of noisebank wrote it.
+            UnknownNoiseSet: the bank has no such noise set.
+        """
+        store = open_store(uri)
+        return cls(store, read_snapshot(store, snapshot), noise_set, embedder)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopen, (self._store, self.snapshot, self._set_name, self._embedder)
+
+    @property
+    def snapshot(self) -> int:
+        """Number of the snapshot that it answers from."""
+        return self._pinned.snapshot.number
+
+    @property
+    def noise_sets(self) -> tuple[str, ...]:
+        """The noise sets of the snapshot."""
+        return _noise_sets(self._pinned.snapshot)
+
+    def refresh(self) -> int:
+        """Moves to the latest snapshot, and returns its number."""
+        latest = read_snapshot(self._store)
+        if latest.number != self.snapshot:
+            self._pin(latest)
+        return latest.number
+
+    def search(self, prompt: str, k: int = 5) -> list[Hit]:
+        """At most ``k`` captions nearest to ``prompt``, nearest first.
+
+        Raises:
+            ValueError: ``k`` is less than 1.
+            ConfigError: the captions model cannot be had, or is another than the bank's.
+            BankDamaged: a file of the index is missing or damaged.
+            SnapshotExpired: the snapshot was vacuumed meanwhile.
+        """
+        if k < 1:
+            raise ValueError(f"k {k} is not allowed; at least 1")
+        pinned = self._pinned
+        with pinned.reading():
+            return pinned.nearest(self._embedded([prompt]), k)[0]
+
+    def noise(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        id: str | Sequence[str] | None = None,
+        eta: float = 0.2,
+        generator: Generators = None,
+        prior: str | Prior = "iid",
+        normalize: str = "none",
+        min_similarity: float | None = None,
+        pipe: Any = None,
+    ) -> torch.Tensor:
+        """Noise to start a prompt's generation from: ``(fresh + eta * inverted) / sqrt(1 + eta^2)`` (ONA, Eq. 4).
+
+        Args:
+            prompt: what will be generated; its nearest caption's clip gives the inverted noise. A list gives a batch.
+            id: the clip (or a list of them) to take instead of a prompt's nearest.
+            eta: weight of the inverted noise: 0 is fresh noise alone, inf the record exactly.
+            generator: of the fresh noise: one, a list with one a sample, or None for torch's global generator.
+            prior: of the fresh noise: a name in :data:`noisebank.priors.PRIORS`, or a function of (shape, generator).
+            normalize: bring the inverted noise to mean 0 and variance 1: ``none``, ``global`` or ``channel``.
+            min_similarity: a prompt whose nearest caption scores less gets fresh noise, and a warning in the log.
+            pipe: the diffusers pipeline that will use it, to be checked first (:meth:`check`).
+
+        Returns:
+            float32 on the CPU in the pipeline's own layout, e.g. ``[1, 4, 16, 32, 32]``. At ``eta=0`` it equals
+            diffusers' ``randn_tensor(shape, generator, dtype=torch.float32)`` bit for bit.
+
+        Raises:
+            ClipNotFound: no such clip, or none with a record in the noise set.
+            UnknownNoiseSet: the bank has several and none was named.
+            ShapeMismatch: ``pipe`` or ``prior`` does not fit the records.
+            ValueError: an argument is out of its range, or neither or both of ``prompt`` and ``id`` are given.
+            BankDamaged, SnapshotExpired, ConfigError: as :meth:`search`.
+        """
+        return self.sample(
+            prompt,
+            id=id,
+            eta=eta,
+            generator=generator,
+            prior=prior,
+            normalize=normalize,
+            min_similarity=min_similarity,
+            pipe=pipe,
+        ).latents
+
+    def sample(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        id: str | Sequence[str] | None = None,
+        eta: float = 0.2,
+        generator: Generators = None,
+        prior: str | Prior = "iid",
+        normalize: str = "none",
+        min_similarity: float | None = None,
+        pipe: Any = None,
+    ) -> NoiseSample:
+        """:meth:`noise` with what it was mixed from."""
+        if (prompt is None) == (id is None):
+            raise ValueError("give either a prompt or an id")
+        if pipe is not None:
+            self.check(pipe)
+        pinned = self._pinned
+        with pinned.reading():
+            records = self._set(pinned)
+            hits = self._by_id(pinned, id) if id is not None else self._by_prompt(pinned, records, prompt or "")
+            inverted = [normalise(records.noise(hit), normalize) for hit in hits]
+        fresh = tuple(min_similarity is not None and hit.score < min_similarity for hit in hits)
+        for hit in (hit for hit, alone in zip(hits, fresh, strict=True) if alone):
+            _log.warning(
+                "nearest caption %r scores %.3f, below %s: fresh noise", hit.caption, hit.score, min_similarity
+            )
+        return mix_records(inverted, hits, fresh, eta, records.model["layout"], prior, generator)
+
+    def inputs(self, prompt: str | Sequence[str] | None = None, *, pipe: Any = None, **options: Any) -> dict[str, Any]:
+        """Latents with the ``height``, ``width`` and ``num_frames`` that go with them, for a pipeline's ``__call__``.
+
+        Args:
+            prompt: as in :meth:`noise`; or ``id=``.
+            pipe: the pipeline: it is checked, and the latents are brought to its device and dtype.
+            options: as for :meth:`noise`.
+        """
+        records = self._set(self._pinned)
+        latents = self.noise(prompt, pipe=pipe, **options)
+        inputs = pipeline_inputs(records.model, from_pipeline(latents, records.model["layout"], records.shape))
+        if pipe is not None:
+            inputs["latents"] = inputs["latents"].to(pipe.device, pipe.dtype)
+        return inputs
+
+    def check(self, pipe: Any, num_inference_steps: int | None = None) -> list[Mismatch]:
+        """Compares a diffusers pipeline with what the noise set was made with.
+
+        Args:
+            pipe: the pipeline; it is not changed.
+            num_inference_steps: what it will be called with; default: what the records were made with.
+
+        Returns:
+            The differences that do no harm to a mix; each is also a warning.
+
+        Raises:
+            ShapeMismatch: family, VAE, shape or prediction type differ: the records mean nothing to this pipeline.
+        """
+        from .models.check import compare
+
+        records = self._set(self._pinned)
+        mismatches = compare(records.model, pipe, num_inference_steps)
+        errors = [str(mismatch) for mismatch in mismatches if mismatch.severity == "error"]
+        if errors:
+            raise ShapeMismatch(
+                f"noise set {records.name!r} does not fit this {type(pipe).__name__}: {'; '.join(errors)}; open the "
+                "set of this model, or build one"
+            )
+        for mismatch in mismatches:
+            warnings.warn(f"noise set {records.name!r}: {mismatch}", stacklevel=2)
+        return mismatches
+
+    def inverted(self, id: str) -> InvertedNoise:
+        """One record as stored, decoded to float32, with its statistics.
+
+        Raises:
+            ClipNotFound: the clip is not in the snapshot, or has no record in the noise set.
+            BankDamaged: its shard is missing or damaged.
+        """
+        pinned = self._pinned
+        with pinned.reading():
+            records, clip = self._set(pinned), pinned.clip(id)
+            statistics = records.statistics(clip)
+            return InvertedNoise(id, records.noise(clip), statistics)
+
+    def _pin(self, snapshot: Snapshot) -> None:
+        if self._set_name is not None and self._set_name not in _noise_sets(snapshot):
+            known = ", ".join(_noise_sets(snapshot)) or "none"
+            raise UnknownNoiseSet(f"{self._store.url}: no noise set {self._set_name!r}; it has {known}")
+        self._nearest: OrderedDict[tuple[int, str], Hit] = OrderedDict()
+        self._pinned = PinnedSnapshot(self._store, snapshot)
+
+    def _set(self, pinned: PinnedSnapshot) -> PinnedSet:
+        names = _noise_sets(pinned.snapshot)
+        if self._set_name is None and len(names) != 1:
+            raise UnknownNoiseSet(f"{self._store.url}: name a noise_set; it has {', '.join(names) or 'none'}")
+        return pinned.noise_set(self._set_name or names[0])
+
+    def _embedded(self, prompts: Sequence[str]) -> Any:
+        from .embed import Embedder, load_embedder
+
+        known = self._pinned.snapshot.models.get("captions", {})
+        with self._lock:
+            if not isinstance(self._embedder, Embedder):
+                self._embedder = load_embedder(self._embedder or known["model"], known.get("digest"))
+        if known.get("digest") not in (None, self._embedder.digest):
+            raise ConfigError(
+                f"the captions model given has digest {self._embedder.digest}, the bank's captions were embedded with "
+                f"{known['digest']} ({known['model']}); open the bank with embedder= that model's folder"
+            )
+        return self._embedder.embed(prompts)
+
+    def _by_id(self, pinned: PinnedSnapshot, id: str | Sequence[str]) -> list[Hit]:
+        return [pinned.clip(one) for one in ([id] if isinstance(id, str) else id)]
+
+    def _by_prompt(self, pinned: PinnedSnapshot, records: PinnedSet, prompt: str | Sequence[str]) -> list[Hit]:
+        """The nearest clip with a record of each prompt, remembered."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        number = pinned.snapshot.number
+        with self._lock:
+            known = {one: self._nearest[number, one] for one in prompts if (number, one) in self._nearest}
+        missing = [one for one in dict.fromkeys(prompts) if one not in known]
+        if missing:
+            known |= zip(missing, records.nearest(self._embedded(missing)), strict=True)
+            with self._lock:
+                self._nearest.update({(number, one): known[one] for one in missing})
+                while len(self._nearest) > _REMEMBERED_PROMPTS:
+                    self._nearest.popitem(last=False)
+        return [known[one] for one in prompts]
+
+
+def _noise_sets(snapshot: Snapshot) -> tuple[str, ...]:
+    return tuple(sorted(snapshot.models.get("noise", {})))
+
+
+def _reopen(store: Store, snapshot: int, noise_set: str | None, embedder: str | Embedder | None) -> NoiseBank:
+    """A pickled bank, opened again in another process; a model travels by loading it again there."""
+    return NoiseBank(store, read_snapshot(store, snapshot), noise_set, embedder)

@@ -1,0 +1,68 @@
+"""Mix fresh noise with inverted noise: Eq. 4 of the ONA paper (arXiv 2311.00949), and what it does to the variance."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import xxhash
+
+NORMALIZE = ("none", "global", "channel")
+
+
+def mix(fresh: torch.Tensor, inverted: torch.Tensor, eta: float) -> torch.Tensor:
+    """``(fresh + eta * inverted) / sqrt(1 + eta^2)`` (ONA, Eq. 4).
+
+    Args:
+        fresh: N(0, 1) noise, any shape; left as it is.
+        inverted: inverted noise of the same shape.
+        eta: weight of the inverted noise, 0 to infinity. 0 gives ``fresh`` and infinity ``inverted``, bit for bit.
+
+    Raises:
+        ValueError: ``eta`` is negative or not a number.
+    """
+    if not eta >= 0:
+        raise ValueError(f"eta {eta} is not allowed; 0 (fresh noise alone) to inf (inverted noise alone)")
+    if eta == 0:
+        return fresh
+    if math.isinf(eta):
+        return inverted
+    return torch.add(fresh, inverted, alpha=eta).mul_(1 / math.sqrt(1 + eta**2))
+
+
+def marginal_variance(inverted: torch.Tensor, eta: float) -> float:
+    """Variance of the mix over the fresh noise and all positions: ``(1 + eta^2 var(inverted)) / (1 + eta^2)``.
+
+    Inverted noise is not exactly N(0, 1), so neither is the mix; :func:`normalise` makes it 1.
+    """
+    variance = float(inverted.var(correction=0))
+    if math.isinf(eta):
+        return variance
+    return (1 + eta**2 * variance) / (1 + eta**2)
+
+
+def normalise(inverted: torch.Tensor, mode: str) -> torch.Tensor:
+    """A record ``[C, F, H, W]`` brought to mean 0 and variance 1.
+
+    Args:
+        inverted: the record.
+        mode: ``none``: as it is; ``global``: over the record; ``channel``: each channel.
+
+    Raises:
+        ValueError: unknown mode.
+    """
+    if mode == "none":
+        return inverted
+    if mode not in NORMALIZE:
+        raise ValueError(f"normalize {mode!r} is not allowed; one of {', '.join(NORMALIZE)}")
+    dims = (1, 2, 3) if mode == "channel" else (0, 1, 2, 3)
+    variance, mean = torch.var_mean(inverted, dim=dims, correction=0, keepdim=True)
+    return (inverted - mean) * variance.clamp(min=torch.finfo(variance.dtype).tiny).rsqrt()
+
+
+def noise_digest(noise: torch.Tensor) -> str:
+    """XXH3-64 of a tensor's values: 16 hexadecimal digits.
+
+    torch's normals differ in the last bits between CPU capabilities; with equal digests two machines drew the same.
+    """
+    return xxhash.xxh3_64_hexdigest(noise.detach().cpu().contiguous().numpy().data)

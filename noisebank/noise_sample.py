@@ -1,0 +1,95 @@
+"""Records and fresh noise to one batch of latents, in the layout and order in which the pipeline draws its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from .errors import ShapeMismatch
+from .mixing import marginal_variance, mix, noise_digest
+from .models.layout import to_pipeline
+from .pinned import Hit
+from .priors import PRIORS, Generators, Prior
+
+
+@dataclass(frozen=True)
+class NoiseSample:
+    """Mixed noise and what it was mixed from.
+
+    Args:
+        latents: float32 on the CPU, batch first, in the layout of the pipeline's ``latents=``.
+        hits: the clip that each sample's inverted noise is of.
+        fresh: for each sample whether it is fresh noise alone because its hit was below ``min_similarity``.
+        eta: weight of the inverted noise.
+    """
+
+    latents: torch.Tensor
+    hits: tuple[Hit, ...]
+    fresh: tuple[bool, ...]
+    eta: float
+    _drawn: torch.Tensor | None = field(repr=False, default=None)
+    _records: Sequence[torch.Tensor] = field(repr=False, default=())
+
+    @cached_property
+    def marginal_variance(self) -> tuple[float, ...]:
+        """Variance of each sample (:func:`noisebank.mixing.marginal_variance`); 1 for fresh noise."""
+        pairs = zip(self._records, self.fresh, strict=True)
+        return tuple(1.0 if fresh else marginal_variance(record, self.eta) for record, fresh in pairs)
+
+    @cached_property
+    def drawn_digest(self) -> str:
+        """Digest of the fresh noise that was drawn (:func:`noisebank.mixing.noise_digest`); empty at eta = inf."""
+        return "" if self._drawn is None else noise_digest(self._drawn)
+
+
+def mix_records(
+    records: Sequence[torch.Tensor],
+    hits: Sequence[Hit],
+    fresh: Sequence[bool],
+    eta: float,
+    layout: str,
+    prior: str | Prior = "iid",
+    generator: Generators = None,
+) -> NoiseSample:
+    """Mixes a batch (:func:`noisebank.mixing.mix`).
+
+    Args:
+        records: inverted noise of each sample, ``[C, F, H, W]`` float32.
+        hits: where they are from.
+        fresh: which samples are to be fresh noise alone.
+        eta: weight of the inverted noise.
+        layout: of the pipeline's ``latents=`` (:mod:`noisebank.models.layout`).
+        prior: a name in :data:`noisebank.priors.PRIORS`, or a function.
+        generator: of the fresh noise.
+
+    Raises:
+        ShapeMismatch: the prior gives another shape than it was asked for.
+        ValueError: ``eta`` or ``prior`` is not allowed.
+    """
+    batch = to_pipeline(records[0][None] if len(records) == 1 else torch.stack(list(records)), layout)
+    if math.isinf(eta) and eta > 0 and not any(fresh):
+        return NoiseSample(batch.contiguous(), tuple(hits), tuple(fresh), eta, None, records)
+    drawn = _drawn(batch, layout, tuple(records[0].shape), prior, generator)
+    latents = mix(drawn, batch, eta)
+    if any(fresh):
+        latents = torch.where(torch.tensor(fresh).view(-1, *[1] * (drawn.dim() - 1)), drawn, latents)
+    return NoiseSample(latents.contiguous(), tuple(hits), tuple(fresh), eta, drawn, records)
+
+
+def _drawn(
+    batch: torch.Tensor, layout: str, shape: tuple[int, ...], prior: str | Prior, generator: Generators
+) -> torch.Tensor:
+    """Fresh noise in the layout of ``batch``, drawn as the pipeline itself draws it: LTX draws, then packs."""
+    if isinstance(prior, str) and prior not in PRIORS:
+        raise ValueError(f"prior {prior!r} is not allowed; one of {', '.join(PRIORS)}, or a function")
+    draw = PRIORS[prior] if isinstance(prior, str) else prior
+    packed = layout == "BSD"
+    wanted = (len(batch), *shape) if packed else tuple(batch.shape)
+    drawn = draw(wanted, generator)
+    if tuple(drawn.shape) != wanted:
+        raise ShapeMismatch(f"the prior gave noise of shape {tuple(drawn.shape)}, {wanted} is wanted")
+    return to_pipeline(drawn, layout) if packed else drawn

@@ -1,0 +1,263 @@
+"""One snapshot of a bank, open for reading: nearest captions, clips by id, records.
+
+Files are opened when they are first needed and compared with the manifest then; they never change, so what is read
+stays true to the snapshot while others are committed. Safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from .errors import BankDamaged, ClipNotFound
+from .ids import clip_number
+from .index import Vectors
+from .manifest import Snapshot, read_snapshot
+from .noise_file import NoiseShard, RecordLayout
+from .parts import part_entries, read_parts
+from .segments import Entry, Segment, open_segment, search_segments
+from .status import Status
+from .storage import FileEntry, Store
+from .tables import OverlayTable
+from .trusted import trusted_path, trusted_store
+
+_OPEN_SHARDS = 128
+_FIRST_TRIES = 16
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A clip that was found.
+
+    Args:
+        id: of the clip.
+        caption: its caption.
+        score: cosine of the embeddings of its caption and the prompt; 1 where the clip was asked for by its id.
+        source: the list that it came from.
+        num: its number.
+    """
+
+    id: str
+    caption: str
+    score: float
+    source: str
+    num: int = field(repr=False)
+
+    @classmethod
+    def of(cls, entry: Entry, score: float) -> Hit:
+        """From an entry of the index."""
+        return cls(entry.id, entry.caption, score, entry.source, entry.num)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record is: the key of its shard, its row there, and its XXH3-64."""
+
+    file: int
+    row: int
+    checksum: int
+
+
+class PinnedSnapshot:
+    """The index and clips of one snapshot.
+
+    Args:
+        store: the bank.
+        snapshot: which of its versions.
+    """
+
+    def __init__(self, store: Store, snapshot: Snapshot) -> None:
+        self.store = store
+        self.snapshot = snapshot
+        self._lock = threading.RLock()
+        self._scratch = tempfile.TemporaryDirectory(prefix="noisebank-reader-", ignore_cleanup_errors=True)
+        self.scratch = Path(self._scratch.name)
+        self._sets: dict[str, PinnedSet] = {}
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Says SnapshotExpired instead of BankDamaged where files are gone because the snapshot was vacuumed."""
+        try:
+            yield
+        except BankDamaged:
+            read_snapshot(self.store, self.snapshot.number)
+            raise
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments of the index, oldest first."""
+        with self._lock:
+            return self._segments
+
+    @cached_property
+    def _segments(self) -> list[Segment]:
+        return [open_segment(self.store, segment, self.scratch) for segment in self.snapshot.index]
+
+    def noise_set(self, name: str) -> PinnedSet:
+        """The records of one noise set."""
+        with self._lock:
+            if name not in self._sets:
+                self._sets[name] = PinnedSet(self, name)
+            return self._sets[name]
+
+    def nearest(self, queries: Vectors, k: int, segments: Sequence[Segment] | None = None) -> list[list[Hit]]:
+        """For each of the queries ``[Q, D]`` at most ``k`` captions, nearest first."""
+        segments = self.segments if segments is None else segments
+        scores, origins, positions = search_segments(segments, queries, k)
+        return [
+            [
+                Hit.of(segments[origin].entries.at(position), score)
+                for score, origin, position in zip(*(row.tolist() for row in rows), strict=True)
+                if origin >= 0
+            ]
+            for rows in zip(scores, origins, positions, strict=True)
+        ]
+
+    def clip(self, id: str) -> Hit:
+        """The clip ``id``.
+
+        Raises:
+            ClipNotFound: it is not in the snapshot, or not any more.
+        """
+        number = clip_number(id)
+        for segment in reversed(self.segments):
+            position = segment.entries.find(number)
+            if position is None or (segment.deleted is not None and segment.deleted[position]):
+                continue
+            entry = segment.entries.at(position)
+            if entry.id == id:
+                return Hit.of(entry, 1.0)
+        raise ClipNotFound(f"clip {id}: not in snapshot {self.snapshot.number} of {self.store.url}; 'search' names ids")
+
+
+class PinnedSet:
+    """The records of one noise set in one snapshot.
+
+    Args:
+        pinned: the snapshot.
+        name: of the set.
+
+    Raises:
+        BankDamaged: the files that say where records are, are missing or damaged.
+    """
+
+    def __init__(self, pinned: PinnedSnapshot, name: str) -> None:
+        self.name = name
+        snapshot = pinned.snapshot
+        self.model: dict[str, Any] = snapshot.models["noise"][name]
+        self._pinned = pinned
+        store, scratch = pinned.store, pinned.scratch
+        records = snapshot.records.get(name, ())
+        self._records = OverlayTable(trusted_store(store, records, scratch), records)
+        parts = snapshot.parts.get(f"noise/{name}", ())
+        part = read_parts(trusted_store(store, parts, scratch), parts).sort_by("path")
+        self._layouts = {row["key"]: RecordLayout.from_info(row) for row in part.to_pylist()}
+        self._files: dict[int, FileEntry] = {entry.key: entry for entry in part_entries(part)}
+        self._open: OrderedDict[int, NoiseShard] = OrderedDict()
+        self._lock = threading.RLock()
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """``(C, F, H, W)`` of a record."""
+        channels, frames, height, width = self.model["shape"]
+        return channels, frames, height, width
+
+    def place(self, num: int) -> Place | None:
+        """Where the record of clip ``num`` is; None if it has none."""
+        found = self._records.find(num)
+        if found is None:
+            return None
+        _, file, row, checksum, status = found
+        return Place(file, row, checksum) if file and status == Status.OK else None
+
+    def noise(self, clip: Hit) -> torch.Tensor:
+        """The record of a clip, ``[C, F, H, W]`` float32.
+
+        Raises:
+            ClipNotFound: it has none in this set.
+            BankDamaged: the record differs from its checksum, or its shard is missing.
+        """
+        place = self._place_of(clip)
+        return self._shard(place.file).record(place.row, place.checksum)
+
+    def statistics(self, clip: Hit) -> dict[str, Any]:
+        """The columns beside the noise in the clip's record; the whole shard is compared with its checksum first.
+
+        Raises:
+            ClipNotFound: it has no record in this set.
+            BankDamaged: the shard is missing or damaged, or holds another clip there.
+        """
+        place = self._place_of(clip)
+        path = trusted_path(self._pinned.store, self._file(place.file), self._pinned.scratch)
+        with pa.memory_map(str(path)) as source:
+            batch = pa.ipc.open_file(source).get_batch(0)
+            names = [name for name in batch.schema.names if name not in ("noise", "scale")]
+            row: dict[str, Any] = batch.select(names).slice(place.row, 1).to_pylist()[0]
+        if row["id"] != clip.id:
+            raise BankDamaged(f"clip {clip.id}: its record is of {row['id']}; run verify")
+        return row
+
+    def nearest(self, queries: Vectors) -> list[Hit]:
+        """For each of the queries ``[Q, D]`` the nearest caption whose clip has a record.
+
+        Raises:
+            ClipNotFound: no clip has one.
+        """
+        return [
+            next((hit for hit in near if self.place(hit.num)), None) or self._nearest_of_all(query)
+            for query, near in zip(queries, self._pinned.nearest(queries, _FIRST_TRIES), strict=True)
+        ]
+
+    def _nearest_of_all(self, query: Vectors) -> Hit:
+        with self._lock:
+            near = self._pinned.nearest(query[None], 1, self._with_records)[0]
+        if not near:
+            raise ClipNotFound(
+                f"noise set {self.name!r} has no record in snapshot {self._pinned.snapshot.number} of "
+                f"{self._pinned.store.url}; build it, or open the bank with another noise_set"
+            )
+        return near[0]
+
+    @cached_property
+    def _with_records(self) -> list[Segment]:
+        """The segments of the index with only the captions whose clip has a record."""
+        table = self._records.read() if self._records.entries else pa.table({"num": [], "file": [], "status": []})
+        table = table.filter((pc.field("file") != 0) & (pc.field("status") == int(Status.OK)))
+        nums = table.column("num").to_numpy()
+        return [segment.restricted(np.isin(segment.entries.nums(), nums)) for segment in self._pinned.segments]
+
+    def _place_of(self, clip: Hit) -> Place:
+        place = self.place(clip.num)
+        if place is None:
+            raise ClipNotFound(f"clip {clip.id}: no record in noise set {self.name!r}; 'failures' may say why")
+        return place
+
+    def _file(self, key: int) -> FileEntry:
+        if key not in self._files:
+            raise BankDamaged(f"noise shard {key:016x} of set {self.name!r}: no manifest part names it; run verify")
+        return self._files[key]
+
+    def _shard(self, key: int) -> NoiseShard:
+        with self._lock:
+            if key in self._open:
+                self._open.move_to_end(key)
+                return self._open[key]
+            file = self._file(key)
+            dtype = self.model["dtype"]
+            shard = NoiseShard(self._pinned.store, file.path, file.rows, self.shape, dtype, self._layouts[key])
+            self._open[key] = shard
+            if len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)
+            return shard

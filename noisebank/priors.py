@@ -1,0 +1,48 @@
+"""Where the fresh Gaussian noise comes from: a prior is a function of (shape, generator).
+
+Every prior has N(0, 1) marginals; they differ in how frames hang together. To add one, write the function and put it
+into :data:`PRIORS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""One generator for a batch, one a sample, or None for torch's global one, as diffusers takes them."""
+
+Prior = Callable[[tuple[int, ...], Generators], torch.Tensor]
+"""From the shape in which the pipeline draws its latents, batch first, to float32 noise on the CPU."""
+
+
+def iid(shape: tuple[int, ...], generator: Generators = None) -> torch.Tensor:
+    """Independent standard normals: bit for bit diffusers' ``randn_tensor(shape, generator, dtype=float32)``.
+
+    Args:
+        shape: of the latents, batch first.
+        generator: one for the whole batch, a list with one a sample, or None for torch's global generator.
+
+    Returns:
+        float32 on the CPU, also where a generator lives on another device.
+
+    Raises:
+        ValueError: a list of generators has neither one nor as many as the batch.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return _randn(shape, generator)
+    if len(generator) == 1:
+        return _randn(shape, generator[0])
+    if len(generator) != shape[0]:
+        raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}: give one, or one a sample")
+    return torch.cat([_randn((1, *shape[1:]), one) for one in generator])
+
+
+PRIORS: dict[str, Prior] = {"iid": iid}
+"""Priors by name."""
+
+
+def _randn(shape: tuple[int, ...], generator: torch.Generator | None) -> torch.Tensor:
+    device = "cpu" if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).cpu()

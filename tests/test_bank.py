@@ -1,0 +1,313 @@
+"""The reader: nearest captions, noise bit for bit, one snapshot at a time, and never anything from a damaged file."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+import noisebank
+from noisebank import (
+    BankDamaged,
+    BankNotFound,
+    ClipNotFound,
+    ConfigError,
+    NoiseBank,
+    ShapeMismatch,
+    SnapshotExpired,
+    UnknownNoiseSet,
+)
+from noisebank.describe import snapshot_files
+from noisebank.manifest import expired_stub, read_snapshot
+from noisebank.noise_file import storage_roundtrip
+from noisebank.storage import Store, open_store
+from tests.minilm import MINILM
+from tests.reader_bank import DESCRIPTION, SHAPE, build, embedder, record_of
+
+CAPTIONS = {
+    "mine-dog": "a dog runs on the beach",
+    "mine-city": "cars drive through a city at night",
+    "mine-cook": "a chef cuts onions in a kitchen",
+    "yours-sky": "clouds move over a mountain",
+    "yours-cat": "a cat sleeps on a sofa",
+}
+LAYOUTS = {
+    "BCFHW": ((1, *SHAPE), lambda x: x),
+    "BFCHW": ((1, SHAPE[1], SHAPE[0], *SHAPE[2:]), lambda x: x.transpose(1, 2)),
+    "BSD": ((1, SHAPE[1] * SHAPE[2] * SHAPE[3], SHAPE[0]), lambda x: x.flatten(2).transpose(1, 2)),
+}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def stored(id: str, dtype: str = "float16") -> torch.Tensor:
+    return storage_roundtrip(record_of(id), dtype)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "bank")
+
+
+@pytest.fixture
+def bank(store: Store) -> NoiseBank:
+    build(store, CAPTIONS)
+    return NoiseBank.open(store.url)
+
+
+def test_search_gives_the_nearest_captions_with_their_cosines(bank: NoiseBank) -> None:
+    hits = bank.search("a puppy playing at the seaside", k=3)
+    assert [hit.id for hit in hits][0] == "mine-dog"
+    assert (hits[0].caption, hits[0].source) == ("a dog runs on the beach", "mine")
+    vectors = embedder().embed(["a puppy playing at the seaside", hits[0].caption])
+    assert hits[0].score == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-6)
+    assert hits[0].score > hits[1].score > hits[2].score
+    assert len(bank.search("anything", k=50)) == 5
+    with pytest.raises(ValueError, match="k 0 is not allowed"):
+        bank.search("anything", k=0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_noise_is_equation_four_of_the_nearest_clips_record(store: Store, dtype: str) -> None:
+    build(store, CAPTIONS, dtype=dtype)
+    bank = NoiseBank.open(store.url)
+    latents = bank.noise("a dog on the beach", eta=0.2, generator=seeded())
+    assert latents.shape == (1, *SHAPE) and latents.dtype == torch.float32 and latents.is_contiguous()
+    fresh = randn_tensor((1, *SHAPE), generator=seeded(), dtype=torch.float32)
+    expected = (fresh + 0.2 * stored("mine-dog", dtype)) / (1 + 0.2**2) ** 0.5
+    torch.testing.assert_close(latents, expected, rtol=0, atol=1e-6)
+    exact = bank.noise("a dog on the beach", eta=float("inf"))
+    assert torch.equal(exact[0], stored("mine-dog", dtype))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_eta_zero_is_diffusers_own_noise_bit_for_bit_in_every_layout(store: Store, layout: str) -> None:
+    build(store, CAPTIONS, description={**DESCRIPTION, "layout": layout})
+    bank = NoiseBank.open(store.url)
+    shape, arrange = LAYOUTS[layout]
+    drawn = (1, *SHAPE) if layout == "BSD" else shape
+    fresh = randn_tensor(drawn, generator=seeded(3), dtype=torch.float32)
+    latents = bank.noise("a dog", eta=0, generator=seeded(3))
+    assert latents.shape == shape
+    assert torch.equal(latents, arrange(fresh) if layout == "BSD" else fresh)
+    record = bank.noise(id="yours-cat", eta=float("inf"))
+    assert torch.equal(record, arrange(stored("yours-cat")[None]))
+    torch.manual_seed(5)
+    unseeded = bank.noise("a dog", eta=0)
+    torch.manual_seed(5)
+    expected = torch.randn(drawn)
+    assert torch.equal(unseeded, arrange(expected) if layout == "BSD" else expected)
+
+
+def test_a_list_of_prompts_gives_a_batch_with_one_generator_or_one_each(bank: NoiseBank) -> None:
+    prompts = ["a dog at the sea", "a kitten on a couch", "a dog at the sea"]
+    batch = bank.noise(prompts, eta=0.5, generator=seeded())
+    fresh = randn_tensor((3, *SHAPE), generator=seeded(), dtype=torch.float32)
+    records = torch.stack([stored("mine-dog"), stored("yours-cat"), stored("mine-dog")])
+    torch.testing.assert_close(batch, (fresh + 0.5 * records) / 1.25**0.5, rtol=0, atol=1e-6)
+    singles = bank.noise(prompts, eta=0.5, generator=[seeded(7), seeded(8), seeded(9)])
+    for i, prompt in enumerate(prompts):
+        assert torch.equal(singles[i : i + 1], bank.noise(prompt, eta=0.5, generator=seeded(7 + i)))
+    with pytest.raises(ValueError, match="2 generators for a batch of 3"):
+        bank.noise(prompts, generator=[seeded(), seeded()])
+
+
+def test_a_prompt_far_from_every_caption_gets_fresh_noise_and_says_so(
+    bank: NoiseBank, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts = ["a dog runs on the beach", "quarterly tax regulation"]
+    with caplog.at_level(logging.WARNING):
+        sample = bank.sample(prompts, eta=0.5, generator=seeded(), min_similarity=0.6)
+    assert sample.fresh == (False, True)
+    fresh = randn_tensor((2, *SHAPE), generator=seeded(), dtype=torch.float32)
+    assert torch.equal(sample.latents[1], fresh[1]) and not torch.equal(sample.latents[0], fresh[0])
+    assert "below 0.6: fresh noise" in caplog.text
+    assert sample.marginal_variance[1] == 1.0
+    alone = bank.sample(prompts[1], eta=float("inf"), generator=seeded(), min_similarity=0.6)
+    assert torch.equal(alone.latents, randn_tensor((1, *SHAPE), generator=seeded(), dtype=torch.float32))
+
+
+def test_the_sample_reports_variance_and_a_digest_of_what_was_drawn(bank: NoiseBank) -> None:
+    sample = bank.sample(id="mine-dog", eta=1.0, generator=seeded())
+    variance = float(stored("mine-dog").var(correction=0))
+    assert sample.marginal_variance == (pytest.approx((1 + variance) / 2),)
+    again = bank.sample(id="mine-city", eta=0.1, generator=seeded())
+    assert sample.drawn_digest == again.drawn_digest != bank.sample(id="mine-dog", generator=seeded(1)).drawn_digest
+    normalised = bank.sample(id="mine-dog", eta=float("inf"), normalize="channel")
+    means = normalised.latents.mean(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(means, torch.zeros(4), rtol=0, atol=1e-6)
+    assert normalised.marginal_variance == (pytest.approx(1.0, abs=1e-5),)
+    assert normalised.drawn_digest == ""
+
+
+def test_inputs_bring_the_size_that_goes_with_the_latents(bank: NoiseBank) -> None:
+    inputs = bank.inputs("a dog", eta=0, generator=seeded())
+    assert {key: inputs[key] for key in ("height", "width", "num_frames")} == {
+        "height": 32,
+        "width": 48,
+        "num_frames": 2,
+    }
+    assert torch.equal(inputs["latents"], bank.noise("a dog", eta=0, generator=seeded()))
+    replay = bank.inputs(id="yours-cat", eta=float("inf"))
+    assert torch.equal(replay["latents"][0], stored("yours-cat"))
+
+
+def test_inverted_gives_the_record_and_its_statistics(bank: NoiseBank) -> None:
+    record = bank.inverted("mine-cook")
+    assert torch.equal(record.noise, stored("mine-cook"))
+    assert record.statistics["id"] == "mine-cook" and len(record.statistics["mean"]) == 4
+    with pytest.raises(ClipNotFound, match="clip mine-nobody: not in snapshot 1"):
+        bank.inverted("mine-nobody")
+
+
+def test_a_prior_of_ones_own_is_a_function_of_shape_and_generator(bank: NoiseBank) -> None:
+    def shared(shape: tuple[int, ...], generator: Any) -> torch.Tensor:
+        one = torch.randn((*shape[:2], 1, *shape[3:]), generator=generator)
+        return one.expand(shape).contiguous()
+
+    latents = bank.noise("a dog", eta=0, generator=seeded(), prior=shared)
+    assert torch.equal(latents[:, :, 0], latents[:, :, 1])
+    with pytest.raises(ShapeMismatch, match=r"the prior gave noise of shape \(1,\)"):
+        bank.noise("a dog", prior=lambda shape, generator: torch.zeros(1))
+    for wrong, message in (({"prior": "pink"}, "prior 'pink'"), ({"eta": -1}, "eta -1"), ({"normalize": "x"}, "'x'")):
+        with pytest.raises(ValueError, match=message):
+            bank.noise("a dog", **wrong)
+    for both in ({}, {"prompt": "a dog", "id": "mine-dog"}):
+        with pytest.raises(ValueError, match="either a prompt or an id"):
+            bank.noise(**both)
+
+
+def test_with_several_sets_the_nearest_clip_that_has_a_record_is_taken(store: Store) -> None:
+    build(store, CAPTIONS, sets={"big": list(CAPTIONS), "small": ["mine-cook", "yours-sky"]})
+    with pytest.raises(UnknownNoiseSet, match="name a noise_set; it has big, small"):
+        NoiseBank.open(store.url).noise("a dog on the beach")
+    with pytest.raises(UnknownNoiseSet, match="no noise set 'huge'; it has big, small"):
+        NoiseBank.open(store.url, noise_set="huge")
+    assert NoiseBank.open(store.url).search("a dog on the beach", k=1)[0].id == "mine-dog"
+    assert NoiseBank.open(store.url, noise_set="big").sample("a dog on the beach").hits[0].id == "mine-dog"
+    small = NoiseBank.open(store.url, noise_set="small")
+    hit = small.sample("a cat sleeps on a sofa").hits[0]
+    assert hit.id in ("mine-cook", "yours-sky")
+    with pytest.raises(ClipNotFound, match="clip yours-cat: no record in noise set 'small'"):
+        small.noise(id="yours-cat")
+
+
+def test_a_record_far_down_the_list_is_still_found(store: Store) -> None:
+    many = {f"mine-{i}": f"a dog runs on the beach, take {i}" for i in range(60)}
+    build(store, many | {"mine-far": "quarterly tax regulation"}, sets={"toy": ["mine-far"]})
+    assert NoiseBank.open(store.url).sample("a dog runs on the beach").hits[0].id == "mine-far"
+    build(store, {"mine-a": "a"}, sets={"toy": [], "new": []})
+    with pytest.raises(ClipNotFound, match="noise set 'new' has no record in snapshot 2"):
+        NoiseBank.open(store.url, noise_set="new").noise("a dog")
+
+
+def test_an_open_bank_answers_from_its_snapshot_until_it_is_refreshed(store: Store, bank: NoiseBank) -> None:
+    build(store, {"mine-dog": "an old tram", "mine-new": "a dog jumps into the waves"}, removed=["yours-cat"])
+    assert bank.search("a dog at the sea", k=1)[0].id == "mine-dog"
+    assert bank.search("a cat on a sofa", k=1)[0].id == "yours-cat"
+    assert torch.equal(bank.noise(id="yours-cat", eta=float("inf"))[0], stored("yours-cat"))
+    assert (bank.refresh(), bank.snapshot) == (2, 2)
+    assert bank.search("a dog at the sea", k=1)[0].id == "mine-new"
+    assert bank.sample("a dog at the sea").hits[0].id == "mine-new"
+    assert all(hit.id != "yours-cat" for hit in bank.search("a cat on a sofa", k=10))
+    assert [hit.id for hit in bank.search("an old tram", k=10)].count("mine-dog") == 1
+    with pytest.raises(ClipNotFound):
+        bank.noise(id="yours-cat")
+    old = NoiseBank.open(store.url, snapshot=1)
+    assert old.search("a cat on a sofa", k=1)[0].id == "yours-cat"
+
+
+def test_the_captions_model_may_have_moved_but_must_be_the_same(tmp_path: Path, store: Store) -> None:
+    build(store, CAPTIONS, model="/no/such/folder")
+    with pytest.raises(ConfigError, match="'/no/such/folder' is neither a local folder nor"):
+        NoiseBank.open(store.url).search("a dog")
+    moved = tmp_path / "moved"
+    shutil.copytree(MINILM, moved)
+    assert NoiseBank.open(store.url, embedder=str(moved)).search("a dog", k=1)[0].id == "mine-dog"
+    assert NoiseBank.open(store.url, embedder=embedder()).search("a dog", k=1)[0].id == "mine-dog"
+    (moved / "1_Pooling" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="the bank's embeddings were made with"):
+        NoiseBank.open(store.url, embedder=str(moved)).search("a dog")
+
+
+def test_a_remote_bank_answers_like_a_local_one(tmp_path: Path, bank: NoiseBank) -> None:
+    remote = open_store(f"memory://{tmp_path.name}")
+    build(remote, CAPTIONS)
+    other = NoiseBank.open(remote.url)
+    assert other.search("a dog", k=4) == bank.search("a dog", k=4)
+    assert torch.equal(other.noise("a dog", generator=seeded()), bank.noise("a dog", generator=seeded()))
+    assert other.inverted("mine-dog").statistics == bank.inverted("mine-dog").statistics
+
+
+def test_a_bank_travels_to_other_processes_at_its_snapshot(store: Store, bank: NoiseBank) -> None:
+    build(store, {"mine-new": "a dog jumps into the waves"})
+    copy = pickle.loads(pickle.dumps(bank))
+    assert copy.snapshot == 1
+    assert torch.equal(copy.noise("a dog", generator=seeded()), bank.noise("a dog", generator=seeded()))
+
+
+def test_there_may_be_no_bank(tmp_path: Path, bank: NoiseBank) -> None:
+    with pytest.raises(BankNotFound, match="no bank here"):
+        NoiseBank.open(tmp_path / "elsewhere")
+    with pytest.raises(BankNotFound, match="no snapshot 9"):
+        NoiseBank.open(bank._store.url, snapshot=9)
+
+
+def use(bank: NoiseBank) -> None:
+    """Everything that a reader does."""
+    for hit in bank.search("a dog", k=10):
+        bank.noise(id=hit.id)
+        bank.inverted(hit.id)
+
+
+@pytest.mark.parametrize("damage", ["bit", "truncated", "missing", "swapped"])
+def test_whatever_file_is_damaged_no_noise_comes_of_it(store: Store, damage: str) -> None:
+    build(store, CAPTIONS)
+    build(store, {"mine-dog": "a dog digs in the sand", "mine-more": "rain on a window"}, sets={"toy": ["mine-more"]})
+    snapshot = read_snapshot(store)
+    kinds = ("index", "records", "noise")
+    files = [entry for kind in kinds for entry in snapshot_files(store, snapshot, kind)]
+    files += snapshot.parts["noise/toy"]
+    assert len(files) >= 10
+    information = {segment.info.path for segment in snapshot.index}
+    for entry in (entry for entry in files if entry.path not in information):
+        content = store.read(entry.path)
+        use(NoiseBank.open(store.url, embedder=embedder()))
+        if damage == "missing":
+            store.delete(entry.path)
+        else:
+            changed = bytearray(content)
+            changed[len(content) // 2] ^= 16
+            other = store.read(next(file.path for file in files if file.path != entry.path))
+            store.put(entry.path, {"bit": bytes(changed), "truncated": content[:-1], "swapped": other}[damage])
+        with pytest.raises(BankDamaged, match=entry.path):
+            use(NoiseBank.open(store.url, embedder=embedder()))
+        store.put(entry.path, content)
+
+
+def test_a_reader_of_a_vacuumed_snapshot_is_told_so(store: Store, bank: NoiseBank) -> None:
+    first = read_snapshot(store, 1)
+    build(store, {"mine-new": "a dog jumps into the waves"})
+    for entry in [*snapshot_files(store, first, "noise"), *snapshot_files(store, first, "index")]:
+        store.delete(entry.path)
+    store.put(first.path, expired_stub(first, 2))
+    for ask in (lambda: bank.search("a dog"), lambda: bank.noise(id="mine-dog"), lambda: bank.inverted("mine-dog")):
+        with pytest.raises(SnapshotExpired, match="snapshot 1 was removed by vacuum"):
+            ask()
+    with pytest.raises(SnapshotExpired):
+        NoiseBank.open(store.url, snapshot=1)
+
+
+def test_the_package_names_its_reader_and_nothing_it_has_not() -> None:
+    assert noisebank.NoiseBank is NoiseBank and "Hit" in dir(noisebank)
+    assert set(noisebank.__all__) <= set(dir(noisebank))
+    with pytest.raises(AttributeError, match="no attribute 'Nobody'"):
+        noisebank.Nobody  # noqa: B018
