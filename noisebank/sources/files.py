@@ -81,10 +81,12 @@ def expand(source: SourceOptions) -> list[str]:
     name = source.name or source.kind
     addresses: list[str] = []
     for pattern in source.path:
-        found = [address for part in expand_braces(pattern) for address in _matches(part)]
-        if not found:
-            raise ConfigError(f"source {name}: path {pattern!r}: no such file")
-        addresses += found
+        for part in expand_braces(pattern):
+            found = _matches(part)
+            if not found:
+                of = "" if part == pattern else f" of {pattern!r}"
+                raise ConfigError(f"source {name}: path {part!r}{of}: no such file")
+            addresses += found
     return addresses
 
 

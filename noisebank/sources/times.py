@@ -14,6 +14,8 @@ _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:\.(\d{1,9}))?")
 _SECONDS = re.compile(r"\d{1,9}(?:\.\d{0,9})?")
 _DURATION = re.compile(r"PT(?=\d)(?:(\d{1,4})H)?(?:(\d{1,6})M)?(?:(\d{1,8})(?:\.(\d{1,9}))?S)?")
 _LONGEST_SECONDS = 10**9
+_ZERO = "00:00:00.000"
+_DIGIT_MS = np.array([36_000_000, 3_600_000, 600_000, 60_000, 10_000, 1000, 100, 10, 1])
 
 
 def time_ms(text: str) -> int | None:
@@ -57,11 +59,10 @@ def times_ms(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
         return _from_seconds(column.cast(pa.float64()))
     except pa.ArrowInvalid:
         pass
-    try:
-        micros = column.cast(pa.time64("us")).cast(pa.int64())
-        return pc.divide(pc.add(micros, 500), 1000), np.zeros(len(column), bool)
-    except pa.ArrowInvalid:
-        return each_ms(column, time_ms)
+    milliseconds = _clock_ms(column)
+    if milliseconds is not None:
+        return milliseconds, np.zeros(len(column), bool)
+    return each_ms(column, time_ms)
 
 
 def each_ms(column: pa.Array, parse: Callable[[str], int | None]) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
@@ -79,6 +80,20 @@ def _from_seconds(seconds: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     bad = given & ((values < 0) | (values > _LONGEST_SECONDS))
     milliseconds = np.rint(np.where(bad, 0, values) * 1000).astype(np.int64)
     return pa.array(milliseconds, mask=~given | bad), bad
+
+
+def _clock_ms(column: pa.Array) -> pa.Array | None:
+    """Times that are all like ``00:00:05.320``, or null; None if one is not."""
+    texts = column.fill_null(_ZERO)
+    if pc.any(pc.not_equal(pc.binary_length(texts), len(_ZERO))).as_py():
+        return None
+    digits = np.frombuffer(pa.array(texts.to_pylist(), pa.binary(len(_ZERO))).buffers()[1], np.uint8)
+    digits = digits.reshape(-1, len(_ZERO)).astype(np.int64) - ord("0")
+    separators = digits[:, [2, 5, 8]] != np.frombuffer(b"::.", np.uint8).astype(np.int64) - ord("0")
+    numbers = np.delete(digits, [2, 5, 8], axis=1)
+    if separators.any() or ((numbers < 0) | (numbers > 9)).any() or (numbers[:, [2, 4]] > 5).any():
+        return None
+    return pa.array(numbers @ _DIGIT_MS, mask=np.asarray(column.is_null()))
 
 
 def _milliseconds(seconds: int, fraction: str | None) -> int:
