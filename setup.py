@@ -24,6 +24,7 @@ DEV = [
     "pytest-timeout>=2.3",
     "ruff>=0.11",
     "types-PyYAML",
+    "types-tqdm",
 ]
 
 setup(

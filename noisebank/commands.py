@@ -6,9 +6,21 @@ Every command is a function from parsed arguments to an :class:`Outcome`; the co
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .describe import describe, diff, read_failures, snapshot_files
+from .manifest import read_snapshot
+from .repair import repair
+from .storage import open_store
+from .vacuum import vacuum as vacuum_bank
+from .verify import verify as verify_snapshot
+
+if TYPE_CHECKING:
+    from .bank import NoiseBank
 
 
 @dataclass(frozen=True)
@@ -79,3 +91,122 @@ def _snapshot(parser: argparse.ArgumentParser) -> None:
 
 def _embedder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="FOLDER", help="the captions model, where it moved since the bank was built")
+
+
+def search(arguments: argparse.Namespace) -> Outcome:
+    """Nearest captions."""
+    hits = _open(arguments).search(arguments.prompt, arguments.k)
+    document = [{"id": h.id, "caption": h.caption, "score": h.score, "source": h.source} for h in hits]
+    return Outcome({"hits": document}, [f"{h.score:.4f}  {h.id}  {h.caption}" for h in hits])
+
+
+def sample(arguments: argparse.Namespace) -> Outcome:
+    """Mixed noise to a file."""
+    import torch
+    from safetensors.torch import save_file
+
+    bank = _open(arguments, noise_set=arguments.noise_set)
+    generator = torch.Generator().manual_seed(arguments.seed)
+    mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator)
+    save_file({"latents": mixed.latents.contiguous()}, arguments.output)
+    hit = mixed.hits[0]
+    document = {
+        "output": arguments.output,
+        "shape": list(mixed.latents.shape),
+        "id": hit.id,
+        "caption": hit.caption,
+        "score": hit.score,
+        "eta": arguments.eta,
+        "seed": arguments.seed,
+    }
+    shape = "x".join(map(str, mixed.latents.shape))
+    return Outcome(document, [f"{arguments.output}: latents {shape} float32, mixed with {hit.id} ({hit.score:.4f})"])
+
+
+def show(arguments: argparse.Namespace) -> Outcome:
+    """What is in a snapshot, or what changed between two."""
+    store = open_store(arguments.bank)
+    if arguments.diff:
+        before, after = (read_snapshot(store, number) for number in arguments.diff)
+        document = diff(store, before, after)
+    else:
+        document = describe(store, read_snapshot(store, arguments.snapshot))
+    return Outcome(document, list(_indented(document)))
+
+
+def _indented(document: dict[str, Any], indent: str = "") -> Iterator[str]:
+    for name, value in document.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}:" + ("" if value else " none")
+            yield from _indented(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: {'none' if value is None else value}"
+
+
+def failures(arguments: argparse.Namespace) -> Outcome:
+    """Every row that is not in the bank, and why."""
+    store = open_store(arguments.bank)
+    rows = read_failures(store, read_snapshot(store, arguments.snapshot))
+    lines = [f"{row['id']}  {row['stage']}  {row['code']}  {row['message']}" for row in rows]
+    return Outcome({"failures": rows}, lines or ["none"])
+
+
+def files(arguments: argparse.Namespace) -> Outcome:
+    """The files of a snapshot, as addresses."""
+    store = open_store(arguments.bank)
+    entries = snapshot_files(store, read_snapshot(store, arguments.snapshot), arguments.kind)
+    paths = [f"{store.url}/{entry.path}" for entry in entries]
+    return Outcome({"files": paths}, paths)
+
+
+def verify(arguments: argparse.Namespace) -> Outcome:
+    """Re-reads every file; with ``--repair`` drops the damaged ones in a new snapshot."""
+    store = open_store(arguments.bank)
+    with _progress("verify", "B") as report_progress:
+        report = verify_snapshot(store, arguments.snapshot, report_progress)
+    damaged = [{"path": damage.path, "reason": damage.reason} for damage in report.damaged]
+    document: dict[str, Any] = {"ok": report.ok, "files": report.files, "bytes": report.bytes, "damaged": damaged}
+    lines = [f"{damage.path}: {damage.reason}" for damage in report.damaged]
+    if report.ok:
+        lines.append(f"ok: {report.files} files, {report.bytes} bytes")
+    elif arguments.repair:
+        repaired = repair(store, report)
+        document["repaired_in"] = repaired.number
+        lines.append(f"snapshot {repaired.number} leaves them out; the next build makes them again")
+        return Outcome(document, lines)
+    return Outcome(document, lines, exit_code=0 if report.ok else 1)
+
+
+def vacuum(arguments: argparse.Namespace) -> Outcome:
+    """Removes what no kept snapshot refers to."""
+    removed = vacuum_bank(open_store(arguments.bank), arguments.keep, dry_run=arguments.dry_run)
+    document = {
+        "snapshot": removed.snapshot.number,
+        "expired": list(removed.expired),
+        "removed": list(removed.files),
+        "bytes": removed.bytes,
+        "dry_run": arguments.dry_run,
+    }
+    would = "would remove" if arguments.dry_run else "removed"
+    expired = f"snapshots {', '.join(map(str, removed.expired)) or 'none'} expired"
+    return Outcome(document, [*removed.files, f"{would} {len(removed.files)} files, {removed.bytes} bytes; {expired}"])
+
+
+def _open(arguments: argparse.Namespace, **options: Any) -> NoiseBank:
+    from .bank import NoiseBank
+
+    return NoiseBank.open(arguments.bank, arguments.snapshot, embedder=arguments.model, **options)
+
+
+@contextmanager
+def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing otherwise; called with what is done and the total."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit=unit, unit_scale=True, disable=None, file=sys.stderr) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield report

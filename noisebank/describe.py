@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from .errors import ConfigError
+from .delta import FAILURE_KEY
+from .errors import BankDamaged, ConfigError
 from .index_deletions import Nums
 from .manifest import Snapshot
 from .parts import part_entries, read_parts
+from .planning.plan import read_plan
+from .planning.reduce import PLAN_STAGE
 from .status import Status
 from .storage import FileEntry, Store
 from .tables import OverlayTable, slice_edges
@@ -88,6 +93,38 @@ def describe(store: Store, snapshot: Snapshot) -> dict[str, Any]:
         "failures": dict(snapshot.failure_counts),
         "bytes": snapshot.data_bytes + sum(entry.bytes for entry in snapshot.own_files),
     }
+
+
+def read_failures(store: Store, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Every row that is not in the bank, and why, sorted by id and stage.
+
+    What a list is to blame for also says where it was read, if the snapshot's plan is still there.
+    """
+    if not snapshot.failures:
+        return []
+    table = OverlayTable(store, snapshot.failures, FAILURE_KEY).read()
+    table = table.filter(pc.not_equal(table.column("code"), "")).drop_columns(["num"])
+    places = _places(store, snapshot.plan)
+    rows: list[dict[str, Any]] = table.sort_by([("id", "ascending"), ("stage", "ascending")]).to_pylist()
+    for row in rows:
+        if row["stage"] == PLAN_STAGE and row["id"] in places:
+            row["message"] += f" ({places[row['id']]})"
+    return rows
+
+
+def _places(store: Store, plan: str) -> dict[str, str]:
+    """File and row of the invalid rows that a plan read, by id."""
+    try:
+        locations = read_plan(store, plan).locations if plan else ()
+    except (FileNotFoundError, BankDamaged):  # (plans are working papers: vacuum removes them)
+        return {}
+    places: dict[str, str] = {}
+    for entry in locations:
+        with store.open(entry.path) as file:
+            table = pq.read_table(file, filters=[("status", "=", "invalid")])
+        for row in table.to_pylist():
+            places.setdefault(row["id"], f"{row['file']}, row {row['row']}")
+    return places
 
 
 def diff(store: Store, before: Snapshot, after: Snapshot) -> dict[str, Any]:

@@ -126,7 +126,8 @@ class Outcome:
         for piece in OverlayTable(self.store, self.parent.rows).slices():
             at, found = _positions(piece.column("num").to_numpy(), nums)
             before[found] = piece.column("listed").to_numpy()[at[found]]
-        return nums[now != before]
+        fresh: Nums = nums[now != before]
+        return fresh
 
     def _rows(self) -> pa.Table:
         """The plan's rows with what their shards made of them."""

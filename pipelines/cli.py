@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -37,13 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known.rest = rest
     if rest and not known.takes_rest:
         commands[known.command].error(f"unrecognized arguments: {' '.join(rest)}")
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if known.verbose else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%H:%M:%S",
-    )
-    _quiet_libraries(known.verbose)
+    _set_up_logging(known.verbose)
     try:
         outcome = known.run(known)
     except NoiseBankError as error:
@@ -85,10 +80,19 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     return parser, commands
 
 
-def _quiet_libraries(verbose: bool) -> None:
+def _set_up_logging(verbose: bool) -> None:
+    """Our own log at INFO, libraries' warnings; everything with ``--verbose``."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    for package in ("noisebank", "transforms", "pipelines", "runners"):
+        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:
-        for name in ("apache_beam", "httpx", "sentence_transformers", "transformers", "datasets", "urllib3"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        logging.getLogger("root").addFilter(lambda record: "apitools" not in record.getMessage())
 
 
 def _fail(known: argparse.Namespace, error: NoiseBankError) -> int:

@@ -19,7 +19,7 @@ from noisebank.shards import ShardSample, write_shard
 from noisebank.storage import FileEntry, Store, file_sha256, publish_file
 from noisebank.video.clips import Clip, ClipRequest, make_clips
 
-from .finished import Finished
+from .finished import Finished, failure_of
 
 STAGE = "clips"
 TAR, SIDECAR = ".tar", ".parquet"
@@ -65,6 +65,7 @@ def make_clip_shard(
     if (found := find_receipt(store, STAGE, inputs)) is not None:
         return Finished(found, made=False, seconds=time.perf_counter() - began)
     entries: list[dict[str, Any]] = []
+    failures: list[Failure] = []
     with tempfile.TemporaryDirectory(prefix="noisebank-clips-") as scratch:
         tar, sidecar = Path(scratch, "clips.tar"), Path(scratch, "clips.parquet")
         requests = [
@@ -72,11 +73,11 @@ def make_clip_shard(
             for row in rows.select(["id", "uri", "base", "start_ms", "end_ms"]).to_pylist()
         ]
         made = make_clips(requests, options, fetch, Path(scratch))
-        write_shard(tar, _samples(made, rows, source_names, entries))
+        write_shard(tar, _samples(made, rows, source_names, entries, failures))
         pq.write_table(pa.Table.from_pylist(entries, schema=schema), sidecar, compression="zstd")
         good = sum(entry["clip_row"] >= 0 for entry in entries)
         files = _publish(store, tar if good else None, sidecar, good, len(entries), generation)
-    receipt = Receipt(STAGE, inputs, fingerprint, files, good, _failures(entries))
+    receipt = Receipt(STAGE, inputs, fingerprint, files, good, tuple(failures))
     counted = finish(store, receipt)
     return Finished(counted, made=counted == receipt, seconds=time.perf_counter() - began)
 
@@ -86,8 +87,9 @@ def _samples(
     rows: pa.Table,
     source_names: Mapping[int, str],
     entries: list[dict[str, Any]],
+    failures: list[Failure],
 ) -> Iterator[ShardSample]:
-    """The tar's samples as they are made; every row, good or failed, is appended to ``entries``."""
+    """The tar's samples as they are made; every row is appended to ``entries``, a failed one to ``failures`` too."""
     good = 0
     for row, (_, clip) in zip(rows.to_pylist(), made, strict=True):
         listed = {name: row[name] for name in ("id", "uri", "start_ms", "end_ms", "caption")}
@@ -96,6 +98,7 @@ def _samples(
         if isinstance(clip, RowFailure):
             entry |= {"clip_row": -1, "code": clip.code, "message": clip.message, "retryable": clip.retryable}
             entries.append(entry)
+            failures.append(failure_of(entry, STAGE, clip))
             continue
         facts = {
             name: getattr(clip, name)
@@ -117,16 +120,4 @@ def _publish(
         publish_file(store, path, STAGE, suffix, count, generation, name_digest=digest)
         for path, suffix, count in parts
         if path
-    )
-
-
-def _failures(entries: list[dict[str, Any]]) -> tuple[Failure, ...]:
-    return tuple(
-        Failure(
-            *(entry[name] for name in ("num", "id", "source", "uri")),
-            STAGE,
-            *(entry[name] for name in ("code", "message", "retryable", "attempt")),
-        )
-        for entry in entries
-        if entry["clip_row"] < 0
     )

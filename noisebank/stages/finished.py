@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from noisebank.receipts import Receipt
+from noisebank.errors import RowFailure
+from noisebank.receipts import Failure, Receipt
 
 
 @dataclass(frozen=True)
@@ -20,3 +23,18 @@ class Finished:
     receipt: Receipt
     made: bool
     seconds: float
+
+
+def failure_of(row: Mapping[str, Any], stage: str, failure: RowFailure) -> Failure:
+    """The record of a row that failed; ``row`` has num, id, source (its name), uri and attempt."""
+    return Failure(
+        num=row["num"],
+        id=row["id"],
+        source=row["source"],
+        uri=row["uri"],
+        stage=stage,
+        code=failure.code,
+        message=failure.message,
+        retryable=failure.retryable,
+        attempts=row["attempt"],
+    )

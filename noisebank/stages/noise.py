@@ -26,13 +26,13 @@ from noisebank.inversion.clips import ClipRecord, MeteredNetwork, choose_batch_s
 from noisebank.models import ModelAdapter
 from noisebank.noise_file import storage_roundtrip, write_noise_file
 from noisebank.options import NoiseOptions
-from noisebank.receipts import Failure, Receipt, find_receipt, finish, inputs_hash
+from noisebank.receipts import Receipt, find_receipt, finish, inputs_hash
 from noisebank.shards import read_shard
 from noisebank.storage import FileEntry, Store, publish_file
 from noisebank.video.frames import decode_mp4
 
 from .clips import SIDECAR, TAR
-from .finished import Finished
+from .finished import Finished, failure_of
 
 _log = logging.getLogger(__name__)
 _MEASURES = (
@@ -104,16 +104,9 @@ def make_noise_shard(
         rows = clips.to_pylist()
         good = [(row, record) for row, record in zip(rows, outcomes, strict=True) if isinstance(record, ClipRecord)]
         failures = tuple(
-            Failure(
-                *(row[name] for name in ("num", "id", "source", "uri")),
-                stage,
-                failure.code,
-                failure.message,
-                failure.retryable,
-                row["attempt"],
-            )
-            for row, failure in zip(rows, outcomes, strict=True)
-            if isinstance(failure, RowFailure)
+            failure_of(row, stage, outcome)
+            for row, outcome in zip(rows, outcomes, strict=True)
+            if isinstance(outcome, RowFailure)
         )
         files: tuple[FileEntry, ...] = ()
         info: dict[str, Any] = {"tar": tar, "batch_size": run.batch_size}
