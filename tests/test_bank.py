@@ -65,7 +65,7 @@ def bank(store: Store) -> NoiseBank:
 
 def test_search_gives_the_nearest_captions_with_their_cosines(bank: NoiseBank) -> None:
     hits = bank.search("a puppy playing at the seaside", k=3)
-    assert [hit.id for hit in hits][0] == "mine-dog"
+    assert hits[0].id == "mine-dog"
     assert (hits[0].caption, hits[0].source) == ("a dog runs on the beach", "mine")
     vectors = embedder().embed(["a puppy playing at the seaside", hits[0].caption])
     assert hits[0].score == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-6)
