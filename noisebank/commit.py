@@ -26,6 +26,7 @@ from .parts import read_parts
 from .status import Status
 from .storage import FileEntry, Store
 from .tables import OverlayTable
+from .trusted import trusted_bytes
 
 _log = logging.getLogger(__name__)
 _NAMED = 5
@@ -166,14 +167,8 @@ def _check_expired(store: Store, base: Snapshot | None, delta: Delta) -> None:
 
 def read_expired(store: Store, lists: Sequence[FileEntry]) -> set[str]:
     """The paths that vacuums listed for deletion."""
-    paths: set[str] = set()
-    for entry in lists:
-        try:
-            with store.open(entry.path) as file:
-                paths.update(pq.read_table(file).column("path").to_pylist())
-        except (FileNotFoundError, pa.ArrowException) as error:
-            raise BankDamaged(f"{entry.path}: missing or damaged ({error}); run verify") from error
-    return paths
+    tables = [pq.read_table(pa.BufferReader(trusted_bytes(store, entry))) for entry in lists]
+    return {path for table in tables for path in table.column("path").to_pylist()}
 
 
 def _moved_captions(store: Store, parent: Snapshot | None, base: Snapshot | None, nums: Nums) -> Nums:

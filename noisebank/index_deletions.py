@@ -7,16 +7,18 @@ FAISS's ``IDSelectorBitmap`` reads it), set where the caption is gone.
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import BankDamaged
 from .manifest import IndexSegment
 from .storage import Store, publish_bytes
+from .trusted import trusted_bytes, trusted_path
 
 if TYPE_CHECKING:
     from .delta import Delta
@@ -31,14 +33,11 @@ def read_deleted(store: Store, segment: IndexSegment) -> Mask:
     """One bool a position, true where the caption is gone.
 
     Raises:
-        BankDamaged: the bitmap is missing or has another length.
+        BankDamaged: the bitmap is missing, damaged or has another length.
     """
     if segment.deleted is None:
         return np.zeros(segment.size, bool)
-    try:
-        packed = np.frombuffer(store.read(segment.deleted.path), np.uint8)
-    except FileNotFoundError as error:
-        raise BankDamaged(f"{segment.deleted.path}: missing; run verify") from error
+    packed = np.frombuffer(trusted_bytes(store, segment.deleted), np.uint8)
     if len(packed) != (segment.size + 7) // 8:
         raise BankDamaged(f"{segment.deleted.path}: {len(packed)} bytes for {segment.size} positions; run verify")
     return np.unpackbits(packed, count=segment.size, bitorder="little").astype(bool)
@@ -48,19 +47,14 @@ def read_nums(store: Store, segment: IndexSegment) -> Nums:
     """The number of the clip at each position.
 
     Raises:
-        BankDamaged: the sidecar is missing, cannot be read or has another length.
+        BankDamaged: the entries are missing, damaged or of another number.
     """
-    path = segment.entries.path
-    try:
-        with store.open(path) as file:
-            nums = pq.read_table(file, columns=["num"]).column("num").to_numpy()
-    except FileNotFoundError as error:
-        raise BankDamaged(f"{path}: missing; run verify") from error
-    except (pa.ArrowException, OSError) as error:
-        raise BankDamaged(f"{path}: cannot be read ({error}); run verify") from error
+    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
+        path = trusted_path(store, segment.entries, Path(scratch))
+        nums: Nums = pq.read_table(path, columns=["num"]).column("num").to_numpy()
     if len(nums) != segment.size:
-        raise BankDamaged(f"{path}: {len(nums)} rows for {segment.size} positions; run verify")
-    return nums  # type: ignore[no-any-return]
+        raise BankDamaged(f"{segment.entries.path}: {len(nums)} rows for {segment.size} positions; run verify")
+    return nums
 
 
 def without_deleted(

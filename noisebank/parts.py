@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .errors import BankDamaged
 from .receipts import Receipt
 from .storage import FileEntry, Store, publish_bytes
 from .tables import merge_from
+from .trusted import trusted_bytes
 
 FOLDER = "parts"
 
@@ -67,18 +67,10 @@ def read_parts(store: Store, entries: Sequence[FileEntry]) -> pa.Table:
     """The data files that manifest parts name, as one table (:data:`PART`) in no particular order.
 
     Raises:
-        BankDamaged: a part is missing or cannot be read.
+        BankDamaged: a part is missing or damaged.
     """
-    tables = [PART.empty_table()]
-    for entry in entries:
-        try:
-            with store.open(entry.path) as file:
-                tables.append(pq.read_table(file).cast(PART))
-        except FileNotFoundError as error:
-            raise BankDamaged(f"{entry.path}: missing; run verify") from error
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise BankDamaged(f"{entry.path}: cannot be read ({error}); run verify") from error
-    return pa.concat_tables(tables).combine_chunks()
+    tables = [pq.read_table(pa.BufferReader(trusted_bytes(store, entry))).cast(PART) for entry in entries]
+    return pa.concat_tables([PART.empty_table(), *tables]).combine_chunks()
 
 
 def part_entries(part: pa.Table) -> list[FileEntry]:

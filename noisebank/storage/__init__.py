@@ -5,16 +5,7 @@ that its content decides, read whole files and ranges, list, delete. Nothing is 
 """
 
 from .base import Store, StoredFile
-from .files import FileEntry, file_sha256, local_copy, publish_bytes, publish_file
+from .files import FileEntry, file_sha256, publish_bytes, publish_file
 from .opening import open_store
 
-__all__ = [
-    "FileEntry",
-    "Store",
-    "StoredFile",
-    "file_sha256",
-    "local_copy",
-    "open_store",
-    "publish_bytes",
-    "publish_file",
-]
+__all__ = ["FileEntry", "Store", "StoredFile", "file_sha256", "open_store", "publish_bytes", "publish_file"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,16 +108,6 @@ def publish_bytes(
     if not is_intact(store, entry):
         store.put(entry.path, data)
     return entry
-
-
-def local_copy(store: Store, key: str, folder: Path) -> Path:
-    """The file as a local one: itself in a local bank, else downloaded into ``folder``."""
-    if (path := store.local_path(key)) is not None:
-        return path
-    copy = folder / key.replace("/", "_")
-    with store.open(key) as source, copy.open("wb") as target:
-        shutil.copyfileobj(source, target, _CHUNK)
-    return copy
 
 
 def is_intact(store: Store, entry: FileEntry) -> bool:
