@@ -91,7 +91,7 @@ class ClipOptions:
     frames: int = option(16, "frames in a clip", minimum=1)
     frame_stride: int | None = option(8, "take every n-th frame of the video", minimum=1)
     fps: float | None = option(None, "take frames at this rate instead of frame_stride", minimum=0.001)
-    size: int | tuple[int, int] = option(256, "short side and crop in pixels, or [height, width]; multiples of 16", minimum=64)
+    size: int | tuple[int, int] = option(256, "short side and crop, or [height, width]; multiples of 16", minimum=64)
     maxcount: int = option(512, "clips in a shard", hashed=False, minimum=1)
     pixel_format: str = option("yuv420p", "chroma of the stored mp4", choices=PIXEL_FORMATS)
 
