@@ -200,15 +200,12 @@ class ModelAdapter(ABC):
             conditions.insert(0, self.conditioning(""))
 
         def network(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-            batch, copies = len(latents), len(conditions)
-            stacked = {
-                name: torch.cat([c[name].expand(batch, *c[name].shape[1:]) for c in conditions])
-                for name in conditions[0]
-            }
-            inputs = torch.cat([latents.to(self.dtype)] * copies)
-            prediction = self.predict(inputs, torch.cat([timestep] * copies), **stacked).float()
-            if copies == 1:
-                return prediction
+            batch, inputs = len(latents), latents.to(self.dtype)
+            repeated = [{name: c.expand(batch, *c.shape[1:]) for name, c in each.items()} for each in conditions]
+            if len(conditions) == 1:
+                return self.predict(inputs, timestep, **repeated[0]).float()
+            both = {name: torch.cat([each[name] for each in repeated]) for name in repeated[0]}
+            prediction = self.predict(torch.cat([inputs] * 2), torch.cat([timestep] * 2), **both).float()
             without, with_prompt = prediction.chunk(2)
             return without + guidance_scale * (with_prompt - without)
 
