@@ -87,18 +87,17 @@ def update_parts(
     Args:
         store: the bank.
         entries: the parts before.
-        new: files to add; those that are there already are left out.
+        new: files to add; one that is there already is listed anew, for other options may have made the same content.
         live: keys of the files that some row refers to; all others are dropped.
         generation: number of the last vacuum.
     """
     tables = [read_parts(store, [entry]) for entry in entries]
     kept = [table.filter(pc.is_in(table.column("key"), value_set=pa.array(live))) for table in tables]
     if new is not None:
-        known = np.concatenate([table.column("key").to_numpy() for table in kept] or [np.zeros(0, np.uint64)])
-        wanted = np.setdiff1d(live, known)
-        _, first = np.unique(new.column("key").to_numpy(), return_index=True)
+        keys, first = np.unique(new.column("key").to_numpy(), return_index=True)
+        kept = [table.filter(pc.invert(pc.is_in(table.column("key"), value_set=pa.array(keys)))) for table in kept]
         new = new.take(pa.array(first))
-        kept.append(new.filter(pc.is_in(new.column("key"), value_set=pa.array(wanted))))
+        kept.append(new.filter(pc.is_in(new.column("key"), value_set=pa.array(live))))
     first_merged = merge_from([table.num_rows for table in kept])
     groups = [[i] for i in range(first_merged)] + (
         [list(range(first_merged, len(kept)))] if kept[first_merged:] else []

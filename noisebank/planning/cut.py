@@ -57,7 +57,7 @@ def cut_tasks(
         nums = read_nums(file.path)
         prefixes = nums >> (NUMBER_BITS - bits)
         starts = np.flatnonzero(np.diff(prefixes, prepend=-1))
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(nums)], strict=True):
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(nums)], strict=False):
             if prefixes[start] != prefix:
                 tasks += _cut(stage, waiting, maxcount)
                 waiting, prefix = [], int(prefixes[start])

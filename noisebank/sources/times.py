@@ -87,8 +87,8 @@ def _clock_ms(column: pa.Array) -> pa.Array | None:
     texts = column.fill_null(_ZERO)
     if pc.any(pc.not_equal(pc.binary_length(texts), len(_ZERO))).as_py():
         return None
-    digits = np.frombuffer(pa.array(texts.to_pylist(), pa.binary(len(_ZERO))).buffers()[1], np.uint8)
-    digits = digits.reshape(-1, len(_ZERO)).astype(np.int64) - ord("0")
+    codes = np.frombuffer(pc.cast(texts, pa.binary()).cast(pa.binary(len(_ZERO))).buffers()[1], np.uint8)
+    digits = codes.reshape(-1, len(_ZERO)).astype(np.int64) - ord("0")
     separators = digits[:, [2, 5, 8]] != np.frombuffer(b"::.", np.uint8).astype(np.int64) - ord("0")
     numbers = np.delete(digits, [2, 5, 8], axis=1)
     if separators.any() or ((numbers < 0) | (numbers > 9)).any() or (numbers[:, [2, 4]] > 5).any():
