@@ -41,6 +41,7 @@ class Delta:
         receipts: of all shards whose files come into the bank, the index's included.
         index: a segment over the captions made, or, if it ``replaces`` others, over theirs too.
         replaces: paths of the index files that leave the snapshot.
+        entries: by path of its index file, new entries of a segment of the snapshot, for the same positions.
     """
 
     rows: Tables = ()
@@ -49,6 +50,7 @@ class Delta:
     receipts: Sequence[Receipt] = ()
     index: IndexSegment | None = None
     replaces: frozenset[str] = frozenset()
+    entries: Mapping[str, FileEntry] = field(default_factory=dict)
 
     def touched(self) -> Nums:
         """The sorted numbers of all rows that it changes in any table."""

@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from noisebank.commit import commit
 from noisebank.delta import CommitInfo, Delta, source_number
-from noisebank.ids import clip_number
+from noisebank.ids import clip_number, xxh64
 from noisebank.manifest import IndexSegment, Snapshot, latest_snapshot
 from noisebank.receipts import Receipt, finish, inputs_hash
+from noisebank.shards import ShardSample, write_shard
 from noisebank.status import Status
 from noisebank.storage import Store, publish_bytes, publish_file
 from noisebank.storage.files import file_sha256
@@ -62,7 +65,13 @@ def make(store: Store, captions: Mapping[str, str], *, failed: Iterable[str] = (
     ]
     rows += [_row(id, 0, -1, 0, Status.FAILED) for id in failed]
     records = [
-        {"num": num_of(id), "file": noise.files[0].key, "row": i, "checksum": i, "status": 0}
+        {
+            "num": num_of(id),
+            "file": noise.files[0].key,
+            "row": i,
+            "checksum": _checksum(noise_of(id, captions[id])),
+            "status": 0,
+        }
         for i, id in enumerate(ids)
     ]
     receipts = {"clips": clips, "captions": texts, "noise": noise, "index": indexed}
@@ -110,10 +119,27 @@ def failure(id: str, code: str = "http_404", stage: str = "clips") -> dict[str, 
     }  # fmt: skip
 
 
+def noise_of(id: str, caption: str) -> npt.NDArray[np.float16]:
+    """The noise of a clip, [C, F, H, W]."""
+    return np.random.default_rng([num_of(id), len(caption)]).normal(size=SHAPE).astype(np.float16)
+
+
+def _checksum(noise: npt.NDArray[np.float16]) -> int:
+    return xxhash.xxh3_64_intdigest(noise.tobytes())
+
+
+def _mp4(id: str) -> bytes:
+    return f"video of {id} ".encode() * 50
+
+
+def _sha256(id: str) -> str:
+    return hashlib.sha256(_mp4(id)).hexdigest()
+
+
 def _row(id: str, clip: int, row: int, caption_file: int, status: Status, caption: str = "") -> dict[str, object]:
     return {
         "num": num_of(id), "source": source_number(source_of(id)), "listed": 1, "video": 1 if clip else 0,
-        "caption": int(hashlib.sha256(caption.encode()).hexdigest()[:8], 16) if caption_file else 0,
+        "caption": xxh64(caption) if caption_file else 0,
         "clip_file": clip, "clip_row": row, "caption_file": caption_file, "caption_row": row, "status": int(status),
     }  # fmt: skip
 
@@ -129,9 +155,19 @@ def _receipt(
 
 def _clips(store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], generation: int) -> Receipt:
     tar, sidecar = scratch / "x.tar", scratch / "x.parquet"
-    tar.write_bytes("".join(f"{id}{captions[id]}" for id in ids).encode() * 50)
+    write_shard(tar, [ShardSample(id, _mp4(id), captions[id], {"id": id, "caption": captions[id]}) for id in ids])
     rows = [
-        {"num": num_of(id), "id": id, "source": source_of(id), "caption": captions[id], "clip_row": i}
+        {
+            "num": num_of(id),
+            "id": id,
+            "source": source_of(id),
+            "uri": f"{id}.mp4",
+            "caption": captions[id],
+            "caption_hash": xxh64(captions[id]),
+            "attempt": 1,
+            "clip_row": i,
+            "sha256": _sha256(id),
+        }
         for i, id in enumerate(ids)
     ]
     pq.write_table(pa.Table.from_pylist(rows, CLIPS), sidecar)
@@ -162,11 +198,13 @@ def _captions(store: Store, scratch: Path, ids: list[str], captions: Mapping[str
 def _noise(store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], generation: int) -> Receipt:
     path = scratch / "noise.arrow"
     schema = noise_schema(SHAPE, "float16")
-    values = np.zeros((len(ids), *SHAPE), np.float16) + [[[[[len(captions[id])]]]] for id in ids]
+    values = np.stack([noise_of(id, captions[id]) for id in ids])
     columns = {
         "num": [num_of(id) for id in ids],
         "id": ids,
-        "noise": pa.FixedShapeTensorArray.from_numpy_ndarray(values.astype(np.float16)),
+        "sha256": [_sha256(id) for id in ids],
+        "checksum": [_checksum(value) for value in values],
+        "noise": pa.FixedShapeTensorArray.from_numpy_ndarray(values),
     }
     arrays = [pa.nulls(len(ids), f.type) if f.name not in columns else columns[f.name] for f in schema]
     arrays = [pa.array(a, f.type) if isinstance(a, list) else a for a, f in zip(arrays, schema, strict=True)]
