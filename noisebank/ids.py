@@ -22,6 +22,7 @@ NUMBER_BITS = VIDEO_BITS + CLIP_BITS
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _RANGE = re.compile(r"-[0-9]+-[0-9]+$")
 _LONGEST = 160
+_HASHED_AT_ONCE = 4096
 
 
 def xxh64(text: str) -> int:
@@ -65,4 +66,9 @@ def clip_numbers(ids: pa.Array) -> npt.NDArray[np.int64]:
 
 def xxh64_of(texts: pa.Array) -> npt.NDArray[np.uint64]:
     """XXH64, seed 0, of every string of an Arrow array without nulls."""
-    return np.fromiter(map(xxhash.xxh64_intdigest, texts.cast(pa.binary()).to_pylist()), np.uint64, len(texts))
+    values = texts.cast(pa.binary())
+    hashes = np.empty(len(values), np.uint64)
+    for start in range(0, len(values), _HASHED_AT_ONCE):
+        piece = values.slice(start, _HASHED_AT_ONCE).to_pylist()
+        hashes[start : start + len(piece)] = np.fromiter(map(xxhash.xxh64_intdigest, piece), np.uint64, len(piece))
+    return hashes
