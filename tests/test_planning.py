@@ -6,6 +6,7 @@ from time import time
 import pyarrow.parquet as pq
 import pytest
 
+from noisebank.errors import ConfigError
 from noisebank.planning.plan import read_task, removal_problems
 from noisebank.status import Status
 from tests.planned import FINGERPRINTS, HEADER, Bank, Broken, webvid_row, write_csv
@@ -272,6 +273,7 @@ def test_other_clip_options_make_clips_and_records_again(bank: Bank) -> None:
     bank.fingerprints = FINGERPRINTS | {"clips": "c2"}
     plan = bank.plan(path)
     assert bank.todo_ids(plan) == {"clips": ids(*range(10))}
+    assert plan.todo()["captions"] == {"rows": 1, "shards": 1}
     todo = {row["id"]: (row["attempt"], row["embed"]) for row in bank.todo(plan, "clips")}
     assert todo.pop(ids(1)[0]) == (1, True)
     assert set(todo.values()) == {(1, False)}
@@ -303,6 +305,39 @@ def test_other_noise_options_invert_again_and_drop_the_old_records(bank: Bank) -
     assert {row["status"] for row in bank.delta(plan, "records/toy")} == {Status.REMOVED}
     bank.commit(plan, bank.make(plan))
     assert bank.plan(path).is_empty
+
+
+def test_what_is_listed_wrongly_goes_when_other_options_ask_for_it_anew(bank: Bank) -> None:
+    first(bank, 3)
+    path = listed(bank, [webvid_row(0), [*webvid_row(1)[:4], ""], webvid_row(2)])
+    bank.fingerprints = FINGERPRINTS | {"captions": "t2"}
+    plan = bank.build(path)
+    assert counts(plan, "removed", "invalid") == (1, 1)
+    assert [row["status"] for row in bank.delta(plan) if row["status"] == Status.REMOVED] == [Status.REMOVED]
+    assert bank.plan(path).is_empty
+
+
+def test_other_options_with_a_source_left_out_are_refused(bank: Bank) -> None:
+    one = {"kind": "webvid", "path": str(listed(bank, [webvid_row(1)], "one.csv")), "name": "one"}
+    two = {"kind": "webvid", "path": str(listed(bank, [webvid_row(2)], "two.csv")), "name": "two"}
+    bank.build([one, two])
+    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    assert bank.todo_ids(bank.plan([one])) == {"noise/other": ["one-1-0-5000"]}
+    bank.fingerprints = FINGERPRINTS | {"captions": "t2"}
+    with pytest.raises(ConfigError, match=r"sources: two of the bank are left out, but .* captions changed"):
+        bank.plan([one])
+    assert counts(bank.plan([one], prune=True), "removed") == (1,)
+
+
+def test_a_record_of_a_set_that_is_not_configured_goes_with_its_clip(bank: Bank) -> None:
+    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    first(bank, 3)
+    bank.fingerprints = FINGERPRINTS
+    edited = listed(bank, [webvid_row(i, url="https://example.org/new.mp4" if i == 1 else "") for i in range(3)])
+    plan = bank.build(edited)
+    assert [row["status"] for row in bank.delta(plan, "records/other")] == [Status.REMOVED]
+    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    assert bank.todo_ids(bank.plan(edited)) == {"noise/other": ids(1)}
 
 
 def test_noise_failures_are_by_set(bank: Bank) -> None:

@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import BankDamaged
 from ..parts import kind_of
 from ..receipts import Receipt, find_receipt, list_receipts
 from ..status import Status
 from ..storage import FileEntry, Store
 from .listing import Hashes, Mask, Nums
 from .parent import Parent, matches
+from .plan import Plan
 
 CLAIMS = pa.schema(
     [
@@ -93,6 +95,19 @@ def read_claims(
         }
         tables.append(pa.table(columns, schema=CLAIMS))
     return pa.concat_tables(tables)
+
+
+def claimed_receipts(store: Store, plan: Plan) -> list[Receipt]:
+    """The receipts of the finished shards that a plan takes over.
+
+    Raises:
+        BankDamaged: one of them has disappeared.
+    """
+    found = [find_receipt(store, stage, inputs) for stage, inputs in plan.claimed]
+    receipts = [receipt for receipt in found if receipt is not None]
+    if len(receipts) < len(found):
+        raise BankDamaged("a finished shard that the plan took over has disappeared; run the build again")
+    return receipts
 
 
 def best_claims(claims: pa.Table, nums: Nums, match: Hashes, minimum: Nums) -> Adopted:

@@ -97,7 +97,6 @@ class Difference:
         self.caption: Hashes = listing.values("caption_hash").astype(np.uint64)
         self.listed = listing_hash(self.video, self.caption)
         self.known = parent.rows(lo, hi)
-        self.range = (lo, hi)
         self.failures = parent.failures(lo, hi)
         self._compare()
         self.clips = self._clips_work()
@@ -113,13 +112,14 @@ class Difference:
         self.new: Mask = ~found
         self.same: Mask = found & (self.old["listed"] == self.listed)
         self.changed: Mask = found & ~self.same
-        live = self.known["status"] != Status.REMOVED
-        ours = (
-            live if self.rules.prune else live & np.isin(self.known["source"], np.array(self.rules.sources, np.uint32))
-        )
-        invalid = self.listing.table.column("num").to_numpy()[self.listing.invalid]
-        listed = matches(self.nums, self.known["num"])[1] | matches(np.sort(invalid), self.known["num"])[1]
-        self.removed: Mask = ours & ~listed
+        known, sources = self.known, np.array(self.rules.sources, np.uint32)
+        invalid = np.sort(self.listing.table.column("num").to_numpy()[self.listing.invalid])
+        unlisted = ~matches(self.nums, known["num"])[1]
+        stale = (known["clip_file"] != 0) & ~self.parent.is_current("clips", known["clip_file"])
+        stale |= (known["caption_file"] != 0) & ~self.parent.is_current("captions", known["caption_file"])
+        unlisted &= ~matches(invalid, known["num"])[1] | stale  # (what is listed wrongly stays, as long as it can)
+        ours = self.rules.prune | np.isin(known["source"], sources)
+        self.removed: Mask = unlisted & ours & (known["status"] != Status.REMOVED)
         """One entry a *known* row."""
 
     def _clips_work(self) -> Work:
@@ -209,33 +209,32 @@ class Difference:
             ),
             "status": status,
         }
+        after = {name: values[touched] for name, values in after.items()}
         gone = {name: values[self.removed] for name, values in self.known.items()}
         gone["status"] = np.full(int(self.removed.sum()), Status.REMOVED)
-        joined = {name: np.concatenate([after[name][touched], gone[name]]) for name in after}
-        order = np.argsort(joined["num"])
-        return {name: values[order].astype(self.known[name].dtype) for name, values in joined.items()}
+        return _united(after, gone, self.known)
 
     def touched_records(self, name: str) -> Columns:
         """The records of a noise set that change before any work is done: claimed, failed, dropped; sorted by num."""
-        known = self.records[name]
-        stage = f"noise/{name}"
-        gone = np.isin(known["num"], self.known["num"][self.removed])
-        if stage in self.stages:
-            gone |= (known["file"] != 0) & ~self.parent.is_current(stage, known["file"])
-        gone |= (known["file"] != 0) & np.isin(known["num"], self.nums[self.drops_clip])
-        gone &= known["status"] != Status.REMOVED
-        parts = [{key: values[gone] for key, values in known.items()}]
-        parts[0]["status"] = np.full(int(gone.sum()), Status.REMOVED)
-        parts[0] |= {"file": np.zeros(int(gone.sum()), np.uint64)}
+        known, stage = self.records[name], f"noise/{name}"
+        taken = np.zeros(len(self.nums), bool)
+        replaced = self.drops_clip
+        stale = np.zeros(len(known["num"]), bool)
+        after = {key: np.zeros(0, values.dtype) for key, values in known.items()}
         if name in self.noise:
             claimed = self.noise[name].claimed
             taken = claimed.done | claimed.failed
-            parts[0] = {key: values[~np.isin(known["num"][gone], self.nums[taken])] for key, values in parts[0].items()}
-            columns = {key: self._claimed(stage, claimed, key)[taken] for key in ("file", "row", "checksum", "status")}
-            parts.append({"num": self.nums[taken], **columns})
-        joined = {key: np.concatenate([part[key] for part in parts]).astype(known[key].dtype) for key in known}
-        order = np.argsort(joined["num"])
-        return {key: values[order] for key, values in joined.items()}
+            after = {key: self._claimed(stage, claimed, key)[taken] for key in ("file", "row", "checksum", "status")}
+            after["num"] = self.nums[taken]
+            stale = ~self.parent.is_current(stage, known["file"])
+        else:  # (nobody inverts the new clip for a set that is not configured, and the old record is not its)
+            replaced = replaced | self.clips.todo | self.clips.claimed.done
+        stale |= np.isin(known["num"], self.nums[replaced])
+        dropped = (known["file"] != 0) & stale | np.isin(known["num"], self.known["num"][self.removed])
+        dropped &= (known["status"] != Status.REMOVED) & ~np.isin(known["num"], self.nums[taken])
+        gone = {key: values[dropped] for key, values in known.items()}
+        gone |= {"file": np.zeros_like(gone["file"]), "status": np.full(int(dropped.sum()), Status.REMOVED)}
+        return _united(after, gone, known)
 
     def used_receipts(self) -> set[int]:
         """Numbers of the receipts of which anything is claimed."""
@@ -287,6 +286,14 @@ class Difference:
         attempts[rows[found]] = table.column("attempts").to_numpy()[found]
         due[rows[found]] = is_due[found]
         return Tries(attempts, due)
+
+
+def _united(one: Columns, other: Columns, types: Columns) -> Columns:
+    """The rows of both, which have no num in common, sorted by num; with the columns and dtypes of ``types``."""
+    order = np.argsort(np.concatenate([one["num"], other["num"]]))
+    return {
+        name: np.concatenate([one[name], other[name]])[order].astype(values.dtype) for name, values in types.items()
+    }
 
 
 def count_by_source(numbers: npt.NDArray[np.uint32], names: Mapping[int, str]) -> dict[str, int]:

@@ -76,13 +76,23 @@ class Parent:
         """All failures, healed ones included."""
         return self._failures if self.snapshot and self.snapshot.failures else None
 
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources that it has rows of."""
+        return sorted(self.snapshot.sources) if self.snapshot else []
+
     def same_options(self, stage: str) -> bool:
         """Whether the snapshot was made with the options that a stage has now."""
-        if self.snapshot is None:
-            return False
-        known = self.snapshot.fingerprints
+        return self._fingerprint(stage) == self.fingerprints[stage]
+
+    def other_options(self, stage: str) -> bool:
+        """Whether the snapshot knows the stage, with other options."""
+        return self._fingerprint(stage) not in (None, self.fingerprints[stage])
+
+    def _fingerprint(self, stage: str) -> str | None:
+        known = self.snapshot.fingerprints if self.snapshot else {}
         found = known.get("noise", {}).get(stage.removeprefix("noise/")) if "/" in stage else known.get(stage)
-        return bool(found == self.fingerprints[stage])
+        return None if found is None else str(found)
 
     def is_current(self, stage: str, files: Hashes) -> Mask:
         """Which of the files, by key, exist (0: none) and were made with the options that the stage has now."""

@@ -40,7 +40,7 @@ class Plan:
         folders: what relative uris start from; rows refer to them by number.
         source_names: of the configured sources, by their numbers in tables.
         counts: ``read``, ``new``, ``changed``, ``unchanged``, ``removed``, ``duplicate``, ``invalid``,
-            ``newly_invalid``, ``retried``.
+            ``newly_invalid``, ``retried``, ``to_embed`` (rows of clips tasks whose caption is to be embedded too).
         sources: for each source ``before`` (rows in the snapshot), ``changed``, ``removed``, ``rows`` (listed, usable).
         tasks: shards to make by stage: ``clips``, ``captions``, ``noise/<set>``.
         rows: delta of the table of rows, files in ascending order.
@@ -76,10 +76,11 @@ class Plan:
     def todo(self) -> dict[str, dict[str, int]]:
         """Rows and shards to do, stage by stage, those that follow from new clips included."""
         own = {stage: (sum(task.rows for task in tasks), len(tasks)) for stage, tasks in self.tasks.items()}
-        clips = own.get("clips", (0, 0))
-        follows = {stage: clips if stage != "clips" else (0, 0) for stage in own}
+        rows, shards = own.get("clips", (0, 0))
+        embed = self.counts.get("to_embed", 0)
+        follow = dict.fromkeys(own, (rows, shards)) | {"clips": (0, 0), "captions": (embed, min(embed, shards))}
         return {
-            stage: {"rows": rows + follows[stage][0], "shards": shards + follows[stage][1]}
+            stage: {"rows": rows + follow[stage][0], "shards": shards + follow[stage][1]}
             for stage, (rows, shards) in own.items()
         }
 

@@ -99,6 +99,7 @@ def reduce_partition(
             "invalid": len(listing.invalid),
             "newly_invalid": newly_invalid,
             "retried": int(difference.retried.sum()),
+            "to_embed": int(difference.embed.sum()),
         },
         sources={name: {what: counted[what].get(name, 0) for what in counted} for name in source_names.values()},
         receipts=frozenset(difference.used_receipts()),

@@ -14,7 +14,7 @@ from datetime import datetime
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import SnapshotExpired
+from ..errors import ConfigError, SnapshotExpired
 from ..manifest import latest_snapshot, read_snapshot
 from ..options import Config
 from ..sources import ListFile, check_columns, open_lists, source_number
@@ -84,13 +84,15 @@ def survey(
         now: seconds since 1970, for pauses between attempts; the clock's by default.
 
     Raises:
-        ConfigError: a list does not exist, cannot be read, or lacks a column.
+        ConfigError: a list does not exist, cannot be read, or lacks a column; or options changed that concern all rows
+            of the bank, and some of its sources are left out.
     """
     spill = f"{FOLDER}/spill-{uuid.uuid4().hex}"
     lists = tuple(file for source in config.sources for file in open_lists(source, out, spill))
     headers = tuple(tuple(check_columns(file)) for file in lists)
     snapshot = latest_snapshot(bank)
     parent = Parent(bank, snapshot.number if snapshot else None, fingerprints)
+    _check_sources_left_out(config, parent)
     estimate = max(parent.row_count, sum(_estimated_rows(file) for file in lists))
     stages = tuple(fingerprints)
     return Survey(
@@ -107,6 +109,18 @@ def survey(
         due=_due(bank, parent, time.time() if now is None else now),
         refused=tuple(refused_plans(bank)),
     )
+
+
+def _check_sources_left_out(config: Config, parent: Parent) -> None:
+    """One embedding model, one size of clips and one way of inversion in a bank: all of its rows change, or none."""
+    left_out = set(parent.sources) - {source.name or source.kind for source in config.sources}
+    changed = [stage for stage in parent.fingerprints if parent.other_options(stage)]
+    if left_out and changed and not config.prune:
+        raise ConfigError(
+            f"sources: {', '.join(sorted(left_out))} of the bank are left out, but the options or the model of "
+            f"{', '.join(changed)} changed, which concerns all rows; name all sources, or pass --prune to remove those "
+            "left out"
+        )
 
 
 def _estimated_rows(file: ListFile) -> int:
