@@ -134,7 +134,7 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
                 f"{config.bank}: no open plan; run 'noisebank clips' or 'build' with this configuration first"
             )
         known["plan"] = plan.hash
-    with show_progress(store, config):
+    with show_progress(store):
         _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
     if stage in ("build", "commit"):
         return collect_run(store, run_id)

@@ -26,7 +26,7 @@ from noisebank.config import load_config
 from noisebank.errors import ConfigError, JobFailed
 
 _log = logging.getLogger(__name__)
-VIDEOS = 24
+VIDEOS = 12
 STEPS = 25
 FRAMES, SIZE = 16, 64
 PROMPTS = ("a red circle moving over a blue background", "green stripes", "a small square that turns")
@@ -90,7 +90,7 @@ def _make_model(folder: Path) -> Path:
         from noisebank.models.small import make_small_model
 
         _log.info("making a small text-to-video model with random weights: %s", folder)
-        make_small_model("modelscope", folder)
+        make_small_model("modelscope", folder, spatial_ratio=4)
     return folder
 
 

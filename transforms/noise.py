@@ -70,8 +70,12 @@ class _LazyModel:
 def load_adapter(options: NoiseOptions) -> ModelAdapter:
     """Loads the model of a noise set onto the best device of this machine, in the dtype that ``precision`` says."""
     import torch
+    from diffusers.utils import logging as diffusers_logging
 
     from noisebank.models import load_model
+
+    diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     automatic = "float32"
