@@ -103,3 +103,11 @@ def test_finished_shards_are_claimed(tmp_path: Path) -> None:
     again = make_plan(url, [path])
     assert bank.todo_ids(again) == {"clips": ["webvid-50-0-5000", "webvid-7-0-5000"]}
     assert {stage for stage, _ in again.claimed} == {"clips", "captions", "noise/toy"}
+
+
+def test_a_bank_in_an_object_store_gets_the_same_plan(lists: list[Path], plain: dict[str, object]) -> None:
+    plan = make_plan("memory://planned", lists)
+    store = open_store("memory://planned")
+    keys = [key for key in store.list("plans") if not key.endswith(".json")]
+    assert {key.split("/")[1] for key in keys} == {plan.hash}
+    assert all(store.read(key) == plain[key.split("/")[2]] for key in keys)

@@ -74,7 +74,7 @@ class RemoteStore(Store):
         return True
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        obstore.put(self.client, checked_key(key), data, use_multipart=False)
+        obstore.put(self.client, checked_key(key), bytes(data), use_multipart=False)
 
     def upload(self, path: Path, key: str) -> None:
         wanted = path.stat().st_size
