@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,17 @@ import pyarrow.parquet as pq
 from .delta import FAILURE_KEY, Delta
 from .errors import BankDamaged, JobFailed
 from .manifest import IndexSegment, Snapshot
+from .planning.claims import claimed_receipts
 from .planning.plan import Plan
-from .receipts import Failure, Receipt, find_receipt
+from .planning.reduce import PLAN_STAGE
+from .receipts import Failure, Receipt
 from .status import Status
 from .storage import FileEntry, Store
 from .tables import OverlayTable, merge
 
 Nums = npt.NDArray[np.int64]
 _EXAMPLES = 3
+_FAILURE_FIELDS = [member.name for member in fields(Failure)]
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,8 @@ class Outcome:
         """What the commit changes.
 
         Raises:
-            BankDamaged: a data file does not have the rows that its receipt or the plan promises.
+            BankDamaged: a data file does not have the rows that its receipt or the plan promises, or is gone.
         """
-        claimed = [find_receipt(self.store, stage, inputs) for stage, inputs in self.plan.claimed]
-        if None in claimed:
-            raise BankDamaged("a finished shard that the plan took over has disappeared; run the build again")
         rows = self._rows()
         records = {name: self._records(name) for name in self.plan.fingerprints["noise"]}
         records |= {
@@ -76,41 +77,65 @@ class Outcome:
             rows=[rows] if rows.num_rows else [],
             records={name: [table] for name, table in records.items() if table is not None and table.num_rows},
             failures=[failures] if failures.num_rows else [],
-            receipts=sorted([*self.receipts, *(r for r in claimed if r)], key=lambda receipt: receipt.path),
+            receipts=sorted([*self.receipts, *self.claimed], key=lambda receipt: receipt.path),
             index=self.index,
             replaces=self.replaces,
         )
 
+    @cached_property
+    def claimed(self) -> list[Receipt]:
+        """The receipts of the finished shards that the plan took over.
+
+        Raises:
+            BankDamaged: one of them has disappeared.
+        """
+        return claimed_receipts(self.store, self.plan)
+
+    @cached_property
     def failed(self) -> list[Failure]:
-        """Every failure of the plan's shards, by number and stage."""
+        """Every failure of the plan's shards and of the finished shards that it took over, by number and stage."""
         failures = [failure for receipt in self.receipts for failure in receipt.failures]
+        planned = _tables(self.store, self.plan.failures)
+        if planned is not None:
+            taken_over = planned.filter((pc.field("code") != "") & (pc.field("stage") != PLAN_STAGE))
+            failures += [Failure(**row) for row in taken_over.select(_FAILURE_FIELDS).to_pylist()]
         return sorted(failures, key=lambda failure: (failure.num, failure.stage))
 
     def failed_by_code(self) -> dict[str, int]:
         """Failures of this build by code, most first."""
-        counts = Counter(failure.code for failure in self.failed())
+        counts = Counter(failure.code for failure in self.failed)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def check_failures(self, max_failed: float) -> None:
-        """Refuses to publish when too many of the rows tried for the first time failed.
+        """Refuses to publish when too many of the rows that the parent does not know as they are now failed.
 
         Raises:
             JobFailed: names the share, the commonest codes and examples.
         """
         counts = self.plan.counts
-        failed = {failure.num for failure in self.failed()}
+        failed = {failure.num for failure in self.failed}
         fresh = self._fresh(np.array(sorted(failed), np.int64))
         tried = counts["new"] + counts["changed"] + counts["newly_invalid"]
         self._check_share("rows", len(fresh) + counts["newly_invalid"], tried, max_failed)
+        known = self._known_failures()
         for stage, tasks in self.plan.tasks.items():
             if stage.startswith("noise/"):  # (a new set, or new options, over clips that are there already)
-                first = {f.num for f in self.failed() if f.stage == stage and f.attempts == 1} - set(fresh.tolist())
-                self._check_share(f"clips of {stage}", len(first), sum(task.rows for task in tasks), max_failed)
+                first = {f.num for f in self.failed if f.stage == stage and (f.num, stage) not in known}
+                tried = sum(task.rows for task in tasks) + self._taken_over(stage.removeprefix("noise/"))
+                self._check_share(f"clips of {stage}", len(first - set(fresh.tolist())), tried, max_failed)
+
+    def _taken_over(self, name: str) -> int:
+        """How many known rows have a record, or failed to get one, in finished shards that the plan took over."""
+        planned = _tables(self.store, self.plan.records.get(name, ()))
+        if planned is None:
+            return 0
+        nums = planned.filter(pc.field("status") != int(Status.REMOVED)).column("num").to_numpy()
+        return len(nums) - len(self._fresh(nums))
 
     def _check_share(self, what: str, failed: int, tried: int, max_failed: float) -> None:
         if tried and failed > max_failed * tried:
             codes = ", ".join(f"{count} {code}" for code, count in self.failed_by_code().items())
-            examples = "; ".join(f"{f.id}: {f.message}" for f in self.failed()[:_EXAMPLES])
+            examples = "; ".join(f"{f.id}: {f.message}" for f in self.failed[:_EXAMPLES])
             raise JobFailed(
                 f"{failed} of {tried} {what} failed, more than max_failed {max_failed:g}; nothing is published. "
                 f"Failed: {codes or f'{failed} invalid'}. {examples + '. ' if examples else ''}Mend what failed, or "
@@ -126,7 +151,7 @@ class Outcome:
         for piece in OverlayTable(self.store, self.parent.rows).slices():
             at, found = _positions(piece.column("num").to_numpy(), nums)
             before[found] = piece.column("listed").to_numpy()[at[found]]
-        fresh: Nums = nums[now != before]
+        fresh: Nums = nums[(now != before) & (now != 0)]  # (0: the plan leaves the row as it is)
         return fresh
 
     def _rows(self) -> pa.Table:
@@ -189,7 +214,7 @@ class Outcome:
     def _failures(self) -> pa.Table:
         """Failures of this build, those that the plan found, and an empty code for what has healed."""
         schema = self.schemas.failures
-        failed = self.failed()
+        failed = self.failed
         known = self._known_failures()
         made = pa.Table.from_pylist(
             [
@@ -219,7 +244,7 @@ class Outcome:
             return {}
         table = OverlayTable(self.store, self.parent.failures, FAILURE_KEY).read()
         table = table.filter(
-            pc.and_(pc.not_equal(table.column("code"), ""), pc.not_equal(table.column("stage"), "plan"))
+            pc.and_(pc.not_equal(table.column("code"), ""), pc.not_equal(table.column("stage"), PLAN_STAGE))
         )
         names = ("num", "stage", "first_snapshot")
         return {

@@ -18,7 +18,7 @@ from noisebank.planning.plan import Plan
 from noisebank.receipts import find_receipt
 from noisebank.stages import captions
 from noisebank.stages.finished import Finished
-from noisebank.stages.index import STAGE, IndexJob, segment_of
+from noisebank.stages.index import STAGE, IndexJob, adopted_captions, segment_of
 from noisebank.status import Status
 from noisebank.storage import Store, open_store
 from noisebank.tables import OverlayTable
@@ -68,13 +68,14 @@ class BuildIndex(beam.PTransform):
 def _built(hash: str, bank: str, index: IndexOptions, make: bool, done: Iterable[Done]) -> Iterator[BuiltIndex]:
     receipts = [item.finished.receipt for item in done]
     files = sorted({entry for receipt in receipts for entry in receipt.files}, key=lambda entry: entry.path)
-    if not files:
-        return
     store = open_store(bank)
     plan = plan_of(bank, hash)
+    adopted = adopted_captions(store, plan)
+    if not (files or adopted):
+        return
     parent = None if plan.parent is None else read_snapshot(store, plan.parent)
     fingerprint = plan.fingerprints[captions.STAGE]
-    job = IndexJob(store, tuple(files), parent, fingerprint, index.min_recall, ENTRIES, _gone(store, plan))
+    job = IndexJob(store, tuple(files), parent, fingerprint, index.min_recall, ENTRIES, _gone(store, plan), adopted)
     if make:
         finished = job.run(generation_of(bank, hash))
         count(finished, STAGE)

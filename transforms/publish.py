@@ -89,33 +89,32 @@ def _publish(
         raise
     snapshot = parent
     if not plan.is_empty:
-        snapshot = commit(store, parent, outcome.delta(), _info(config, plan, run_id, done, outcome))
+        snapshot = commit(store, parent, outcome.delta(), _info(config, plan, run_id, outcome))
     finished = [item.finished for item in done] + ([index.finished] if index else [])
     summary = _summary(plan, parent, snapshot, finished, outcome)
     record_run(store, run_id, summary)
     return summary
 
 
-def _info(config: Config, plan: Plan, run_id: str, done: list[Done], outcome: Outcome) -> CommitInfo:
+def _info(config: Config, plan: Plan, run_id: str, outcome: Outcome) -> CommitInfo:
     return CommitInfo(
         run_id=run_id,
         plan=plan.hash,
         fingerprints=plan.fingerprints,
-        models=_models(plan, outcome.parent, done),
+        models=_models(plan, outcome),
         noise_sets=tuple(noise.name for noise in config.noise),
         sources=[source.name or source.kind for source in config.sources],
         counts=_rows(plan, outcome),
     )
 
 
-def _models(plan: Plan, parent: Snapshot | None, done: list[Done]) -> dict[str, Any]:
+def _models(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """What readers must know of the models: as planned, with what the workers learnt when they loaded them."""
-    known = parent.models if parent else {}
+    known = outcome.parent.models if outcome.parent else {}
     models: dict[str, Any] = {"captions": {**known.get("captions", {}), **plan.models["captions"]}, "noise": {}}
     for name, planned in plan.models["noise"].items():
         models["noise"][name] = {**known.get("noise", {}).get(name, {}), **planned}
-    for item in done:
-        receipt = item.finished.receipt
+    for receipt in [*outcome.claimed, *outcome.receipts]:
         if receipt.stage == "captions" and "dim" in receipt.info:
             models["captions"]["dim"] = receipt.info["dim"]
         if receipt.stage.startswith("noise/") and "description" in receipt.info:
@@ -125,7 +124,7 @@ def _models(plan: Plan, parent: Snapshot | None, done: list[Done]) -> dict[str, 
 
 def _rows(plan: Plan, outcome: Outcome) -> dict[str, int]:
     names = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
-    failed = len({failure.num for failure in outcome.failed()})
+    failed = len({failure.num for failure in outcome.failed})
     return {**{name: plan.counts[name] for name in names}, "failed": failed}
 
 

@@ -26,12 +26,15 @@ from noisebank.index import TunedIndex, Vectors, build_index
 from noisebank.index_deletions import read_deleted, read_nums
 from noisebank.manifest import IndexSegment, Snapshot
 from noisebank.parts import part_entries, read_parts
+from noisebank.planning.claims import claimed_receipts
+from noisebank.planning.plan import Plan
 from noisebank.receipts import Receipt, find_receipt, finish, inputs_hash
 from noisebank.segments import ENTRY_GROUP, Entries, Segment, merge_segments_from, open_segment, union_recall
 from noisebank.storage import FileEntry, Store, file_sha256, publish_file
 from noisebank.tables import OverlayTable
 from noisebank.trusted import trusted_bytes
 
+from .captions import STAGE as CAPTIONS
 from .finished import Finished
 
 _log = logging.getLogger(__name__)
@@ -49,12 +52,13 @@ class IndexJob:
 
     Args:
         store: the bank.
-        captions: the files of all captions shards of the build, at least one.
+        captions: the files of the captions shards of the build.
         parent: the snapshot that the build updates; None for an empty bank.
         fingerprint: of the captions stage.
         min_recall: smallest recall@1 and recall@5 against exact search, over all segments of the new snapshot.
         schema: of the entries (``schemas.captions.ENTRIES``).
         gone: numbers of the clips that leave the bank in this build.
+        adopted: files of finished captions shards that the build took over, and which of their rows it uses.
     """
 
     store: Store
@@ -64,11 +68,13 @@ class IndexJob:
     min_recall: float
     schema: pa.Schema
     gone: Nums
+    adopted: tuple[tuple[FileEntry, Nums], ...] = ()
 
     @property
     def inputs(self) -> str:
         """Hash of everything that the segment and its recall follow from."""
         captions = sorted(entry.sha256 for entry in self.captions)
+        captions += sorted(f"{entry.sha256} {rows.tolist()}" for entry, rows in self.adopted)
         older = [[old.index.sha256, old.deleted.sha256 if old.deleted else ""] for old in self._older]
         recall = pa.array([self.min_recall])
         return inputs_hash(self.fingerprint, *map(pa.array, (captions, older, self.gone)), recall)
@@ -116,22 +122,23 @@ class IndexJob:
         """Which of the older segments the new one takes in: this and all later."""
         if self.parent is not None and self.parent.fingerprints.get("captions") != self.fingerprint:
             return 0
-        rows = sum(entry.rows for entry in self.captions)
+        rows = sum(entry.rows for entry in self.captions) + sum(len(rows) for _, rows in self.adopted)
         live, sizes = [old.live for old in self._older], [old.size for old in self._older]
         return min(merge_segments_from([*live, rows], [*sizes, rows]), len(self._older))
 
     def _collected(self, replaced: Sequence[IndexSegment], scratch: Path) -> tuple[pa.Table, Vectors]:
         """Entries sorted by num and their vectors: of the captions made, and what is live in replaced segments."""
-        places: list[tuple[FileEntry, Nums | None]] = [(entry, None) for entry in self.captions]
+        places: list[tuple[FileEntry, Nums]] = [(entry, np.arange(entry.rows)) for entry in self.captions]
+        places += self.adopted
         if replaced:
-            new = np.concatenate([self._captions(entry, ["num"]).column("num").to_numpy() for entry in self.captions])
+            nums = [self._captions(entry, ["num"]).column("num").to_numpy()[rows] for entry, rows in places]
+            new = np.concatenate(nums)
             live = [read_nums(self.store, old)[~read_deleted(self.store, old)] for old in replaced]
             places += self._places(np.setdiff1d(np.concatenate(live), np.union1d(new, self.gone)))
         tables = []
         with (scratch / "unsorted").open("wb") as unsorted:
             for entry, rows in places:
-                table = self._captions(entry)
-                table = table if rows is None else table.take(pa.array(rows))
+                table = self._captions(entry).take(pa.array(rows))
                 tables.append(table.select(self.schema.names))
                 unsorted.write(table.column("embedding").combine_chunks().flatten().to_numpy().data)
         entries = pa.concat_tables(tables).cast(self.schema)
@@ -145,7 +152,7 @@ class IndexJob:
     def _captions(self, entry: FileEntry, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(pa.BufferReader(trusted_bytes(self.store, entry)), columns=columns)
 
-    def _places(self, nums: Nums) -> list[tuple[FileEntry, Nums | None]]:
+    def _places(self, nums: Nums) -> list[tuple[FileEntry, Nums]]:
         """Captions files of the parent snapshot that hold the captions of ``nums``, and their rows there."""
         if self.parent is None or not len(nums):
             return []
@@ -153,11 +160,7 @@ class IndexJob:
         files = {entry.key: entry for entry in part_entries(part)}
         stale = set(part.filter(pc.field("fingerprint") != self.fingerprint).column("key").to_pylist())
         wanted = pc.is_in(pc.field("num"), pa.array(nums))
-        rows = pa.concat_tables(piece.filter(wanted) for piece in OverlayTable(self.store, self.parent.rows).slices())
-        rows = rows.sort_by([("caption_file", "ascending"), ("caption_row", "ascending")])
-        keys, starts = np.unique(rows.column("caption_file").to_numpy(), return_index=True)
-        groups = np.split(rows.column("caption_row").to_numpy().astype(np.int64), starts[1:])
-        places = dict(zip(keys.tolist(), groups, strict=True))
+        places = _rows_by_file(self.store, self.parent.rows, wanted)
         if count := sum(len(places[key]) for key in stale & places.keys()):
             raise JobFailed(
                 f"{count} captions that stay in the bank were embedded with another model; list their sources in this "
@@ -198,6 +201,25 @@ class IndexJob:
             for suffix in suffixes
         )
         return IndexSegment(index, entries, how, None, built.spec.factory, rows, min(recall.values()))
+
+
+def adopted_captions(store: Store, plan: Plan) -> tuple[tuple[FileEntry, Nums], ...]:
+    """Files of the finished captions shards that a plan took over, and which of their rows it uses."""
+    receipts = [receipt for receipt in claimed_receipts(store, plan) if receipt.stage == CAPTIONS]
+    files = {entry.key: entry for receipt in receipts for entry in receipt.files}
+    if not files:
+        return ()
+    used = _rows_by_file(store, plan.rows, pc.is_in(pc.field("caption_file"), pa.array(list(files), pa.uint64())))
+    return tuple((files[key], rows) for key, rows in sorted(used.items()))
+
+
+def _rows_by_file(store: Store, entries: Sequence[FileEntry], wanted: pc.Expression) -> dict[int, Nums]:
+    """Of the wanted rows of a table of rows, where their captions stand: rows of each captions file by its key."""
+    rows = pa.concat_tables(piece.filter(wanted) for piece in OverlayTable(store, entries).slices())
+    rows = rows.sort_by([("caption_file", "ascending"), ("caption_row", "ascending")])
+    keys, starts = np.unique(rows.column("caption_file").to_numpy(), return_index=True)
+    groups = np.split(rows.column("caption_row").to_numpy().astype(np.int64), starts[1:])
+    return dict(zip(keys.tolist(), groups, strict=True))
 
 
 def segment_of(receipt: Receipt) -> tuple[IndexSegment, frozenset[str]]:
