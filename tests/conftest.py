@@ -1,0 +1,59 @@
+"""What the end-to-end tests share: a small model, videos, and projects that use them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import VIDEOS, Project, write_videos
+from tests.servers import VideoServer
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small text-to-video model in diffusers' format."""
+    from noisebank.models.small import make_small_model
+
+    return make_small_model("modelscope", tmp_path_factory.mktemp("models") / "modelscope")
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the videos ``v00.mp4``, ``v01.mp4``..., all different."""
+    return write_videos(tmp_path_factory.mktemp("videos"), VIDEOS)
+
+
+@pytest.fixture
+def server(videos: Path) -> Iterator[VideoServer]:
+    """Serves the videos, or misbehaves, and counts the requests."""
+    with VideoServer(videos) as running:
+        yield running
+
+
+@pytest.fixture
+def project(tmp_path: Path, small_model: Path, videos: Path) -> Project:
+    """An empty bank with a configuration."""
+    return Project(tmp_path / "project", small_model, videos)
+
+
+@pytest.fixture
+def another_project(tmp_path: Path, small_model: Path, videos: Path) -> Callable[[str], Project]:
+    """Makes further empty banks, each in a folder of the name given."""
+    return lambda name: Project(tmp_path / name, small_model, videos)
+
+
+@pytest.fixture(scope="session")
+def bank_folder(tmp_path_factory: pytest.TempPathFactory, small_model: Path, videos: Path) -> Path:
+    """A bank of six clips with two failures, built by the command in a process of its own."""
+    project = Project(tmp_path_factory.mktemp("built") / "project", small_model, videos)
+    rows = project.rows(6)
+    project.write_list([*rows, rows[0]._replace(id="gone", uri="gone.mp4"), rows[1]._replace(id="mute", caption=" ")])
+    command = [sys.executable, "-m", "pipelines.cli", "build", "-c", str(project.config_file), "--max_failed", "0.5"]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
+    return project.bank
