@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from planned import write_csv
 
 from noisebank.errors import ConfigError
 from noisebank.ids import clip_number, xxh64
@@ -21,6 +20,7 @@ from noisebank.sources.files import expand_braces
 from noisebank.storage import open_store
 from noisebank.video.members import parse_member
 from schemas.rows import LISTED
+from tests.planned import write_csv
 
 
 def read(source: SourceOptions, tmp_path: Path, range_bytes: int = 1 << 24) -> list[dict[str, Any]]:
