@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from .commit import commit
 from .delta import CommitInfo, Delta
-from .errors import BankDamaged
+from .errors import BankDamaged, ConfigError
 from .index_deletions import Nums, read_deleted, read_nums
-from .manifest import IndexSegment, Snapshot
+from .manifest import IndexSegment, Snapshot, read_snapshot
 from .parts import read_parts
 from .receipts import read_receipt, receipt_path
 from .status import Status
@@ -56,6 +56,7 @@ def repair(store: Store, report: Report) -> Snapshot:
 
     Raises:
         BankDamaged: something is damaged that the sources do not give back; names it.
+        ConfigError: the report is of an older snapshot.
         SnapshotConflict: another writer changed some of the same clips meanwhile; verify again.
     """
     damaged = {damage.path for damage in report.damaged if not damage.reason.startswith(_FOREIGN)}
@@ -64,6 +65,8 @@ def repair(store: Store, report: Report) -> Snapshot:
         raise BankDamaged(f"{', '.join(sorted(damaged))}: cannot be repaired; restore it from a copy")
     if not damaged:
         return snapshot
+    if snapshot != read_snapshot(store):
+        raise ConfigError(f"snapshot {snapshot.number} is not the newest; only that can be repaired: verify it")
     loss = _loss(store, snapshot, damaged)
     for path in sorted(loss.receipts):
         store.delete(path)

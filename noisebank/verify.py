@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class Report:
     Args:
         snapshot: the one that was verified; None if its JSON cannot be read.
         files: files read.
-        bytes: of them.
+        bytes: that they should have.
         damaged: sorted by path; empty if all is well.
     """
 
@@ -58,7 +58,7 @@ def verify(store: Store, number: int | None = None, progress: Callable[[int, int
     Args:
         store: the bank.
         number: of the snapshot, by default the newest.
-        progress: called with the files done and the files in all.
+        progress: called with the bytes read and the bytes in all.
 
     Raises:
         BankNotFound, SnapshotExpired, UnsupportedFormat: there is nothing to verify.
@@ -68,15 +68,33 @@ def verify(store: Store, number: int | None = None, progress: Callable[[int, int
     except BankDamaged as error:
         return Report(None, 0, 0, (Damage(snapshot_path(number or snapshot_numbers(store)[-1]), str(error)),))
     own = snapshot.own_files
-    damaged = list(_damaged_files(store, own, lambda done: progress and progress(done, len(own))))
+    size = sum(entry.bytes for entry in own) + snapshot.data_bytes
+    read = _Counter(size, progress or (lambda done, total: None))
+    damaged = list(_damaged_files(store, own, read))
     data = _data_files(store, snapshot, {damage.path for damage in damaged})
-    total = len(own) + len(data)
-    damaged += _damaged_files(store, data, lambda done: progress and progress(len(own) + done, total))
+    damaged += _damaged_files(store, data, read)
     if not {entry.path for entry in own} & {damage.path for damage in damaged}:
         damaged += _contradictions(store, snapshot)
     damaged += _foreign_files(store)
-    size = sum(entry.bytes for entry in (*own, *data))
-    return Report(snapshot, total, size, tuple(sorted(damaged, key=lambda damage: (damage.path, damage.reason))))
+    return Report(
+        snapshot,
+        len(own) + len(data),
+        read.done,
+        tuple(sorted(damaged, key=lambda damage: (damage.path, damage.reason))),
+    )
+
+
+@dataclass
+class _Counter:
+    """Bytes read so far, reported as they grow."""
+
+    total: int
+    report: Callable[[int, int], None]
+    done: int = 0
+
+    def add(self, entry: FileEntry) -> None:
+        self.done += entry.bytes
+        self.report(self.done, self.total)
 
 
 def _data_files(store: Store, snapshot: Snapshot, unreadable: set[str]) -> list[FileEntry]:
@@ -85,16 +103,12 @@ def _data_files(store: Store, snapshot: Snapshot, unreadable: set[str]) -> list[
     return part_entries(read_parts(store, parts))
 
 
-def _damaged_files(
-    store: Store, entries: list[FileEntry] | tuple[FileEntry, ...], done: Callable[[int], object]
-) -> Iterator[Damage]:
+def _damaged_files(store: Store, entries: Sequence[FileEntry], read: _Counter) -> Iterator[Damage]:
     with ThreadPoolExecutor(_READERS) as pool:
-        for number, (entry, reason) in enumerate(
-            zip(entries, pool.map(lambda e: _fault(store, e), entries), strict=True)
-        ):
+        for entry, reason in zip(entries, pool.map(lambda e: _fault(store, e), entries), strict=True):
             if reason:
                 yield Damage(entry.path, reason)
-            done(number + 1)
+            read.add(entry)
 
 
 def _fault(store: Store, entry: FileEntry) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from noisebank.describe import snapshot_files
-from noisebank.errors import BankDamaged
+from noisebank.errors import BankDamaged, ConfigError
 from noisebank.index_deletions import read_deleted, read_nums
 from noisebank.manifest import Snapshot, read_snapshot
 from noisebank.receipts import find_receipt
@@ -121,6 +121,13 @@ def test_what_sources_cannot_give_back_is_refused(store: Store, shards: list[Mad
     flip(store, path)
     with pytest.raises(BankDamaged, match=f"{path}.*restore it from a copy"):
         repair(store, verify(store))
+    assert read_snapshot(store).number == 3
+
+
+def test_only_the_newest_is_repaired(store: Store, shards: list[Made]) -> None:
+    flip(store, shards[0].receipts["noise"].files[0].path)
+    with pytest.raises(ConfigError, match="snapshot 2 is not the newest"):
+        repair(store, verify(store, 2))
     assert read_snapshot(store).number == 3
 
 

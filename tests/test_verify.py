@@ -33,7 +33,8 @@ def test_a_whole_bank_is_ok(store: Store, snapshot: Snapshot) -> None:
     assert report.ok, report.damaged
     files = snapshot_files(store, snapshot)
     assert (report.files, report.bytes) == (len(files), sum(store.size(entry.path) for entry in files))
-    assert seen[-1] == (len(files), len(files))
+    assert seen[-1] == (report.bytes, report.bytes)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert verify(store, 1).ok
 
 
