@@ -42,10 +42,12 @@ def project(tmp_path: Path, small_model: Path, videos: Path) -> Project:
     return Project(tmp_path / "project", small_model, videos)
 
 
-@pytest.fixture
-def another_project(tmp_path: Path, small_model: Path, videos: Path) -> Callable[[str], Project]:
-    """Makes further empty banks, each in a folder of the name given."""
-    return lambda name: Project(tmp_path / name, small_model, videos)
+@pytest.fixture(scope="module")
+def module_project(
+    tmp_path_factory: pytest.TempPathFactory, small_model: Path, videos: Path
+) -> Callable[[str], Project]:
+    """Makes empty banks that the tests of a module share."""
+    return lambda name: Project(tmp_path_factory.mktemp(name) / "project", small_model, videos)
 
 
 @pytest.fixture(scope="session")
