@@ -13,6 +13,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,10 +182,12 @@ class NoiseBank:
         normalize: str = "none",
         min_similarity: float | None = None,
         pipe: Any = None,
+        digest: bool = False,
     ) -> NoiseSample:
-        """:meth:`noise` with what it was mixed from."""
-        if (prompt is None) == (id is None):
-            raise ValueError("give either a prompt or an id")
+        """:meth:`noise` with what it was mixed from; ``digest``: also a digest of the fresh noise that was drawn."""
+        wanted = prompt if id is None else id
+        if (prompt is None) == (id is None) or (not isinstance(wanted, str) and not wanted):
+            raise ValueError("give either a prompt or an id, or a list of them")
         if pipe is not None:
             self.check(pipe)
         pinned = self._pinned
@@ -192,12 +195,13 @@ class NoiseBank:
             records = self._set(pinned)
             hits = self._by_id(pinned, id) if id is not None else self._by_prompt(pinned, records, prompt or "")
             inverted = [normalise(records.noise(hit), normalize) for hit in hits]
-        fresh = tuple(min_similarity is not None and hit.score < min_similarity for hit in hits)
-        for hit in (hit for hit, alone in zip(hits, fresh, strict=True) if alone):
-            _log.warning(
-                "nearest caption %r scores %.3f, below %s: fresh noise", hit.caption, hit.score, min_similarity
-            )
-        return mix_records(inverted, hits, fresh, eta, records.model["layout"], prior, generator)
+        fresh = [False] * len(hits) if min_similarity is None else [hit.score < min_similarity for hit in hits]
+        if any(fresh):
+            for hit in compress(hits, fresh):
+                _log.warning(
+                    "nearest caption %r scores %.3f, below %g: fresh noise", hit.caption, hit.score, min_similarity
+                )
+        return mix_records(inverted, hits, fresh, eta, records.model["layout"], prior, generator, digest)
 
     def inputs(self, prompt: str | Sequence[str] | None = None, *, pipe: Any = None, **options: Any) -> dict[str, Any]:
         """Latents with the ``height``, ``width`` and ``num_frames`` that go with them, for a pipeline's ``__call__``.

@@ -10,13 +10,14 @@ import xxhash
 NORMALIZE = ("none", "global", "channel")
 
 
-def mix(fresh: torch.Tensor, inverted: torch.Tensor, eta: float) -> torch.Tensor:
+def mix(fresh: torch.Tensor, inverted: torch.Tensor, eta: float, out: torch.Tensor | None = None) -> torch.Tensor:
     """``(fresh + eta * inverted) / sqrt(1 + eta^2)`` (ONA, Eq. 4).
 
     Args:
-        fresh: N(0, 1) noise, any shape; left as it is.
+        fresh: N(0, 1) noise, any shape.
         inverted: inverted noise of the same shape.
         eta: weight of the inverted noise, 0 to infinity. 0 gives ``fresh`` and infinity ``inverted``, bit for bit.
+        out: where a finite mix is written, ``fresh`` itself to save its memory; default: a new tensor.
 
     Raises:
         ValueError: ``eta`` is negative or not a number.
@@ -27,7 +28,7 @@ def mix(fresh: torch.Tensor, inverted: torch.Tensor, eta: float) -> torch.Tensor
         return fresh
     if math.isinf(eta):
         return inverted
-    return torch.add(fresh, inverted, alpha=eta).mul_(1 / math.sqrt(1 + eta**2))
+    return torch.add(fresh, inverted, alpha=eta, out=out).mul_(1 / math.sqrt(1 + eta**2))
 
 
 def marginal_variance(inverted: torch.Tensor, eta: float) -> float:

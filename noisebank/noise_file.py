@@ -8,7 +8,6 @@ record is a slice of a memory map or one range request, and its XXH3-64 (values,
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,8 @@ from .storage import Store
 
 _INT8_MAX = 127
 _SCALE_BYTES = 4
-_NUMPY = {"float16": np.float16, "int8": np.int8}
+_TORCH = {"float16": torch.float16, "int8": torch.int8}
+_NOTHING = torch.empty(0, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,14 @@ class NoiseShard:
         self.rows = rows
         self._store = store
         self._shape = shape
-        self._dtype = _NUMPY[dtype]
+        self._dtype = _TORCH[dtype]
         self._layout = layout
         items = int(np.prod(shape))
         scale_bytes = shape[0] * shape[1] * _SCALE_BYTES if dtype == "int8" else 0
-        if layout.stride != items * np.dtype(self._dtype).itemsize or layout.scale_stride != scale_bytes:
+        if layout.stride != items * self._dtype.itemsize or layout.scale_stride != scale_bytes:
             raise BankDamaged(f"{path}: records of {layout.stride} bytes are not {dtype} {list(shape)}; run verify")
-        self._map = self._open_map()
+        local = store.local_path(path)
+        self._mapped = None if local is None else self._map(local)
 
     def record(self, row: int, checksum: int) -> torch.Tensor:
         """Record ``row`` as float32 ``[C, F, H, W]``.
@@ -169,57 +170,49 @@ class NoiseShard:
         """
         if not 0 <= row < self.rows:
             raise BankDamaged(f"{self.path}: no record {row}, the shard has {self.rows}; run verify")
-        values = np.empty(self._layout.stride, np.uint8)
-        self._read_into(values, self._layout.data_offset + row * self._layout.stride)
-        scales = np.empty(self._layout.scale_stride, np.uint8)
-        if scales.size:
-            self._read_into(scales, self._layout.scale_offset + row * self._layout.scale_stride)
-        if _checksum(values, scales) != checksum:
+        layout = self._layout
+        values = self._read(layout.data_offset + row * layout.stride, layout.stride)
+        scales = self._read(layout.scale_offset + row * layout.scale_stride, layout.scale_stride)
+        if _checksum(values.numpy(), scales.numpy()) != checksum:
             raise BankDamaged(f"{self.path}: record {row} differs from its checksum; run verify")
-        tensor = torch.from_numpy(values.view(self._dtype)).reshape(self._shape)
-        if not scales.size:
-            return tensor.float()
-        return dequantise(tensor, torch.from_numpy(scales.view(np.float32)).reshape(self._shape[:2]))
+        record = values.view(self._dtype).view(self._shape)
+        if not layout.scale_stride:
+            return record.float()
+        return dequantise(record, scales.view(torch.float32).view(self._shape[:2]))
 
-    def close(self) -> None:
-        """Lets go of the memory map."""
-        if self._map is not None:
-            self._map.close()
-
-    def _open_map(self) -> mmap.mmap | None:
-        local = self._store.local_path(self.path)
-        if local is None:
-            return None
+    def _map(self, local: Path) -> mmap.mmap:
         try:
-            descriptor = os.open(local, os.O_RDONLY)
+            with local.open("rb") as file:
+                # (a private mapping, because torch takes no read-only memory; nothing is written)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except FileNotFoundError as error:
             raise BankDamaged(f"{self.path}: missing; run verify") from error
-        try:
-            opened = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
         except (OSError, ValueError) as error:
             raise BankDamaged(f"{self.path}: cannot be mapped ({error}); run verify") from error
-        finally:
-            os.close(descriptor)
-        opened.madvise(mmap.MADV_RANDOM)
-        return opened
+        mapped.madvise(mmap.MADV_RANDOM)
+        return mapped
 
-    def _read_into(self, target: npt.NDArray[np.uint8], offset: int) -> None:
-        """Fills ``target`` from ``offset``; a copy, so that what is checked is what is used."""
-        source: bytes | mmap.mmap
-        if self._map is None:
-            try:
-                source, start = self._store.read_range(self.path, offset, target.size), 0
-            except FileNotFoundError as error:
-                raise BankDamaged(f"{self.path}: missing; run verify") from error
-            size = len(source)
-        else:
-            source, start, size = self._map, offset, self._map.size() - offset
-        if size < target.size:
-            raise BankDamaged(f"{self.path}: ends before byte {offset + target.size}; run verify")
-        if isinstance(source, mmap.mmap):
-            page = start - start % mmap.PAGESIZE
-            source.madvise(mmap.MADV_WILLNEED, page, start + target.size - page)
-        target[:] = np.frombuffer(source, np.uint8, target.size, start)
+    def _read(self, offset: int, length: int) -> torch.Tensor:
+        """uint8 ``[length]`` from ``offset``: of the memory map, or fetched."""
+        if not length:
+            return _NOTHING
+        if self._mapped is None:
+            return self._fetched(offset, length)
+        if self._mapped.size() < offset + length:  # (asks the system: the file may have been cut since)
+            raise BankDamaged(f"{self.path}: ends before byte {offset + length}; run verify")
+        if length > mmap.PAGESIZE:
+            page = offset - offset % mmap.PAGESIZE
+            self._mapped.madvise(mmap.MADV_WILLNEED, page, offset + length - page)
+        return torch.frombuffer(self._mapped, dtype=torch.uint8, count=length, offset=offset)
+
+    def _fetched(self, offset: int, length: int) -> torch.Tensor:
+        try:
+            content = bytearray(self._store.read_range(self.path, offset, length))
+        except FileNotFoundError as error:
+            raise BankDamaged(f"{self.path}: missing; run verify") from error
+        if len(content) < length:
+            raise BankDamaged(f"{self.path}: ends before byte {offset + length}; run verify")
+        return torch.frombuffer(content, dtype=torch.uint8)
 
 
 def _checksum(values: npt.NDArray[Any], scales: npt.NDArray[Any]) -> int:

@@ -25,13 +25,15 @@ class NoiseSample:
         hits: the clip that each sample's inverted noise is of.
         fresh: for each sample whether it is fresh noise alone because its hit was below ``min_similarity``.
         eta: weight of the inverted noise.
+        drawn_digest: of the fresh noise (:func:`noisebank.mixing.noise_digest`); empty where it was not asked for, or
+            nothing was drawn.
     """
 
     latents: torch.Tensor
     hits: tuple[Hit, ...]
     fresh: tuple[bool, ...]
     eta: float
-    _drawn: torch.Tensor | None = field(repr=False, default=None)
+    drawn_digest: str = ""
     _records: Sequence[torch.Tensor] = field(repr=False, default=())
 
     @cached_property
@@ -39,11 +41,6 @@ class NoiseSample:
         """Variance of each sample (:func:`noisebank.mixing.marginal_variance`); 1 for fresh noise."""
         pairs = zip(self._records, self.fresh, strict=True)
         return tuple(1.0 if fresh else marginal_variance(record, self.eta) for record, fresh in pairs)
-
-    @cached_property
-    def drawn_digest(self) -> str:
-        """Digest of the fresh noise that was drawn (:func:`noisebank.mixing.noise_digest`); empty at eta = inf."""
-        return "" if self._drawn is None else noise_digest(self._drawn)
 
 
 def mix_records(
@@ -54,6 +51,7 @@ def mix_records(
     layout: str,
     prior: str | Prior = "iid",
     generator: Generators = None,
+    digest: bool = False,
 ) -> NoiseSample:
     """Mixes a batch (:func:`noisebank.mixing.mix`).
 
@@ -65,6 +63,7 @@ def mix_records(
         layout: of the pipeline's ``latents=`` (:mod:`noisebank.models.layout`).
         prior: a name in :data:`noisebank.priors.PRIORS`, or a function.
         generator: of the fresh noise.
+        digest: whether to digest the fresh noise, for :attr:`NoiseSample.drawn_digest`.
 
     Raises:
         ShapeMismatch: the prior gives another shape than it was asked for.
@@ -72,12 +71,15 @@ def mix_records(
     """
     batch = to_pipeline(records[0][None] if len(records) == 1 else torch.stack(list(records)), layout)
     if math.isinf(eta) and eta > 0 and not any(fresh):
-        return NoiseSample(batch.contiguous(), tuple(hits), tuple(fresh), eta, None, records)
+        return NoiseSample(batch.contiguous(), tuple(hits), tuple(fresh), eta, _records=records)
     drawn = _drawn(batch, layout, tuple(records[0].shape), prior, generator)
-    latents = mix(drawn, batch, eta)
+    drawn_digest = noise_digest(drawn) if digest else ""
     if any(fresh):
-        latents = torch.where(torch.tensor(fresh).view(-1, *[1] * (drawn.dim() - 1)), drawn, latents)
-    return NoiseSample(latents.contiguous(), tuple(hits), tuple(fresh), eta, drawn, records)
+        alone = torch.tensor(fresh).view(-1, *[1] * (drawn.dim() - 1))
+        latents = torch.where(alone, drawn, mix(drawn, batch, eta))
+    else:
+        latents = mix(drawn, batch, eta, out=drawn)
+    return NoiseSample(latents.contiguous(), tuple(hits), tuple(fresh), eta, drawn_digest, records)
 
 
 def _drawn(

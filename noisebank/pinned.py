@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from .tables import OverlayTable
 from .trusted import trusted_path, trusted_store
 
 _OPEN_SHARDS = 128
+_REMEMBERED_PLACES = 65_536
 _FIRST_TRIES = 16
 
 
@@ -165,6 +166,8 @@ class PinnedSet:
         part = read_parts(trusted_store(store, parts, scratch), parts).sort_by("path")
         self._layouts = {row["key"]: RecordLayout.from_info(row) for row in part.to_pylist()}
         self._files: dict[int, FileEntry] = {entry.key: entry for entry in part_entries(part)}
+        self.place = lru_cache(_REMEMBERED_PLACES)(self._find)
+        """Where the record of the clip of a number is; None if it has none."""
         self._open: OrderedDict[int, NoiseShard] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -174,8 +177,7 @@ class PinnedSet:
         channels, frames, height, width = self.model["shape"]
         return channels, frames, height, width
 
-    def place(self, num: int) -> Place | None:
-        """Where the record of clip ``num`` is; None if it has none."""
+    def _find(self, num: int) -> Place | None:
         found = self._records.find(num)
         if found is None:
             return None

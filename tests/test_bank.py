@@ -25,7 +25,9 @@ from noisebank import (
 )
 from noisebank.describe import snapshot_files
 from noisebank.manifest import expired_stub, read_snapshot
+from noisebank.mixing import noise_digest
 from noisebank.noise_file import storage_roundtrip
+from noisebank.priors import iid
 from noisebank.storage import Store, open_store
 from tests.minilm import MINILM
 from tests.reader_bank import DESCRIPTION, SHAPE, build, embedder, record_of
@@ -136,11 +138,12 @@ def test_a_prompt_far_from_every_caption_gets_fresh_noise_and_says_so(
 
 
 def test_the_sample_reports_variance_and_a_digest_of_what_was_drawn(bank: NoiseBank) -> None:
-    sample = bank.sample(id="mine-dog", eta=1.0, generator=seeded())
+    sample = bank.sample(id="mine-dog", eta=1.0, generator=seeded(), digest=True)
     variance = float(stored("mine-dog").var(correction=0))
     assert sample.marginal_variance == (pytest.approx((1 + variance) / 2),)
-    again = bank.sample(id="mine-city", eta=0.1, generator=seeded())
-    assert sample.drawn_digest == again.drawn_digest != bank.sample(id="mine-dog", generator=seeded(1)).drawn_digest
+    again, other = (bank.sample(id="mine-city", generator=seeded(seed), digest=True) for seed in (0, 1))
+    assert sample.drawn_digest == noise_digest(iid((1, *SHAPE), seeded())) == again.drawn_digest != other.drawn_digest
+    assert bank.sample(id="mine-dog").drawn_digest == ""
     normalised = bank.sample(id="mine-dog", eta=float("inf"), normalize="channel")
     means = normalised.latents.mean(dim=(0, 2, 3, 4))
     torch.testing.assert_close(means, torch.zeros(4), rtol=0, atol=1e-6)
@@ -180,7 +183,7 @@ def test_a_prior_of_ones_own_is_a_function_of_shape_and_generator(bank: NoiseBan
     for wrong, message in (({"prior": "pink"}, "prior 'pink'"), ({"eta": -1}, "eta -1"), ({"normalize": "x"}, "'x'")):
         with pytest.raises(ValueError, match=message):
             bank.noise("a dog", **wrong)
-    for both in ({}, {"prompt": "a dog", "id": "mine-dog"}):
+    for both in ({}, {"prompt": "a dog", "id": "mine-dog"}, {"prompt": []}, {"id": ()}):
         with pytest.raises(ValueError, match="either a prompt or an id"):
             bank.noise(**both)
 
