@@ -238,7 +238,8 @@ def _captions(store: Store, snapshot: Snapshot) -> list[int]:
     return read_parts(store, snapshot.parts["captions"]).column("key").to_pylist()
 
 
-def _commit_many(url: str, source: str, times: int) -> None:
+def commit_many(url: str, source: str, times: int) -> None:
+    """One writer of a race: a clip of its own a commit, always planned on what it knows."""
     store = open_store(url)
     parent = None
     for i in range(times):
@@ -247,7 +248,8 @@ def _commit_many(url: str, source: str, times: int) -> None:
         )
 
 
-def _check_race(store: Store, times: int) -> None:
+def check_race(store: Store, times: int) -> None:
+    """Every commit of both writers is there, once, without a gap."""
     assert snapshot_numbers(store) == list(range(1, 2 * times + 1))
     last = read_snapshot(store)
     assert in_bank(store, last) == {num_of(f"{source}-{i}") for source in "ab" for i in range(times)}
@@ -258,23 +260,23 @@ def _check_race(store: Store, times: int) -> None:
 
 
 def test_two_threads_commit_at_once(store: Store) -> None:
-    threads = [threading.Thread(target=_commit_many, args=(store.url, source, 8)) for source in "ab"]
+    threads = [threading.Thread(target=commit_many, args=(store.url, source, 8)) for source in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    _check_race(store, 8)
+    check_race(store, 8)
 
 
 def test_two_processes_commit_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    children = [context.Process(target=_commit_many, args=(str(tmp_path), source, 8)) for source in "ab"]
+    children = [context.Process(target=commit_many, args=(str(tmp_path), source, 8)) for source in "ab"]
     for child in children:
         child.start()
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0, 0]
-    _check_race(open_store(tmp_path), 8)
+    check_race(open_store(tmp_path), 8)
 
 
 def test_two_writers_of_the_same_clips_at_once(store: Store) -> None:
