@@ -68,7 +68,8 @@ def compact(store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False) -
         store: the bank.
         maxcount: rows in a full shard.
         purge: also remove every removed row's clip, caption and noise, by rewriting whatever holds one and vacuuming
-            the older snapshots. (What an index segment computed from its caption goes when segments are merged.)
+            the older snapshots and all unpublished work: run it while no build is running. (Vectors that an index
+            segment computed from removed captions go when segments are merged.)
 
     Returns:
         The new snapshot, or the present one if there is nothing to do.
@@ -80,7 +81,7 @@ def compact(store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False) -
     base = read_snapshot(store)
     delta = _Compaction(store, base, maxcount, purge).delta() if base.rows else Delta()
     snapshot = commit(store, base, delta, CommitInfo(run_id=f"compact-{uuid.uuid4().hex}", operation="compact"))
-    return vacuum(store, keep=1).snapshot if purge else snapshot
+    return vacuum(store, keep=1, unpublished_seconds=0).snapshot if purge else snapshot
 
 
 class _Compaction:

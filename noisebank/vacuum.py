@@ -24,6 +24,8 @@ from .errors import BankDamaged, ConfigError, SnapshotExpired
 from .layout import is_ours, is_work
 from .manifest import FOLDER, Snapshot, expired_stub, read_snapshot, snapshot_number
 from .parts import read_parts
+from .planning.plan import FOLDER as PLANS
+from .planning.plan import read_plan, refused_plans
 from .receipts import read_receipt, receipt_path
 from .storage import Store, StoredFile, publish_bytes
 
@@ -55,7 +57,8 @@ def vacuum(
 ) -> Vacuumed:
     """Expires all but the newest snapshots and removes every file that no kept one refers to.
 
-    Finished shards that no snapshot has published yet, and open plans, stay until they are old.
+    Finished shards that no snapshot has published yet, open plans and the snapshots that they update stay until they
+    are old, whatever ``keep`` says: a build may be running.
 
     Args:
         store: the bank.
@@ -75,9 +78,11 @@ def vacuum(
         if not dry_run:
             finish_vacuum(store, base)
         readable = _readable(store, base)
-        kept, expiring = [base, *readable[1 : keep - 1]], readable[keep - 1 :]
-        garbage, receipts = _garbage(store, kept, expiring, before)
-        if not garbage and not receipts and len(readable) <= keep:
+        parents = _parents_of_open_plans(store, readable, before)
+        staying = [s for i, s in enumerate(readable) if i < keep - 1 or s.number in parents]
+        expiring = [snapshot for snapshot in readable if snapshot not in staying]
+        garbage, receipts = _garbage(store, [base, *staying], expiring, before)
+        if not garbage and not receipts and expiring in ([], [base]):
             return Vacuumed(base, (), (), 0)
         numbers = tuple(snapshot.number for snapshot in expiring)
         removed = tuple(sorted(file.key for file in (*garbage, *receipts)))
@@ -123,6 +128,20 @@ def _readable(store: Store, base: Snapshot) -> list[Snapshot]:
         except SnapshotExpired:
             continue
     return readable
+
+
+def _parents_of_open_plans(store: Store, readable: list[Snapshot], before: float) -> set[int]:
+    """Numbers of the snapshots that builds younger than ``before`` may be updating at this moment."""
+    closed = {snapshot.plan for snapshot in readable} | set(refused_plans(store))
+    parents = set()
+    for file in store.scan(PLANS):
+        hash, _, name = file.key.removeprefix(f"{PLANS}/").partition("/")
+        if name == "plan.json" and hash not in closed and file.modified >= before:
+            try:
+                parents.add(read_plan(store, hash).parent or 0)
+            except (BankDamaged, FileNotFoundError):  # (nobody can carry it out)
+                continue
+    return parents
 
 
 def _snapshot(store: Store, base: Snapshot, paths: list[str]) -> Snapshot:

@@ -11,6 +11,7 @@ from noisebank import vacuum as vacuum_module
 from noisebank.describe import snapshot_files
 from noisebank.errors import BankNotFound, ConfigError, SnapshotConflict, SnapshotExpired
 from noisebank.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers
+from noisebank.planning.plan import Plan, refuse, write_plan
 from noisebank.receipts import find_receipt, list_receipts
 from noisebank.storage import Store, open_store
 from noisebank.vacuum import finish_vacuum, vacuum
@@ -139,6 +140,26 @@ def test_plans(store: Store) -> None:
     assert store.list("plans") == [f"plans/{name}/plan.json" for name in ("kept", "open", "spill-1")]
     vacuum(store, unpublished_seconds=-1)
     assert store.list("plans") == ["plans/kept/plan.json"]
+
+
+def _plan(store: Store, hash: str, parent: int) -> None:
+    nothing: dict[str, object] = {key: {} for key in ("config", "fingerprints", "models", "source_names", "counts")}
+    nothing |= {key: {} for key in ("sources", "tasks", "records")}
+    nothing |= dict.fromkeys(("folders", "rows", "failures", "locations", "claimed"), ())
+    write_plan(store, Plan(hash=hash, created="2026", parent=parent, parent_uuid="", **nothing))
+
+
+def test_the_snapshot_that_a_running_build_updates_stays(store: Store) -> None:
+    for caption in ("one", "two", "three"):
+        publish(store, make(store, {"a-1": caption}).delta)
+    _plan(store, "running", parent=2)
+    _plan(store, "given-up", parent=1)
+    refuse(store, "given-up", "too many failures")
+    assert vacuum(store).expired == (3, 1)
+    assert verify(store, 2).ok
+    assert vacuum(store).expired == (), "nothing more to do"
+    assert vacuum(store, unpublished_seconds=-1).expired == (4, 2)
+    assert verify(store).ok
 
 
 def test_foreign_files_are_left_alone(store: Store) -> None:
