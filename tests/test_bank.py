@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -26,6 +28,8 @@ from noisebank import (
 from noisebank.describe import snapshot_files
 from noisebank.manifest import expired_stub, read_snapshot
 from noisebank.mixing import noise_digest
+from noisebank.models import load_model
+from noisebank.models.small import make_small_model
 from noisebank.noise_file import storage_roundtrip
 from noisebank.priors import iid
 from noisebank.storage import Store, open_store
@@ -314,3 +318,63 @@ def test_the_package_names_its_reader_and_nothing_it_has_not() -> None:
     assert set(noisebank.__all__) <= set(dir(noisebank))
     with pytest.raises(AttributeError, match="no attribute 'Nobody'"):
         noisebank.Nobody  # noqa: B018
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_small_model("modelscope", tmp_path_factory.mktemp("models") / "modelscope")
+
+
+@pytest.fixture
+def fitting(store: Store, folder: Path) -> tuple[NoiseBank, Any]:
+    """A bank whose records are of a small pipeline, and the pipeline."""
+    description = load_model(str(folder)).describe(4, (4, 2, 8, 8))
+    build(store, CAPTIONS, description=description)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return NoiseBank.open(store.url), pipe
+
+
+def test_a_real_pipeline_generates_from_its_inputs(fitting: tuple[NoiseBank, Any]) -> None:
+    bank, pipe = fitting
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert bank.check(pipe) == bank.check(pipe, num_inference_steps=4) == []
+        inputs = bank.inputs("a dog", pipe=pipe, generator=seeded())
+    assert (inputs["num_frames"], inputs["latents"].dtype) == (2, torch.float32)
+    latents = pipe("a dog", **inputs, num_inference_steps=1, output_type="latent").frames
+    assert latents.shape == (1, 4, 2, 8, 8) and latents.isfinite().all()
+    own = pipe(
+        "a dog",
+        generator=seeded(),
+        height=inputs["height"],
+        width=inputs["width"],
+        num_frames=2,
+        num_inference_steps=1,
+        output_type="latent",
+    ).frames
+    ours = pipe(
+        "a dog",
+        **bank.inputs("a dog", eta=0, generator=seeded(), pipe=pipe),
+        num_inference_steps=1,
+        output_type="latent",
+    ).frames
+    assert torch.equal(own, ours), "eta=0 is what the pipeline draws itself"
+    assert bank.inputs(id="mine-dog", pipe=pipe.to(torch.float16))["latents"].dtype == torch.float16
+
+
+def test_a_pipeline_that_samples_otherwise_is_a_warning_and_one_that_is_another_an_error(
+    fitting: tuple[NoiseBank, Any],
+) -> None:
+    bank, pipe = fitting
+    with pytest.warns(UserWarning, match="noise set 'toy': warning: num_inference_steps is 8"):
+        differences = {mismatch.what for mismatch in bank.check(pipe, num_inference_steps=8)}
+    assert differences == {"num_inference_steps", "first_level"}
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    with pytest.warns(UserWarning, match="scheduler is 'EulerDiscreteScheduler'"):
+        bank.noise("a dog", pipe=pipe)
+    with torch.no_grad():
+        pipe.vae.encoder.conv_in.weight.mul_(1.05)
+    for ask in (lambda: bank.check(pipe), lambda: bank.noise("a dog", pipe=pipe), lambda: bank.inputs("a", pipe=pipe)):
+        with pytest.raises(ShapeMismatch, match="noise set 'toy' does not fit this TextToVideoSDPipeline: error: vae"):
+            ask()
