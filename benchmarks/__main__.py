@@ -1,8 +1,8 @@
 """Runs the benchmarks one after the other, each in a process of its own, and prints one markdown table.
 
-Everything is measured on generated data, without a network. Ratios are of CPU seconds (of a lookup: of medians of
-times, the sides in turn) of one run, so that neighbours on the machine disturb them little; every process computes in
-one thread unless OMP_NUM_THREADS says otherwise.
+Everything is measured on generated data, without a network. Ratios are of CPU seconds (of a lookup: of the
+fastest times, the sides in turn) of one run, so that neighbours on the machine disturb them little; every process
+computes in one thread unless OMP_NUM_THREADS says otherwise.
 """
 
 from __future__ import annotations

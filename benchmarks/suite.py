@@ -93,7 +93,7 @@ def lookup(quick: bool) -> list[Row]:
     """A warm lookup and mix against memcpy, randn and weighted sum."""
     from benchmarks.lookup import run
 
-    found = run(100 if quick else 400)
+    found = run(200 if quick else 1000)
     return [
         Row(
             f"lookup and mix, warm, {dtype}",
