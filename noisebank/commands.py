@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .compact import compact as compact_bank
 from .describe import describe, diff, read_failures, snapshot_files
 from .manifest import read_snapshot
 from .repair import repair
@@ -80,6 +81,11 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
     parser.add_argument("--keep", type=int, default=1, metavar="N", help="newest snapshots to keep (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
 
+    parser = add("compact", "merge small shards and renew the captions in tars, by copying alone", compact)
+    _bank(parser)
+    parser.add_argument("--maxcount", type=int, default=512, metavar="N", help="clips in a full shard (default: 512)")
+    parser.add_argument("--purge", action="store_true", help="also remove the bytes of rows that were taken down")
+
 
 def _bank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bank", metavar="BANK", help="the bank: a local path or gs://, s3://, az://")
@@ -107,7 +113,7 @@ def sample(arguments: argparse.Namespace) -> Outcome:
 
     bank = _open(arguments, noise_set=arguments.noise_set)
     generator = torch.Generator().manual_seed(arguments.seed)
-    mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator)
+    mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator, digest=True)
     save_file({"latents": mixed.latents.contiguous()}, arguments.output)
     hit = mixed.hits[0]
     document = {
@@ -118,6 +124,8 @@ def sample(arguments: argparse.Namespace) -> Outcome:
         "score": hit.score,
         "eta": arguments.eta,
         "seed": arguments.seed,
+        "marginal_variance": mixed.marginal_variance,
+        "drawn_digest": mixed.drawn_digest,
     }
     shape = "x".join(map(str, mixed.latents.shape))
     return Outcome(document, [f"{arguments.output}: latents {shape} float32, mixed with {hit.id} ({hit.score:.4f})"])
@@ -190,6 +198,21 @@ def vacuum(arguments: argparse.Namespace) -> Outcome:
     would = "would remove" if arguments.dry_run else "removed"
     expired = f"snapshots {', '.join(map(str, removed.expired)) or 'none'} expired"
     return Outcome(document, [*removed.files, f"{would} {len(removed.files)} files, {removed.bytes} bytes; {expired}"])
+
+
+def compact(arguments: argparse.Namespace) -> Outcome:
+    """Merges small shards."""
+    store = open_store(arguments.bank)
+    before = read_snapshot(store)
+    after = compact_bank(store, maxcount=arguments.maxcount, purge=arguments.purge)
+    files = (
+        [len(snapshot_files(store, snapshot, "clips")) for snapshot in (before, after)] if not arguments.purge else []
+    )
+    document = {"snapshot": after.number, "parent": before.number, "committed": after.number != before.number}
+    if not document["committed"]:
+        return Outcome(document, [f"nothing to compact; snapshot {before.number} stays"])
+    tars = f": {files[0]} tars before, {files[1]} now" if files else ", older snapshots removed"
+    return Outcome(document, [f"snapshot {after.number}{tars}"])
 
 
 def _open(arguments: argparse.Namespace, **options: Any) -> NoiseBank:
