@@ -14,7 +14,7 @@ from typing import Any
 from noisebank.commands import Command, Outcome
 from noisebank.config import flag_names, load_config, member_flag
 from noisebank.errors import ConfigError
-from noisebank.options import Config
+from noisebank.options import Config, NoiseOptions, SourceOptions
 
 FLAG = "option:"
 STAGES = {
@@ -25,11 +25,13 @@ STAGES = {
     "noise": "invert the clips of the newest open plan (on GPU workers)",
     "commit": "publish what the stages of the newest open plan made",
 }
-SOURCES_HELP = """\
+LISTS_HELP = """\
 members of a list by name:  --noise.modelscope.batch_size 4   --sources.webvid.path new.csv
 whole lists as YAML:        --sources '[{kind: webvid, path: results_10M_train.csv}]'
 Beam's own options (--runner, --direct_num_workers, --flink_master, --project, ...) go to Beam.
 """
+ALONE = {"retry_failures": "all"}
+"""What a flag means when it is given without a value; true for those that are true or false."""
 
 
 def add_job_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -42,27 +44,41 @@ def add_job_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _job(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = SOURCES_HELP
+    parser.epilog = "\n".join(
+        [*_members_help("sources", SourceOptions), *_members_help("noise", NoiseOptions), LISTS_HELP]
+    )
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with the options below; flags beat it")
     groups: dict[str, Any] = {}
     for name, field in flag_names().items():
         section = name.split(".")[0] if "." in name else "build"
-        group = groups.setdefault(section, parser.add_argument_group(section))
-        group.add_argument(
-            f"--{name}",
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section)
+        alone = "true" if isinstance(field.default, bool) else ALONE.get(name)
+        groups[section].add_argument(
+            *dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]),
             dest=FLAG + name,
             default=argparse.SUPPRESS,
             metavar=name.split(".")[-1].upper(),
             help=_help(field),
-            **({"nargs": "?", "const": "true"} if isinstance(field.default, bool) else {}),
+            **({"nargs": "?", "const": alone} if alone else {}),
         )
+
+
+def _members_help(section: str, options: type) -> list[str]:
+    """The options of the members of a list, for the end of ``--help``."""
+    fields = dataclasses.fields(options)
+    lines = [f"  --{section}.NAME.{field.name}" for field in fields]
+    width = max(map(len, lines)) + 2
+    return [f"{section} (one NAME a member):"] + [
+        f"{line:<{width}}{_help(field)}".replace("%%", "%") for line, field in zip(lines, fields, strict=True)
+    ]
 
 
 def _help(field: dataclasses.Field[Any]) -> str:
     text = str(field.metadata["help"])
     if field.metadata["choices"]:
         text += f": {', '.join(field.metadata['choices'])}"
-    if dataclasses.is_dataclass(field.default) or field.default in (None, "", ()) or "default" in text:
+    if field.default in (None, "", (), dataclasses.MISSING) or "default" in text:
         return text
     default = field.default
     if isinstance(default, tuple):
