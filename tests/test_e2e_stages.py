@@ -1,0 +1,118 @@
+"""The stages as commands of their own, as on several machines: the same snapshot as build, or a clear refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import CAPTIONS, Project, Row
+
+BAD = Row("bad", "/nowhere/missing.mp4", "a video that is not there")
+REFUSALS = [
+    ("captions", "no open plan; run 'noisebank clips' or 'build'"),
+    ("noise", "no open plan; run 'noisebank clips' or 'build'"),
+    ("index", "no open plan; run 'noisebank clips' or 'build'"),
+    ("commit", "no open plan; run 'noisebank clips' or 'build'"),
+    ("clips", ""),
+    ("index", "captions: a shard of"),
+    ("commit", "is not finished; run 'noisebank"),
+    ("captions", ""),
+    ("commit", "noise/small: a shard of"),
+    ("noise", ""),
+    ("commit", "index: not built yet; run 'noisebank index' or 'build'"),
+    ("index", ""),
+    ("commit", ""),
+]
+"""Commands in turn, and what each says; nothing: it succeeds."""
+
+
+def everything(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file in a folder."""
+    stats = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def test_stages_run_one_by_one_give_what_build_gives_and_refuse_when_it_is_too_early(
+    project: Project, module_project: Callable[[str], Project]
+) -> None:
+    whole = module_project("whole")
+    for one in (project, whole):
+        one.write_list([*one.rows(6), BAD])
+        one.configure(max_failed=0.2)
+    summary = whole.build()
+
+    for command, said in REFUSALS:
+        ran = project.run(command)
+        if not said:
+            assert ran.exit_code == 0, f"{command}: {ran.stderr}"
+            continue
+        assert ran.exit_code == 1, f"{command} too early"
+        assert ran.document["error"]["type"] == "JobFailed"
+        assert said in ran.document["error"]["message"]
+        assert not list(project.bank.glob("snapshots/*")), command
+    assert project.files() == whole.files()
+    assert ran.document["rows"] == summary["rows"]
+    assert ran.document["committed"] and ran.document["snapshot"] == 1
+    assert ran.document["failed_by_code"] == {"missing_file": 1}
+    assert project.search(CAPTIONS[2]) == ("mine-clip02", CAPTIONS[2])
+
+
+def test_a_stage_that_is_finished_does_nothing_again(project: Project) -> None:
+    project.write_list(project.rows(3))
+    for command in ("clips", "captions", "noise", "index"):
+        assert project.run(command).exit_code == 0
+    before = everything(project.bank)
+    for command in ("noise", "captions", "index"):
+        assert project.run(command).exit_code == 0
+    assert everything(project.bank) == before
+    summary = project.run("commit").document
+    assert summary["rows"]["in_bank"] == 3
+    assert {stage: figures["done"] for stage, figures in summary["stages"].items()} == {
+        "clips": 0,
+        "captions": 0,
+        "index": 0,
+        "noise/small": 0,
+    }
+    assert {figures["skipped"] for figures in summary["stages"].values()} == {3}
+
+
+def test_plan_writes_nothing_and_says_what_build_then_does(project: Project) -> None:
+    project.write_list([*project.rows(6), project.rows(1)[0], Row("mute", "videos/v07.mp4", "")])
+    before = everything(project.folder)
+    planned = project.run("plan", "--max_failed", 0.2)
+    assert planned.exit_code == 0
+    assert everything(project.folder) == before and not project.bank.exists()
+    built = project.build("--max_failed", 0.2)
+    assert planned.document["rows"] == {name: built["rows"][name] for name in planned.document["rows"]}
+    assert planned.document["rows"]["duplicate"] == planned.document["rows"]["invalid"] == 1
+    stages = {stage: todo["rows"] for stage, todo in planned.document["stages"].items()}
+    assert stages == {"clips": 6, "captions": 6, "noise/small": 6}
+    assert {stage: built["stages"][stage]["done"] for stage in stages} == stages
+    assert planned.document["stages"]["clips"]["shards"] == len(list(project.bank.glob("clips/*.tar")))
+
+    rows = project.rows(7)
+    rows[2] = rows[2]._replace(caption="a caption that was corrected")
+    project.write_list(rows)
+    before = everything(project.folder)
+    planned = project.run("plan", "--max_changed", 1)
+    assert everything(project.folder) == before
+    assert planned.document["parent"] == 1
+    built = project.build("--max_changed", 1)
+    assert planned.document["rows"] == {name: built["rows"][name] for name in planned.document["rows"]}
+    stages = {stage: todo["rows"] for stage, todo in planned.document["stages"].items()}
+    assert stages == {"clips": 1, "captions": 2, "noise/small": 1}
+    assert {stage: built["stages"][stage]["done"] for stage in stages} == stages
+
+    planned = project.run("plan")
+    assert {todo["rows"] for todo in planned.document["stages"].values()} == {0}
+
+
+@pytest.mark.parametrize("command", ["plan", "build", "clips"])
+def test_a_noise_set_that_cannot_take_the_clips_fails_before_any_work(project: Project, command: str) -> None:
+    project.write_list(project.rows(2))
+    ran = project.run(command, "--clips.size", "[64, 80]", "--clips.frames", 4, "--noise.small.frames", 5)
+    assert ran.exit_code == 2
+    assert "noise.small.frames: 5 is not allowed; a clip has 4" in ran.stderr
+    assert not project.bank.exists()
