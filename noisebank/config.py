@@ -223,6 +223,11 @@ def _check(config: Config) -> None:
             raise ConfigError(
                 f"noise.{noise.name}.frames: {noise.frames} is not allowed; a clip has {config.clips.frames}"
             )
+        if noise.guidance_scale != 1 and not noise.prompt:
+            raise ConfigError(
+                f"noise.{noise.name}.guidance_scale: {noise.guidance_scale:g} has no effect with the empty "
+                f"prompt; give noise.{noise.name}.prompt too"
+            )
         if isinstance(noise.batch_size, str) and noise.batch_size != "auto":
             raise ConfigError(f"noise.{noise.name}.batch_size: {noise.batch_size!r}: a whole number or auto")
         if isinstance(noise.batch_size, int) and noise.batch_size < 1:

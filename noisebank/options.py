@@ -19,7 +19,6 @@ SOURCE_KINDS = ("webvid", "internvid", "table", "webdataset")
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
 STORAGE_DTYPES = ("float16", "int8")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
-INVERTERS = ("fixed-point", "ddim", "diffuse")
 FORMAT_VERSION = 1
 """Version of what the stages write; raising it redoes every stage."""
 
@@ -126,7 +125,7 @@ class NoiseOptions:
 
     name: str = option("modelscope", "name of the set")
     model: str = option("damo-vilab/text-to-video-ms-1.7b", "hub id or local folder of a diffusers pipeline")
-    inverter: str = option("fixed-point", "how a clip is inverted", choices=INVERTERS)
+    inverter: str = option("fixed-point", "how a clip is inverted: fixed-point, ddim, diffuse, or one of your own")
     num_inference_steps: int = option(50, "steps of the generator (and of the inversion)", minimum=1)
     dtype: str = option("float16", "how a record is stored", choices=STORAGE_DTYPES)
     frames: int | None = option(None, "use the first n frames of a clip (default: all)", minimum=1)
@@ -134,15 +133,23 @@ class NoiseOptions:
     precision: str = option("auto", "dtype of the network: auto is bfloat16 on a GPU", choices=PRECISIONS)
     tolerance: float | None = option(None, "fixed-point stops a clip here (default: by precision)", minimum=0)
     max_iterations: int = option(10, "most network calls a step of fixed-point", minimum=1)
-    guidance_scale: float = option(1.0, "guidance of the inversion; 1 is none, as in the paper", minimum=1.0)
+    prompt: str = option("", "condition of the inversion, the same for all clips; empty, as in the paper")
+    guidance_scale: float = option(1.0, "guidance towards prompt; 1 is none, as in the paper", minimum=1.0)
     accelerator: str | None = option(
         None,
         "Beam's accelerator hint for these workers, e.g. type:nvidia-l4;count:1;install-nvidia-driver",
         hashed=False,
     )
+    compile: bool = option(False, "torch.compile the network: minutes at the start, then faster", hashed=False)
     motion_adapter: str | None = option(None, "AnimateDiff: hub id or folder of the motion adapter")
+    measured: float = option(
+        1.0,
+        "share of the clips whose reconstruction errors are measured, at 2 num_inference_steps network calls a clip",
+        minimum=0,
+        maximum=1,
+    )
     max_reconstruction_error: float = option(
-        0.5, "a record that gives its clip back worse than this is a failure", hashed=False, minimum=0
+        0.5, "a record measured to give its clip back worse than this is a failure", hashed=False, minimum=0
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from noisebank.embed import embedder_digest
 from noisebank.errors import ConfigError, ShapeMismatch
+from noisebank.inversion import INVERTERS
 from noisebank.models import load_clip_rules, model_digest
 from noisebank.options import Config, NoiseOptions, fingerprint
 
@@ -24,6 +25,9 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     models: dict[str, Any] = {"captions": {"model": config.captions.model, "digest": captions_digest}, "noise": {}}
     for noise in config.noise:
+        if noise.inverter not in INVERTERS:
+            known = ", ".join(sorted(INVERTERS))
+            raise ConfigError(f"noise.{noise.name}.inverter: {noise.inverter!r} is not allowed; one of {known}")
         shape = check_clips(config, noise)
         digest = model_digest(noise.model, noise.motion_adapter)
         fingerprints["noise"][noise.name] = fingerprint(noise, model_digest=digest)
@@ -31,6 +35,8 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
             "model": noise.model,
             "digest": digest,
             "inverter": noise.inverter,
+            "prompt": noise.prompt,
+            "guidance_scale": noise.guidance_scale,
             "num_inference_steps": noise.num_inference_steps,
             "dtype": noise.dtype,
             "shape": list(shape),

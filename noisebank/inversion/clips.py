@@ -6,6 +6,7 @@ that does not fit the device's memory is halved, and a clip that comes out unusa
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 
 from noisebank.errors import RowFailure
-from noisebank.inversion.inverters import Inversion, Network, invert, reconstruct, relative_error
+from noisebank.ids import CLIP_BITS
+from noisebank.inversion.inverters import Network, invert, reconstruct, relative_error
 from noisebank.inversion.levels import Levels
 from noisebank.models.base import ModelAdapter
 from noisebank.noise_stats import noise_statistics
@@ -30,7 +32,8 @@ class ClipRecord:
     Args:
         noise: ``[C, F, H, W]`` float32 on the CPU, before storage.
         statistics: of ``noise``; see :func:`noisebank.noise_stats.noise_statistics`, here without the batch.
-        reconstruction_error: relative error of the latents that the sampler makes of ``noise``.
+        reconstruction_error: relative error of the latents that the sampler makes of ``noise``; None where it was not
+            measured (:attr:`noisebank.options.NoiseOptions.measured`).
         stored_reconstruction_error: the same from the noise as it comes back from storage.
         network_calls: evaluations that the inversion of this clip needed.
         max_residual: largest residual that a step was left with.
@@ -40,8 +43,8 @@ class ClipRecord:
 
     noise: torch.Tensor
     statistics: dict[str, torch.Tensor]
-    reconstruction_error: float
-    stored_reconstruction_error: float
+    reconstruction_error: float | None
+    stored_reconstruction_error: float | None
     network_calls: int
     max_residual: float
     stalled_steps: int
@@ -105,8 +108,8 @@ def invert_clips(
     Args:
         adapter: the loaded model.
         frames: ``[N, F, H, W, 3]`` uint8 RGB.
-        numbers: the 63-bit number of each clip: the seed of what ``diffuse`` draws for it.
-        options: inverter, steps, tolerance, guidance and the largest reconstruction error.
+        numbers: the 63-bit number of each clip: the seed of what ``diffuse`` draws for it, and whether it is measured.
+        options: inverter, steps, tolerance, prompt and guidance, what is measured, and the largest error accepted.
         batch_size: clips that go through the network together; halved for good where the device runs out of memory.
         store: what storage makes of noise ``[B, C, F, H, W]`` float32: encoded and decoded again.
         network: the adapter's network if it is already at hand (metered, say).
@@ -119,7 +122,7 @@ def invert_clips(
         ShapeMismatch: the clips do not fit the model.
         torch.cuda.OutOfMemoryError: not even one clip fits the device.
     """
-    network = network or adapter.network(guidance_scale=options.guidance_scale)
+    network = network or adapter.network(options.prompt, options.guidance_scale)
     results: list[ClipRecord | RowFailure] = []
     while len(results) < len(frames):
         start, stop = len(results), len(results) + batch_size
@@ -166,45 +169,54 @@ def _invert_batch(
         dtype=adapter.dtype,
         generators=[torch.Generator().manual_seed(n) for n in (*numbers, *[numbers[-1]] * padding)],
     )
-    max_error = options.max_reconstruction_error if inversion.network_calls else float("inf")
-    return _records(inversion, latents, levels, network, store, max_error)[:count]
-
-
-def _records(
-    inversion: Inversion,
-    latents: torch.Tensor,
-    levels: Levels,
-    network: Network,
-    store: Callable[[torch.Tensor], torch.Tensor],
-    max_error: float,
-) -> list[ClipRecord | RowFailure]:
     stored = store(inversion.noise.cpu()).to(latents.device)
-    error = relative_error(reconstruct(network, inversion.noise, levels), latents).cpu()
-    stored_error = relative_error(reconstruct(network, stored, levels), latents).cpu()
-    finite = torch.isfinite(stored.flatten(1)).all(1).cpu() & torch.isfinite(latents.flatten(1)).all(1).cpu()
+    measured = [i for i in range(count) if is_measured(numbers[i], options.measured)]
+    errors = _errors(network, inversion.noise, latents, levels, measured)
+    stored_errors = _errors(network, stored, latents, levels, measured)
+    finite = torch.isfinite(torch.cat([latents, stored], dim=1).flatten(1)).all(1).tolist()
+    max_error = options.max_reconstruction_error if inversion.network_calls else float("inf")
+    failures = [_failure(finite[i], stored_errors.get(i), max_error) for i in range(count)]
     statistics = noise_statistics(inversion.noise)
     noise = inversion.noise.cpu()
-    records: list[ClipRecord | RowFailure] = []
-    for i in range(len(noise)):
-        if not finite[i] or not torch.isfinite(stored_error[i]):
-            records.append(RowFailure("not_finite", "the latents or their noise have NaN or infinite values"))
-        elif stored_error[i] > max_error:
-            message = f"the record gives its clip back with relative error {stored_error[i]:.3g}, above {max_error:g}"
-            records.append(RowFailure("reconstruction_error", message))
-        else:
-            records.append(
-                ClipRecord(
-                    noise=noise[i],
-                    statistics={name: values[i] for name, values in statistics.items()},
-                    reconstruction_error=float(error[i]),
-                    stored_reconstruction_error=float(stored_error[i]),
-                    network_calls=int(inversion.calls[i]),
-                    max_residual=float(inversion.residuals[:, i].max()),
-                    stalled_steps=int(inversion.stalled[i]),
-                    batch_size=len(noise),
-                )
-            )
-    return records
+    return [
+        failures[i]
+        or ClipRecord(
+            noise=noise[i],
+            statistics={name: values[i] for name, values in statistics.items()},
+            reconstruction_error=errors.get(i),
+            stored_reconstruction_error=stored_errors.get(i),
+            network_calls=int(inversion.calls[i]),
+            max_residual=float(inversion.residuals[:, i].max()),
+            stalled_steps=int(inversion.stalled[i]),
+            batch_size=batch_size,
+        )
+        for i in range(count)
+    ]
+
+
+def is_measured(number: int, share: float) -> bool:
+    """Whether the clip of this number is among the ``share`` whose errors are measured: always the same clips."""
+    return (number & ((1 << CLIP_BITS) - 1)) < share * (1 << CLIP_BITS)
+
+
+def _errors(
+    network: Network, noise: torch.Tensor, latents: torch.Tensor, levels: Levels, clips: list[int]
+) -> dict[int, float]:
+    """Relative error of the latents that some of the clips of a batch give back: T network calls for each of them."""
+    if not clips:
+        return {}
+    given_back = reconstruct(network, noise[clips], levels)
+    return dict(zip(clips, relative_error(given_back, latents[clips]).tolist(), strict=True))
+
+
+def _failure(finite: bool, stored_error: float | None, max_error: float) -> RowFailure | None:
+    """Why a record is not to be kept, if it is not; ``stored_error`` is None where it was not measured."""
+    if not finite or (stored_error is not None and not math.isfinite(stored_error)):
+        return RowFailure("not_finite", "the latents or their noise have NaN or infinite values")
+    if stored_error is not None and stored_error > max_error:
+        message = f"the record gives its clip back with relative error {stored_error:.3g}, above {max_error:g}"
+        return RowFailure("reconstruction_error", message)
+    return None
 
 
 def choose_batch_size(adapter: ModelAdapter, shape: tuple[int, int, int, int], largest: int = 64) -> int:

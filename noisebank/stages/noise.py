@@ -5,15 +5,18 @@ Decoding of the next batch overlaps with the network; one clip that cannot be re
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import resource
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +24,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from noisebank.errors import RowFailure
+from noisebank.errors import BankDamaged, RowFailure, ShapeMismatch
 from noisebank.inversion.clips import ClipRecord, MeteredNetwork, choose_batch_size, invert_clips
 from noisebank.models import ModelAdapter
 from noisebank.noise_file import storage_roundtrip, write_noise_file
 from noisebank.options import NoiseOptions
 from noisebank.receipts import Receipt, find_receipt, finish, inputs_hash
-from noisebank.shards import read_shard
+from noisebank.shards import ShardSample, read_shard
 from noisebank.storage import FileEntry, Store, publish_file
 from noisebank.video.frames import decode_mp4
 
@@ -73,7 +76,7 @@ def make_noise_shard(
     options: NoiseOptions,
     fingerprint: str,
     load: Callable[[], ModelAdapter],
-    schema_of: Callable[[tuple[int, int, int, int], str], pa.Schema],
+    schema: pa.Schema,
     generation: int = 0,
 ) -> Finished:
     """Inverts the clips of one tar, unless its receipt exists.
@@ -85,12 +88,16 @@ def make_noise_shard(
         options: of the noise set.
         fingerprint: of the stage.
         load: gives the loaded model; called only when there is something to do.
-        schema_of: schema of a noise file by shape and storage dtype (``schemas.noise.noise_schema``).
+        schema: of a noise file (``schemas.noise.noise_schema``); it decides the shape of the records: a clip whose
+            latents have another is a failure (``wrong_shape``).
         generation: number of the bank's last vacuum.
 
     Returns:
         The receipt names the noise file, or none if every clip failed; its ``info`` has what the manifest needs to
         find records, the model's description, and the batch size used.
+
+    Raises:
+        BankDamaged: the tar lacks a clip, or has another video than the one that was stored.
     """
     began = time.perf_counter()
     stage = noise_stage(options.name)
@@ -98,106 +105,127 @@ def make_noise_shard(
     if (found := find_receipt(store, stage, inputs)) is not None:
         return Finished(found, made=False, seconds=time.perf_counter() - began)
     adapter = load()
+    loaded = time.perf_counter()
+    if adapter.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(adapter.device)
+    shape: tuple[int, int, int, int] = tuple(schema.field("noise").type.shape)
+    run = _Inversion(adapter, options, clips, shape)
     with tempfile.TemporaryDirectory(prefix="noisebank-noise-") as scratch:
-        run = _Inversion(adapter, options, clips)
         outcomes = list(run.outcomes(_local(store, tar, Path(scratch))))
-        rows = clips.to_pylist()
-        good = [(row, record) for row, record in zip(rows, outcomes, strict=True) if isinstance(record, ClipRecord)]
-        failures = tuple(
-            failure_of(row, stage, outcome)
-            for row, outcome in zip(rows, outcomes, strict=True)
-            if isinstance(outcome, RowFailure)
-        )
+        ended = list(zip(clips.to_pylist(), outcomes, strict=True))
+        good = [(row, record) for row, record in ended if isinstance(record, ClipRecord)]
+        failures = tuple(failure_of(row, stage, failure) for row, failure in ended if isinstance(failure, RowFailure))
         files: tuple[FileEntry, ...] = ()
         info: dict[str, Any] = {"tar": tar, "batch_size": run.batch_size}
         if good:
-            noise = torch.stack([record.noise for _, record in good])
-            shape = (noise.shape[1], noise.shape[2], noise.shape[3], noise.shape[4])
             path = Path(scratch, "noise.arrow")
-            info |= write_noise_file(path, schema_of(shape, options.dtype), _columns(good), noise)
+            info |= write_noise_file(path, schema, _columns(good), torch.stack([record.noise for _, record in good]))
             info["description"] = adapter.describe(options.num_inference_steps, shape)
             files = (publish_file(store, path, stage, ".arrow", len(good), generation),)
     receipt = Receipt(stage, inputs, fingerprint, files, len(good), failures, info)
     counted = finish(store, receipt)
-    seconds = time.perf_counter() - began
+    _log_shard(receipt, time.perf_counter() - loaded, run.network)
+    return Finished(counted, made=counted == receipt, seconds=time.perf_counter() - began)
+
+
+def _log_shard(receipt: Receipt, seconds: float, network: MeteredNetwork) -> None:
+    """One line a shard; ``seconds`` since the model was loaded."""
     _log.info(
-        "%s: %d clips inverted, %d failed, %.2f clips/s, network %.0f%% of the time%s",
-        tar,
-        len(good),
-        len(failures),
-        len(outcomes) / seconds,
-        100 * run.network_seconds / seconds,
-        f", peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if adapter.device.type == "cuda" else "",
+        "%s: %d clips inverted, %d failed, %.2f clips/s, network %.0f%% of the time, peak memory %.2f GB",
+        receipt.info["tar"],
+        receipt.rows,
+        len(receipt.failures),
+        (receipt.rows + len(receipt.failures)) / seconds,
+        100 * network.seconds() / seconds,
+        _peak_bytes(network.device) / 1e9,
     )
-    return Finished(counted, made=counted == receipt, seconds=seconds)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """Most memory held: on a GPU by tensors since the shard began, else by this process since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+class _Batch(NamedTuple):
+    """Clips of a tar, decoded: ``frames`` ``[n, F, H, W, 3]`` uint8 of those without a failure, whose numbers are
+    ``nums``; ``failures`` has one entry a clip, in the order of the tar."""
+
+    frames: torch.Tensor
+    nums: list[int]
+    failures: list[RowFailure | None]
 
 
 class _Inversion:
     """The clips of one tar on their way through the network."""
 
-    def __init__(self, adapter: ModelAdapter, options: NoiseOptions, clips: pa.Table) -> None:
+    def __init__(
+        self, adapter: ModelAdapter, options: NoiseOptions, clips: pa.Table, shape: tuple[int, int, int, int]
+    ) -> None:
         self.adapter = adapter
         self.options = options
-        self.nums = dict(zip(clips.column("id").to_pylist(), clips.column("num").to_pylist(), strict=True))
-        self.network = MeteredNetwork(adapter.network(guidance_scale=options.guidance_scale), adapter.device)
-        self.batch_size = options.batch_size if isinstance(options.batch_size, int) else 0
-
-    @property
-    def network_seconds(self) -> float:
-        """Time spent in the network."""
-        return self.network.seconds()
+        self.shape = shape
+        self.clips = {row["id"]: row for row in clips.select(["id", "num", "sha256"]).to_pylist()}
+        self.network = MeteredNetwork(adapter.network(options.prompt, options.guidance_scale), adapter.device)
+        chosen = options.batch_size
+        self.batch_size = chosen if isinstance(chosen, int) else choose_batch_size(adapter, shape)
 
     def outcomes(self, tar: Path) -> Iterator[ClipRecord | RowFailure]:
         """The record or failure of every clip, in the order of the tar."""
-        samples = (sample for sample in read_shard(tar) if sample.id in self.nums)
-        first = next(samples, None)
-        if first is None:
-            return
-        if not self.batch_size:
-            self.batch_size = self._probe(_decode(first.mp4, self.options.frames))
-        waiting = [(first.id, first.mp4), *((s.id, s.mp4) for s in islice(samples, self.batch_size - 1))]
+        samples = (sample for sample in read_shard(tar) if sample.id in self.clips)
+        found = 0
         with ThreadPoolExecutor(1) as ahead:
-            decoded = ahead.submit(self._decoded, waiting)
-            while waiting:
-                batch = decoded.result()
-                waiting = [(s.id, s.mp4) for s in islice(samples, self.batch_size)]
-                decoded = ahead.submit(self._decoded, waiting)
+            decoded = ahead.submit(self._decode_batch, samples)
+            while (batch := decoded.result()).failures:
+                decoded = ahead.submit(self._decode_batch, samples)
+                found += len(batch.failures)
                 yield from self._inverted(batch)
+        if found != len(self.clips):
+            raise BankDamaged(f"{tar}: {found} of {len(self.clips)} clips are in it; run noisebank verify")
 
-    def _probe(self, frames: torch.Tensor | RowFailure) -> int:
-        if isinstance(frames, RowFailure):
-            return 1
-        shape = self.adapter.rules.latent_shape(*frames.shape[:3])
-        return choose_batch_size(self.adapter, shape)
+    def _decode_batch(self, samples: Iterator[ShardSample]) -> _Batch:
+        taken = [(sample.id, self._decode(sample)) for sample in islice(samples, self.batch_size)]
+        ready = [(self.clips[id]["num"], frames) for id, frames in taken if isinstance(frames, torch.Tensor)]
+        frames = torch.stack([frames for _, frames in ready]) if ready else torch.empty(0)
+        if self.adapter.device.type == "cuda":
+            frames = frames.pin_memory()
+        failures = [frames if isinstance(frames, RowFailure) else None for _, frames in taken]
+        return _Batch(frames, [num for num, _ in ready], failures)
 
-    def _decoded(self, samples: list[tuple[str, bytes]]) -> list[tuple[str, torch.Tensor | RowFailure]]:
-        return [(id, _decode(mp4, self.options.frames)) for id, mp4 in samples]
-
-    def _inverted(self, batch: list[tuple[str, torch.Tensor | RowFailure]]) -> Iterator[ClipRecord | RowFailure]:
-        ready = [(id, frames) for id, frames in batch if isinstance(frames, torch.Tensor)]
-        results: Iterator[ClipRecord | RowFailure] = iter(())
-        if ready:
-            made = invert_clips(
-                self.adapter,
-                torch.stack([frames for _, frames in ready]),
-                [self.nums[id] for id, _ in ready],
-                self.options,
-                batch_size=self.batch_size,
-                store=lambda noise: storage_roundtrip(noise, self.options.dtype),
-                network=self.network,
+    def _decode(self, sample: ShardSample) -> torch.Tensor | RowFailure:
+        """The first frames of a clip, ``[F, H, W, 3]`` uint8, or why it cannot be used."""
+        if hashlib.sha256(sample.mp4).hexdigest() != self.clips[sample.id]["sha256"]:
+            raise BankDamaged(f"clip {sample.id}: its mp4 is not the one that was stored; run noisebank verify")
+        try:
+            frames = torch.from_numpy(decode_mp4(sample.mp4)[: self.options.frames].copy())
+            shape = self.adapter.rules.latent_shape(*frames.shape[:3])
+        except RowFailure as failure:
+            return failure
+        except ShapeMismatch as error:
+            return RowFailure("wrong_shape", str(error))
+        if shape != self.shape:
+            pixels = " x ".join(map(str, frames.shape[:3]))
+            return RowFailure(
+                "wrong_shape", f"a clip of {pixels} has latents {list(shape)}, the noise set's are {list(self.shape)}"
             )
-            self.batch_size = min([self.batch_size, *(r.batch_size for r in made if isinstance(r, ClipRecord))])
-            results = iter(made)
-        for _, frames in batch:
-            yield frames if isinstance(frames, RowFailure) else next(results)
+        return frames
 
-
-def _decode(mp4: bytes, count: int | None) -> torch.Tensor | RowFailure:
-    """``[F, H, W, 3]`` uint8, the first ``count`` frames."""
-    try:
-        return torch.from_numpy(decode_mp4(mp4)[:count].copy())
-    except RowFailure as failure:
-        return failure
+    def _inverted(self, batch: _Batch) -> Iterator[ClipRecord | RowFailure]:
+        made = invert_clips(
+            self.adapter,
+            batch.frames,
+            batch.nums,
+            self.options,
+            batch_size=self.batch_size,
+            store=lambda noise: storage_roundtrip(noise, self.options.dtype),
+            network=self.network,
+        )
+        self.batch_size = min([self.batch_size, *(r.batch_size for r in made if isinstance(r, ClipRecord))])
+        results = iter(made)
+        for failure in batch.failures:
+            yield failure or next(results)
 
 
 def _local(store: Store, tar: str, scratch: Path) -> Path:
