@@ -125,7 +125,7 @@ def find_receipt(store: Store, stage: str, inputs: str) -> Receipt | None:
 
 
 def read_receipt(store: Store, path: str) -> Receipt | None:
-    """The receipt stored at ``path``; None if it is gone, damaged or something else (``index/*.json`` may be either)."""
+    """The receipt at ``path``; None if it is gone, damaged or something else (``index/*.json`` may be either)."""
     try:
         return Receipt.from_bytes(store.read(path), path)
     except (BankDamaged, FileNotFoundError):
