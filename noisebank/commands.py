@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .compact import compact as compact_bank
 from .describe import describe, diff, read_failures, snapshot_files
 from .manifest import read_snapshot
 from .repair import repair
@@ -202,6 +201,8 @@ def vacuum(arguments: argparse.Namespace) -> Outcome:
 
 def compact(arguments: argparse.Namespace) -> Outcome:
     """Merges small shards."""
+    from .compact import compact as compact_bank
+
     store = open_store(arguments.bank)
     before = read_snapshot(store)
     after = compact_bank(store, maxcount=arguments.maxcount, purge=arguments.purge)

@@ -10,14 +10,14 @@ import apache_beam as beam
 
 from noisebank.commit import commit
 from noisebank.delta import CommitInfo
-from noisebank.errors import JobFailed
+from noisebank.errors import JobFailed, SnapshotConflict, SnapshotExpired
 from noisebank.manifest import Snapshot, read_snapshot
 from noisebank.options import Config
 from noisebank.planning.plan import Plan, refuse, removal_problems
 from noisebank.publishing import Outcome, Schemas
 from noisebank.runs import record_run
 from noisebank.stages.finished import Finished
-from noisebank.storage import open_store
+from noisebank.storage import Store, open_store
 from schemas.failures import FAILURES
 from schemas.noise import RECORDS
 from schemas.rows import ROWS
@@ -77,7 +77,7 @@ def _publish(
 ) -> dict[str, Any]:
     store = open_store(config.bank)
     plan = plan_of(config.bank, hash)
-    parent = None if plan.parent is None else read_snapshot(store, plan.parent)
+    parent = _parent(store, plan)
     done = list(done)
     index = next(iter(indices), None)
     receipts = [item.finished.receipt for item in done]
@@ -94,6 +94,14 @@ def _publish(
     summary = _summary(plan, parent, snapshot, finished, outcome)
     record_run(store, run_id, summary)
     return summary
+
+
+def _parent(store: Store, plan: Plan) -> Snapshot | None:
+    """The snapshot that the plan updates."""
+    try:
+        return None if plan.parent is None else read_snapshot(store, plan.parent)
+    except SnapshotExpired as error:
+        raise SnapshotConflict(f"{error}: it was vacuumed while this build ran; run the build again") from error
 
 
 def _info(config: Config, plan: Plan, run_id: str, outcome: Outcome) -> CommitInfo:
