@@ -12,8 +12,6 @@ JOBS = [
     "av>=14",
     "decord>=0.6",
     "diffusers>=0.36",
-    "requests>=2.32",
-    "tqdm>=4.66",
     "webdataset>=1.0",
 ]
 DEV = [
@@ -41,6 +39,7 @@ setup(
         "noisebank.models",
         "noisebank.planning",
         "noisebank.sources",
+        "noisebank.stages",
         "noisebank.storage",
         "noisebank.video",
         "pipelines",
@@ -58,6 +57,7 @@ setup(
         "safetensors>=0.5",
         "sentence-transformers>=5",
         "torch>=2.6",
+        "tqdm>=4.66",
         "xxhash>=3.5",
     ],
     extras_require={
