@@ -6,13 +6,16 @@ Every command is a function from parsed arguments to an :class:`Outcome`; the co
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .describe import describe, diff, read_failures, snapshot_files
+from .errors import ConfigError
 from .manifest import read_snapshot
 from .repair import repair
 from .storage import open_store
@@ -40,7 +43,7 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
     parser = add("search", "nearest captions with ids and scores", search)
     _bank(parser)
     parser.add_argument("prompt", help="text to look for")
-    parser.add_argument("-k", type=int, default=5, help="how many (default: 5)")
+    parser.add_argument("-k", type=_at_least(int, 1), default=5, help="how many (default: 5)")
     _snapshot(parser)
     _embedder(parser)
 
@@ -48,7 +51,9 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
     _bank(parser)
     parser.add_argument("prompt", help="text to generate from")
     parser.add_argument("--set", dest="noise_set", metavar="NAME", help="noise set, where a bank has several")
-    parser.add_argument("--eta", type=float, default=0.2, help="weight of the inverted noise, 0 to inf (default: 0.2)")
+    parser.add_argument(
+        "--eta", type=_at_least(float, 0), default=0.2, help="weight of the inverted noise, 0 to inf (default: 0.2)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the fresh noise (default: 0)")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write key 'latents'")
     _snapshot(parser)
@@ -86,6 +91,22 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
     parser.add_argument("--purge", action="store_true", help="also remove the bytes of rows that were taken down")
 
 
+def _at_least(kind: Callable[[str], float], smallest: int) -> Callable[[str], float]:
+    """A type for ``add_argument``: a number of a kind, from ``smallest`` on."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not value >= smallest:
+            wanted = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; {wanted}, at least {smallest}")
+        return value
+
+    return parse
+
+
 def _bank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bank", metavar="BANK", help="the bank: a local path or gs://, s3://, az://")
 
@@ -110,6 +131,8 @@ def sample(arguments: argparse.Namespace) -> Outcome:
     import torch
     from safetensors.torch import save_file
 
+    if not Path(arguments.output).parent.is_dir():
+        raise ConfigError(f"--output: {arguments.output}: its folder does not exist; make it first")
     bank = _open(arguments, noise_set=arguments.noise_set)
     generator = torch.Generator().manual_seed(arguments.seed)
     mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator, digest=True)

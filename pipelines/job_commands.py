@@ -103,7 +103,10 @@ def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
                 raise ConfigError(f"--{name}: a value is wanted")
             value = rest.pop(0)
         flags[name] = value
-    return load_config(arguments.config, flags), beam
+    config = load_config(arguments.config, flags)
+    if not config.sources:
+        raise ConfigError("sources: at least one list is wanted; name a file with -c, or give --sources")
+    return config, beam
 
 
 def plan(arguments: argparse.Namespace) -> Outcome:
