@@ -1,0 +1,287 @@
+"""The ``noisebank`` command: one JSON object on stdout, exit codes, usage errors, and no import that is not needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from pipelines.cli import main
+from tests.e2e import CAPTIONS, Project, Ran, noisebank
+
+ROOT = Path(__file__).parents[1]
+JOBS = ("plan", "build", "clips", "captions", "index", "noise", "commit")
+
+
+def python(code: str) -> str:
+    """What a program prints, in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def usage_error(ran: Ran, *said: str) -> None:
+    assert ran.exit_code == 2, ran.stderr
+    for text in said:
+        assert text in ran.stderr
+    if ran.document:
+        assert ran.document["error"]["exit_code"] == 2
+        assert ran.document["error"]["message"] in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (["show"], {"snapshot", "parent", "created", "rows", "noise", "index", "embedding", "failures", "bytes"}),
+        (["failures"], {"failures"}),
+        (["files"], {"files"}),
+        (["verify"], {"ok", "files", "bytes", "damaged"}),
+        (["search", "a dog"], {"hits"}),
+        (["vacuum", "--dry-run"], {"snapshot", "expired", "removed", "bytes", "dry_run"}),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_read_side_commands_print_one_json_object(bank_folder: Path, words: list[str], keys: set[str]) -> None:
+    ran = noisebank(words[0], bank_folder, *words[1:])
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.document.keys() >= keys
+
+
+def test_show_is_as_documented(bank_folder: Path, small_model: Path) -> None:
+    shown = noisebank("show", bank_folder).document
+    assert (shown["snapshot"], shown["parent"], shown["rows"]) == (1, None, 6)
+    assert shown["noise"] == {
+        "small": {
+            "records": 6,
+            "shape": [4, 4, 8, 8],
+            "dtype": "float16",
+            "model": str(small_model),
+            "inverter": "ddim",
+            "num_inference_steps": 4,
+        }
+    }
+    assert shown["index"] == {"kind": "Flat", "size": 6, "recall": 1.0}
+    assert shown["embedding"]["dim"] == 384
+    assert shown["failures"] == {"missing_file": 1, "empty_caption": 1}
+
+
+def test_failures_are_as_documented(bank_folder: Path) -> None:
+    failures = noisebank("failures", bank_folder).document["failures"]
+    assert [(f["id"], f["source"], f["stage"], f["code"], f["retryable"], f["attempts"]) for f in failures] == [
+        ("mine-gone", "mine", "clips", "missing_file", False, 1),
+        ("mine-mute", "mine", "plan", "empty_caption", False, 1),
+    ]
+    assert all({"uri", "message"} <= failure.keys() for failure in failures)
+
+
+def test_files_of_one_kind_are_addresses_that_open(bank_folder: Path) -> None:
+    tars = noisebank("files", bank_folder, "--kind", "clips").document["files"]
+    assert len(tars) == 2 and all(Path(tar).is_file() and tar.endswith(".tar") for tar in tars)
+    usage_error(noisebank("files", bank_folder, "--kind", "videos"), "'videos'", "clips, sidecars, captions")
+
+
+def test_search_ranks_and_takes_k(bank_folder: Path) -> None:
+    hits = noisebank("search", bank_folder, "a puppy at the seaside", "-k", 2).document["hits"]
+    assert len(hits) == 2 and hits[0]["score"] > hits[1]["score"]
+    assert hits[0] | {"score": 0} == {"id": "mine-clip00", "caption": CAPTIONS[0], "score": 0, "source": "mine"}
+
+
+def test_sample_depends_on_prompt_eta_and_seed_alone(bank_folder: Path, tmp_path: Path) -> None:
+    def latents(*words: object) -> list[float]:
+        said = noisebank("sample", bank_folder, "a dog", "-o", tmp_path / "x.safetensors", *words)
+        assert said.exit_code == 0, said.stderr
+        assert said.document["id"] == "mine-clip00" and said.document["shape"] == [1, 4, 4, 8, 8]
+        values: list[float] = load_file(tmp_path / "x.safetensors")["latents"].flatten().tolist()
+        return values
+
+    first = latents()
+    assert first == latents("--seed", 0, "--eta", 0.2, "--set", "small")
+    assert first != latents("--seed", 1)
+    assert first != latents("--eta", 0.3)
+
+
+def test_without_json_people_read_lines(bank_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["failures", str(bank_folder)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("mine-gone  clips  missing_file  ")
+    assert "list.csv, row 8" in second
+    assert main(["files", str(bank_folder), "--kind", "index"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show"],
+        ["failures"],
+        ["files"],
+        ["verify"],
+        ["search", "a dog"],
+        ["sample", "a dog", "-o", "x"],
+        ["vacuum"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_bank_that_is_not_there_is_said_so_in_json_too(tmp_path: Path, words: list[str]) -> None:
+    ran = noisebank(words[0], tmp_path / "nothing", *words[1:])
+    assert ran.exit_code == 1
+    assert ran.document["error"]["type"] == "BankNotFound"
+    assert str(tmp_path / "nothing") in ran.document["error"]["message"]
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_wrong_values_of_read_side_commands_are_usage_errors(bank_folder: Path, tmp_path: Path) -> None:
+    usage_error(
+        noisebank("search", bank_folder, "a dog", "-k", 0), "-k: '0' is not allowed; a whole number, at least 1"
+    )
+    usage_error(noisebank("search", bank_folder, "a dog", "-k", "few"), "-k: 'few' is not allowed")
+    latents = tmp_path / "x.safetensors"
+    usage_error(noisebank("sample", bank_folder, "a dog", "--eta=-1", "-o", latents), "--eta: '-1' is not allowed")
+    usage_error(noisebank("show", bank_folder, "--no-such-flag"), "unrecognized arguments: --no-such-flag")
+    usage_error(noisebank("show", "ftp://host/bank"), "ftp")
+    nowhere = tmp_path / "no" / "where"
+    usage_error(noisebank("sample", bank_folder, "a dog", "-o", nowhere), f"--output: {nowhere}: its folder")
+    unknown = noisebank("sample", bank_folder, "a dog", "--set", "other", "-o", latents)
+    assert unknown.exit_code == 1 and "no noise set 'other'; it has small" in unknown.stderr
+    assert not latents.exists()
+
+
+def test_a_missing_snapshot_is_named(bank_folder: Path) -> None:
+    ran = noisebank("show", bank_folder, "--snapshot", 7)
+    assert ran.exit_code == 1 and "7" in ran.document["error"]["message"]
+
+
+def test_a_damaged_file_is_found(project: Project) -> None:
+    project.write_list(project.rows(2))
+    project.build()
+    path = Path(project.look("files", "--kind", "noise")["files"][0])
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    ran = noisebank("verify", project.bank)
+    assert ran.exit_code == 1 and not ran.document["ok"]
+    assert [damage["path"] for damage in ran.document["damaged"]] == [str(path.relative_to(project.bank))]
+
+
+@pytest.mark.parametrize("command", ["build", "plan", "clips"])
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--clips.size", "100"], ["clips.size: 100 is not allowed", "multiples of 16"]),
+        (["--clips.sise", "64"], ["--clips.sise: neither an option of noisebank nor of Beam"]),
+        (["--max_failed", "2"], ["max_failed: 2.0 is not allowed; at most 1"]),
+        (["--runer", "FlinkRunner"], ["--runer"]),
+        (["--direct_num_workers=two"], ["direct_num_workers", "'two'"]),
+        (["--direct_running_mode=quickly"], ["direct_running_mode", "'quickly'"]),
+        (["--noise.small.dtype", "int4"], ["noise[0].dtype: 'int4' is not allowed; one of float16, int8"]),
+        (["--noise.other.dtype", "int8"], ["noise has no member named 'other'"]),
+        (["--noise.small.dtype"], ["--noise.small.dtype: a value is wanted"]),
+        (["--captions.model", "/no/such/model"], ["/no/such/model"]),
+        (["--noise.small.model", "/no/such/model"], ["/no/such/model"]),
+        (["stray"], ["stray"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) and value[0].startswith(("--", "stray")) else "",
+)
+def test_wrong_options_of_jobs_are_usage_errors_and_nothing_is_done(
+    project: Project, command: str, flags: list[str], said: list[str]
+) -> None:
+    project.write_list(project.rows(1))
+    usage_error(project.run(command, *flags), *said)
+    assert not project.bank.exists()
+
+
+def test_wrong_files_are_usage_errors_and_nothing_is_done(project: Project, tmp_path: Path) -> None:
+    missing = project.folder / "list.csv"
+    usage_error(project.run("build"), f"source mine: path {str(missing)!r}", "no such file")
+    missing.write_text("id,uri,text\n1,a.mp4,words\n")
+    usage_error(project.run("build"), str(missing), "caption", "id, uri, text")
+    missing.write_text("")
+    usage_error(project.run("build"), str(missing))
+    missing.write_bytes(b"PAR1 and then nothing")
+    (project.folder / "list.parquet").write_bytes(b"PAR1 and then nothing")
+    project.configure(sources=[project.source("mine", "list.parquet")])
+    usage_error(project.run("build"), "list.parquet")
+    usage_error(noisebank("build", "-c", tmp_path / "none.yaml"), "none.yaml: No such file")
+    project.config_file.write_text("sources: [{kind: webvid, path: x.csv}]\nclip: {}\n")
+    usage_error(project.run("build"), "clip: unknown key; allowed here: bank, sources")
+    project.config_file.write_text(f"bank: {project.bank}\n")
+    usage_error(project.run("build"), "sources: at least one list is wanted")
+    assert not project.bank.exists()
+
+
+def test_a_noise_set_that_cannot_take_the_clips_is_a_usage_error(project: Project, tmp_path: Path) -> None:
+    from noisebank.models.small import make_small_model
+
+    project.write_list(project.rows(1))
+    model = make_small_model("cogvideox", tmp_path / "cogvideox")
+    ran = project.run("plan", "--noise.small.model", model)
+    usage_error(ran, "noise.small: clips of 4 x 64 x 64", "4 does not fit, 1, 5, 9 would", "change clips.size, or")
+    assert not project.bank.exists()
+
+
+def test_flags_beat_the_file(project: Project) -> None:
+    project.write_list(project.rows(2))
+    elsewhere = project.folder / "elsewhere"
+    summary = project.build("--bank", elsewhere, "--clips.frames", 2, "--noise.small.num_inference_steps=3")
+    assert summary["rows"]["in_bank"] == 2 and not project.bank.exists()
+    shown = noisebank("show", elsewhere).document
+    assert shown["noise"]["small"]["shape"] == [4, 2, 8, 8] and shown["noise"]["small"]["num_inference_steps"] == 3
+
+
+def test_job_commands_run_as_a_module_too(project: Project) -> None:
+    project.write_list(project.rows(1))
+    words = [sys.executable, "-m", "pipelines.build", "--json", "-c", str(project.config_file), "--runner=DirectRunner"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"]["in_bank"] == 1
+    assert done.stdout.count("\n") == 1
+    assert "clips: shard of 1 rows: 1 good" in done.stderr
+
+
+def test_help_lists_the_commands_without_importing_what_they_need() -> None:
+    code = """
+import sys
+from pipelines.cli import main
+try:
+    main(["--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+print(*sorted(set(sys.modules) & {"apache_beam", "torch", "faiss", "diffusers", "sentence_transformers", "decord"}))
+"""
+    *text, heavy = python(code).splitlines()
+    assert heavy == ""
+    commands = {line.split()[0] for line in text if line.startswith("    ") and line.split()}
+    assert {*JOBS, "demo", "search", "sample", "show", "failures", "files", "verify", "vacuum"} <= commands
+
+
+def test_help_of_a_job_says_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    from noisebank.config import flag_names
+
+    with pytest.raises(SystemExit) as stop:
+        main(["build", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for name in flag_names():
+        assert f"--{name}" in text
+    assert "short side and crop, or [height, width]; multiples of 16 (default: 256)" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("words", [["show"], ["search", "a dog"], ["verify"]], ids=lambda words: words[0])
+def test_read_side_commands_import_no_beam(bank_folder: Path, words: list[str]) -> None:
+    arguments = [words[0], str(bank_folder), *words[1:]]
+    code = f"""
+import sys
+from pipelines.cli import main
+assert main({arguments!r}) == 0
+print(*sorted(set(sys.modules) & {{"apache_beam", "diffusers", "decord"}}))
+"""
+    assert python(code).splitlines()[-1] == ""
+
+
+def test_importing_the_library_imports_nothing_heavy() -> None:
+    code = "import sys, noisebank; print(*sorted(set(sys.modules) & {'apache_beam', 'torch', 'faiss', 'diffusers'}))"
+    assert python(code).strip() == ""

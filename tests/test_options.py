@@ -1,0 +1,99 @@
+"""Options: what is part of a stage's fingerprint and what is not, and the few values with a syntax of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from noisebank import options
+from noisebank.options import (
+    CaptionOptions,
+    ClipOptions,
+    Config,
+    FetchOptions,
+    IndexOptions,
+    NoiseOptions,
+    fingerprint,
+    parse_bytes,
+)
+
+STAGES = (ClipOptions, CaptionOptions, NoiseOptions)
+OTHER_VALUES: dict[str, Any] = {"size": (64, 80), "fps": 8.0, "frames": 5, "batch_size": 3, "tolerance": 0.25}
+"""Another value than the default, where its type does not suggest one."""
+HOW_NOT_WHAT = {
+    "ClipOptions": {"maxcount"},
+    "CaptionOptions": {"batch_size"},
+    "NoiseOptions": {"batch_size", "accelerator", "compile", "max_reconstruction_error"},
+}
+"""Options that say how the work is done, or what is accepted; not what comes out."""
+
+
+def another(field: dataclasses.Field[Any]) -> Any:
+    """A value of an option that is not its default."""
+    if field.name in OTHER_VALUES:
+        return OTHER_VALUES[field.name]
+    if isinstance(field.default, bool):
+        return not field.default
+    if isinstance(field.default, int | float):
+        return field.default + 1
+    return "something else"
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
+def test_the_fingerprint_changes_with_what_changes_the_output_and_with_nothing_else(stage: Any) -> None:
+    unchanged = fingerprint(stage())
+    for field in dataclasses.fields(stage):
+        changed = fingerprint(dataclasses.replace(stage(), **{field.name: another(field)}))
+        assert (changed == unchanged) == (field.name in HOW_NOT_WHAT[stage.__name__]), field.name
+
+
+@pytest.mark.parametrize("section", [FetchOptions, IndexOptions], ids=lambda section: section.__name__)
+def test_how_videos_are_fetched_and_how_good_the_index_is_change_no_clip(section: Any) -> None:
+    assert not any(field.metadata["hashed"] for field in dataclasses.fields(section))
+
+
+def test_fingerprints_are_stable_between_processes() -> None:
+    assert fingerprint(ClipOptions()) == fingerprint(ClipOptions(frame_stride=8, maxcount=7))
+    assert len({fingerprint(stage()) for stage in STAGES}) == len(STAGES)
+    assert all(len(fingerprint(stage())) == 16 for stage in STAGES)
+    assert int(fingerprint(ClipOptions()), 16) >= 0
+
+
+def test_a_digest_of_the_weights_stands_for_the_model_wherever_it_lies() -> None:
+    here, there = NoiseOptions(model="/here", motion_adapter="/a"), NoiseOptions(model="hub/there")
+    assert fingerprint(here, model_digest="abc") == fingerprint(there, model_digest="abc")
+    assert fingerprint(here, model_digest="abc") != fingerprint(here, model_digest="abd")
+    assert fingerprint(here) != fingerprint(there)
+
+
+def test_a_new_format_redoes_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [fingerprint(stage()) for stage in STAGES]
+    monkeypatch.setattr(options, "FORMAT_VERSION", options.FORMAT_VERSION + 1)
+    assert not {*before} & {fingerprint(stage()) for stage in STAGES}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("500MB", 500_000_000), ("2GiB", 2 << 30), ("1.5 kb", 1500), ("64KiB", 65536), (12345, 12345), ("7", 7)],
+)
+def test_sizes_in_bytes(text: int | str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "big", "-5", "5 TB", "1e3", "MB", "5i"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="500MB"):
+        parse_bytes(text)
+
+
+def test_size_is_a_side_or_height_and_width() -> None:
+    assert ClipOptions(size=64).height_width == (64, 64)
+    assert ClipOptions(size=(64, 96)).height_width == (64, 96)
+
+
+def test_every_option_has_a_help_text() -> None:
+    for section in (Config, FetchOptions, IndexOptions, *STAGES, options.SourceOptions):
+        for field in dataclasses.fields(section):
+            assert field.metadata["help"] or dataclasses.is_dataclass(field.default), f"{section.__name__}.{field.name}"
