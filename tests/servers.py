@@ -183,6 +183,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Redirects to a local file."""
         self.answer(302, b"", Location="file:///etc/passwd")
 
+    def bad_nowhere(self, name: str) -> None:
+        """Redirects to what is no address."""
+        self.answer(302, b"", Location="http://[::1/a.mp4")
+
     def bad_endless(self, name: str) -> None:
         """A chunked body without a length that does not end."""
         self.send_response(200)

@@ -65,6 +65,7 @@ def test_the_body_arrives_whole(server: VideoServer, tmp_path: Path, path: str) 
         ("empty/a.mp4", "not_video", False, 1),
         ("file/a.mp4", "redirects", False, 1),
         ("loop/a.mp4", "redirects", False, 6),
+        ("nowhere/a.mp4", "redirects", False, 1),
     ],
 )
 def test_each_failure_has_its_code(
@@ -234,7 +235,18 @@ def test_what_is_no_regular_file_within_the_limit_is_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "uri", ["", "ftp://example.org/a.mp4", "file:///etc/passwd", "http://", "http://h:port/a", "a\0b", "s3://bucket"]
+    "uri",
+    [
+        "",
+        "ftp://e.org/a.mp4",
+        "file:///etc/passwd",
+        "http://",
+        "http://h:port/a",
+        "a\0b",
+        "s3://b",
+        "s3://b/../a",
+        "s3://[/a",
+    ],
 )
 def test_bad_uris(uri: str, tmp_path: Path) -> None:
     failed = failure(uri, tmp_path / "out")

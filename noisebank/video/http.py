@@ -97,10 +97,19 @@ def _follow(url: str, destination: Path, now: _Try) -> None:
                 _check(response, at, now)
                 return _write(response, at, destination, now)
             location = response.headers.get("Location", "")
-        at = urljoin(at, location)
-        if not location or urlsplit(at).scheme not in ("http", "https"):
+        at = _redirected(at, location)
+        if not at:
             raise RowFailure("redirects", f"{shown(url)}: redirect to {shown(location)!r}, not to an http(s) address")
     raise RowFailure("redirects", f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
+
+
+def _redirected(url: str, location: str) -> str:
+    """The address that ``location`` in an answer of ``url`` stands for; "" if it is no http(s) address."""
+    try:
+        at = urljoin(url, location)
+        return at if location and urlsplit(at).scheme in ("http", "https") else ""
+    except ValueError:
+        return ""
 
 
 def _split(url: str) -> SplitResult:

@@ -46,6 +46,8 @@ def download(uri: str, destination: Path, options: FetchOptions, span: tuple[int
         raise RowFailure("missing_file", f"{uri}: there is no such object") from error
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
         raise RowFailure("forbidden", f"{uri}: access denied; check the credentials in the environment") from error
+    except ValueError as error:  # (a bucket or key that no store could have)
+        raise RowFailure("bad_uri", f"{uri}: {_first_line(error)}") from error
     except exceptions.BaseError as error:
         raise RowFailure("connection", f"{uri}: {_first_line(error)}", retryable=True) from error
     if size < end - start:
