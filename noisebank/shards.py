@@ -115,6 +115,8 @@ def read_foreign_shard(file: IO[bytes], name: str = "tar") -> Iterator[ForeignSa
             group: dict[str, tuple[tarfile.TarInfo, bytes]] = {}
             current = ""
             for info in tar:
+                if info.size < 0:  # (the next member would be this one again)
+                    raise tarfile.ReadError(f"member {info.name} of {info.size} bytes")
                 if not info.isreg():
                     continue
                 key, extension = _split(info.name)
@@ -144,7 +146,7 @@ def _sample(key: str, group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Iterat
     if "json" in group:
         try:
             document = json.loads(group["json"][1] or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             document = {}
         info = document if isinstance(document, dict) else {}
     caption = group["txt"][1].decode("utf-8", "replace").strip() if "txt" in group else ""

@@ -128,6 +128,14 @@ def test_jsonl_lines_that_are_no_objects_cost_one_row_each(tmp_path: Path) -> No
     assert reasons(rows) == [None, "bad_json", "bad_json", None, "bad_json", "bad_utf8"]
 
 
+def test_jsonl_whose_first_lines_lack_a_key_or_are_nested_deeply(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    lines = ["[" * 100_000, json.dumps({"YoutubeID": "dQw4w9WgXcQ"}), json.dumps(INTERNVID)]
+    path.write_text("\n".join(lines))
+    rows = read(SourceOptions("internvid", (str(path),)), tmp_path)
+    assert reasons(rows) == ["bad_json", "bad_time", None]
+
+
 def test_jsonl_does_not_depend_on_the_cut(tmp_path: Path) -> None:
     path = tmp_path / "list.jsonl"
     path.write_text("".join(json.dumps(INTERNVID | {"Caption": f"line {i} \n é"}) + "\n" for i in range(50)))
@@ -214,6 +222,18 @@ def test_a_damaged_tar_is_one_invalid_row(tmp_path: Path) -> None:
     assert "cut.tar" in rows[-1]["invalid"]
 
 
+def test_a_tar_member_of_negative_size_ends_the_tar(tmp_path: Path) -> None:
+    path = tmp_path / "loop.tar"
+    with tarfile.open(path, "w") as tar:
+        add(tar, "a.mp4", b"video")
+        add(tar, "a.txt", b"a dog")
+        info = tarfile.TarInfo("b.mp4")
+        info.size = -512
+        tar.addfile(info)
+    rows = read(SourceOptions("webdataset", (str(path),)), tmp_path)
+    assert reasons(rows)[-1] == "bad_tar"
+
+
 @pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
 def test_a_missing_column_names_file_column_and_what_is_there(tmp_path: Path, format: str) -> None:
     path = tmp_path / f"list.{format}"
@@ -230,13 +250,41 @@ def test_a_missing_column_names_file_column_and_what_is_there(tmp_path: Path, fo
         check_columns(file)
 
 
-@pytest.mark.parametrize("name", ["broken.parquet", "empty.csv", "list.xml"])
+RUBBISH = {
+    "broken.parquet": b"rubbish",
+    "empty.csv": b"",
+    "list.xml": b"<list/>",
+    "returns.csv": b"path,text\ra.mp4,a dog\r",
+    "list.csv.gz": gzip.compress(b"path,text\n" * 1000)[:20] + b"rubbish" * 9,
+}
+
+
+@pytest.mark.parametrize("name", RUBBISH)
 def test_a_file_that_is_no_list_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    path.write_bytes(b"" if name == "empty.csv" else b"rubbish")
+    path.write_bytes(RUBBISH[name])
     source = SourceOptions("table", (str(path),), uri="path", caption="text")
     with pytest.raises(ConfigError, match=name):
         check_columns(open_lists(source, open_store(tmp_path / "bank"), "plans/x")[0])
+
+
+def test_a_webdataset_of_compressed_tars_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "000.tar.gz").write_bytes(gzip.compress(b""))
+    with pytest.raises(ConfigError, match=r"000\.tar\.gz.*ends in \.tar"):
+        open_lists(SourceOptions("webdataset", (str(tmp_path / "*.tar.gz"),)), open_store(tmp_path / "bank"), "plans/x")
+
+
+def test_a_parquet_column_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"path": ["a.mp4"], "text": [["a", "dog"]]}), path)
+    with pytest.raises(ConfigError, match=r"list\.parquet.*'text'.*list<"):
+        read(SourceOptions("table", (str(path),), uri="path", caption="text"), tmp_path)
+
+
+def test_a_bad_time_does_not_change_the_id_of_a_row_that_has_one(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "list.csv", [["7", "a.mp4", "a dog", "1:99", "3"]], list(TABLE.values()))
+    (row,) = read(SourceOptions("table", (str(path),), "mine", **TABLE), tmp_path)
+    assert (row["id"], reasons([row])) == ("mine-7", ["bad_time"])
 
 
 def test_missing_files_and_globs_without_a_match_are_named(tmp_path: Path) -> None:

@@ -81,6 +81,12 @@ def test_bad_utf8_and_ragged_rows_cost_one_row_each() -> None:
     assert found[9_999] == ["9999", "caption", "x"] and found[10_002] == ["0", "caption", "x"]
 
 
+def test_a_long_record_that_does_not_parse_costs_one_row() -> None:
+    data = b"a,b,c\n1,2,3\n" + b"x" * 100_000 + b",\xff,x\n4,5,6\n"
+    found, bad = read_all(data, 1 << 20)
+    assert (found[0], found[2], list(bad)) == (["1", "2", "3"], ["4", "5", "6"], [1])
+
+
 def test_empty_lines_are_no_rows_and_an_open_end_is() -> None:
     found, bad = read_all(b"a,b,c\n\n1,2,3\n\n\n4,5,6", 4)
     assert (found, bad) == ([["1", "2", "3"], ["4", "5", "6"]], {})

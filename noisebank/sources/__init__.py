@@ -6,6 +6,7 @@ their own (:func:`read_range`), and whatever its kind a row comes out in one sha
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ def read_range(file: ListFile, part: Range, header: list[str], base: int) -> Ite
     try:
         for start, fields in _fields(file, part, header):
             yield listed_rows(fields, file.source_name, base, (part.file << FILE_SHIFT) + start)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"source {file.source_name}: {file.name}: cannot be read: {error}") from error
 
 
@@ -128,5 +129,5 @@ def _header(file: ListFile) -> list[str]:
             if file.format == "parquet":
                 return parquet.read_header(stream)
             return csv_text.read_header(stream)[0] if file.format == "csv" else json_lines.read_header(stream)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException, csv.Error) as error:
             raise ConfigError(f"source {file.source_name}: {file.name}: cannot be read: {error}") from error

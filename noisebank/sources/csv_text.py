@@ -78,9 +78,10 @@ def parse(data: bytes, header: list[str], columns: list[str]) -> Block:
             return Block(_parse_fast(data, header, columns))
         except pa.ArrowInvalid:
             pass  # (a ragged row or bad UTF-8 somewhere: the pieces without it are still parsed fast)
-    if len(data) <= _PIECE_BYTES:
+    pieces = list(_pieces(data)) if len(data) > _PIECE_BYTES else []
+    if len(pieces) < 2:
         return _parse_rows(data, header, columns)
-    return concat_blocks(parse(piece, header, columns) for piece in _pieces(data))
+    return concat_blocks(parse(piece, header, columns) for piece in pieces)
 
 
 def quotes_of(data: bytes, *, final: bool) -> Quotes:

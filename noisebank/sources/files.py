@@ -13,8 +13,10 @@ import re
 import shutil
 import tempfile
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -149,18 +151,17 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _format(source: SourceOptions, address: str) -> str:
-    if source.kind == "webdataset":
-        return "tar"
     if source.kind == "webvid":
         return "csv"
     path = re.split(r"[?#]", address)[0] if "://" in address else address
-    suffix = Path(path.removesuffix(".gz")).suffix.lower()
-    if suffix not in _SUFFIXES:
-        wanted = ", ".join(_SUFFIXES)
+    suffixes = {".tar": "tar"} if source.kind == "webdataset" else _SUFFIXES
+    suffix = Path(path if source.kind == "webdataset" else path.removesuffix(".gz")).suffix.lower()
+    if suffix not in suffixes:
+        wanted = ", ".join(suffixes)
         raise ConfigError(
             f"source {source.name or source.kind}: path {address!r}: a name that ends in {wanted} is wanted"
         )
-    return _SUFFIXES[suffix]
+    return suffixes[suffix]
 
 
 def _copy(source: SourceOptions, address: str, store: Store, key: str) -> str:
@@ -172,7 +173,7 @@ def _copy(source: SourceOptions, address: str, store: Store, key: str) -> str:
                 plain = gzip.GzipFile(fileobj=body) if address.endswith(".gz") else body
                 shutil.copyfileobj(plain, target, 1 << 20)
             store.upload(path, key)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, HTTPException) as error:
         raise ConfigError(f"source {source.name or source.kind}: {address}: {error}") from error
     local = store.local_path(key)
     return str(local) if local else f"{store.url}/{key}"

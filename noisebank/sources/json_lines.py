@@ -16,10 +16,10 @@ _FIRST_BYTES = 1 << 20
 
 
 def read_header(file: BinaryIO) -> list[str]:
-    """The keys of the first object; [] where the first line holds none."""
-    lines = file.read(_FIRST_BYTES).splitlines()
-    first = _object(next((line for line in lines if line.strip()), b""))
-    return list(first) if isinstance(first, dict) else []
+    """The keys of the objects in the first MiB, in their order; [] where there is none."""
+    lines = file.read(_FIRST_BYTES).split(b"\n")
+    objects = (found for line in lines if isinstance(found := _object(line), dict))
+    return list(dict.fromkeys(key for found in objects for key in found))
 
 
 def ranges(file: BinaryIO, range_bytes: int) -> Iterator[tuple[int, int]]:
@@ -46,9 +46,10 @@ def parse(data: bytes, columns: list[str]) -> Block:
         return Block(_parse_fast(data, columns))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass  # (a line that is no object, or types that vary: the pieces without it are still parsed fast)
-    if len(data) <= _PIECE_BYTES:
+    pieces = list(_pieces(data)) if len(data) > _PIECE_BYTES else []
+    if len(pieces) < 2:
         return _parse_lines(data, columns)
-    return concat_blocks(parse(piece, columns) for piece in _pieces(data))
+    return concat_blocks(parse(piece, columns) for piece in pieces)
 
 
 def _parse_fast(data: bytes, columns: list[str]) -> pa.Table:
@@ -69,7 +70,7 @@ def _object(line: bytes) -> Any:
     """What a line holds; None where it is not JSON."""
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -97,7 +98,7 @@ def _parse_lines(data: bytes, columns: list[str]) -> Block:
             continue
         except UnicodeDecodeError as error:
             bad[len(rows)] = f"bad_utf8: {error.reason} in {line[:QUOTED]!r}"
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             bad[len(rows)] = f"bad_json: {error}: {line[:QUOTED].decode(errors='replace')!r}"
         rows.append([None] * len(columns))
     return text_block(rows, columns, bad)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from .block import QUOTED, Block
 
 BATCH_ROWS = 1 << 16
+_BYTES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 
 
 def read_header(file: BinaryIO) -> list[str]:
@@ -54,8 +55,11 @@ def _text(column: pa.Array, name: str, bad: dict[int, str]) -> pa.Array:
         return column
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return pc.cast(column, pa.string())
+    if not any(is_bytes(column.type) for is_bytes in _BYTES):
+        try:
+            return pc.cast(column, pa.string())
+        except pa.ArrowException as error:
+            raise pa.ArrowInvalid(f"column {name!r} of type {column.type} cannot be taken as text") from error
     data = column.cast(pa.binary())
     try:
         return data.cast(pa.string())  # (validates UTF-8, which reading does not)

@@ -65,8 +65,9 @@ def listed_rows(fields: Fields, source: str, base: int, position: int) -> pa.Tab
     rows = len(fields.uri)
     video, uri, caption = (column.fill_null(_EMPTY) for column in (fields.video, fields.uri, fields.caption))
     fields.refuse(_blank(uri), "missing_uri", "no address of a video; the row's id is", video)
-    fields.refuse(_blank(video), "missing_id", "no id; the row's address is", uri)
-    without_id = list(fields.invalid)
+    no_id = _blank(video)
+    fields.refuse(no_id, "missing_id", "no id; the row's address is", uri)
+    without_id = [i for i in fields.invalid if fields.ranged or no_id[i]]
     start, end = fields.start_ms, fields.end_ms
     fields.refuse(_blank(caption), "empty_caption", "no caption for", uri)
     ids = _ids(fields, source, video)
