@@ -1,0 +1,38 @@
+"""Generates a clip from a bank's optimal noise: python examples/generate.py BANK MODEL "a dog on the beach" out.mp4"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import export_to_video
+
+from noisebank import NoiseBank
+
+
+def main() -> None:
+    """Reads the arguments and generates."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bank", help="path or address of the bank")
+    parser.add_argument("model", help="hub id or folder of the diffusers pipeline that the bank was made for")
+    parser.add_argument("prompt")
+    parser.add_argument("output", help="mp4 file to write")
+    parser.add_argument("--eta", type=float, default=0.2, help="weight of the inverted noise")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    pipe = DiffusionPipeline.from_pretrained(arguments.model, torch_dtype=dtype).to(device)
+    bank = NoiseBank.open(arguments.bank)
+    bank.check(pipe, num_inference_steps=arguments.steps)
+    generator = torch.Generator().manual_seed(arguments.seed)
+    inputs = bank.inputs(arguments.prompt, eta=arguments.eta, generator=generator, pipe=pipe)
+    frames = pipe(arguments.prompt, num_inference_steps=arguments.steps, **inputs).frames[0]
+    export_to_video(frames, arguments.output, fps=8)
+
+
+if __name__ == "__main__":
+    main()
