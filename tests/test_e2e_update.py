@@ -180,6 +180,32 @@ def test_a_list_cut_in_half_stops_the_build(project: Project) -> None:
     assert project.build("--max_changed", 1)["rows"]["changed"] == 6
 
 
+def test_a_list_that_changed_before_anything_was_published_keeps_the_finished_work(
+    project: Project, server: VideoServer
+) -> None:
+    """Stages without a commit leave what a build does that is killed at its end."""
+    rows = project.rows(6, address=server.url)
+    project.write_list(rows)
+    for stage in ("clips", "captions", "noise", "index"):
+        assert project.run(stage).exit_code == 0
+    edited = rows[1]._replace(caption="a robot paints a portrait")
+    added = project.rows(1, start=6, address=server.url)[0]
+    project.write_list([edited, *rows[2:], added])
+    server.requests.clear()
+    summary = project.build()
+    assert server.requests == {"/v06.mp4": 1}
+    assert {name: count for name, count in summary["rows"].items() if count} == {"read": 6, "new": 6, "in_bank": 6}
+    assert done(summary) == {"clips": 1, "captions": 2, "index": 6, "noise/small": 1}
+    for row in (edited, *rows[2:], added):
+        assert project.search(row.caption) == (f"mine-{row.id}", row.caption)
+        said = project.look("sample", row.caption, "--eta", "inf", "-o", project.folder / "latents.safetensors")
+        assert said["id"] == f"mine-{row.id}"
+    assert len(project.look("search", rows[0].caption, "-k", 10)["hits"]) == 6
+    assert project.look("verify")["ok"]
+    again = project.build()
+    assert (again["committed"], again["stages"]) == (False, {})
+
+
 @pytest.fixture(scope="module")
 def undisturbed(module_project: Callable[[str], Project]) -> dict[str, str]:
     """The files of a bank whose build nobody disturbed."""
