@@ -1,4 +1,4 @@
-"""Generates a clip from a bank's optimal noise: python examples/generate.py BANK MODEL "a dog on the beach" out.mp4"""
+"""Generates a clip from a bank's optimal noise: python examples/generate.py BANK MODEL "a dog on the beach" out.gif"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import export_to_video
+from diffusers.utils import export_to_gif
 
 from noisebank import NoiseBank
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("bank", help="path or address of the bank")
     parser.add_argument("model", help="hub id or folder of the diffusers pipeline that the bank was made for")
     parser.add_argument("prompt")
-    parser.add_argument("output", help="mp4 file to write")
+    parser.add_argument("output", help="gif file to write")
     parser.add_argument("--eta", type=float, default=0.2, help="weight of the inverted noise")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -30,8 +30,8 @@ def main() -> None:
     bank.check(pipe, num_inference_steps=arguments.steps)
     generator = torch.Generator().manual_seed(arguments.seed)
     inputs = bank.inputs(arguments.prompt, eta=arguments.eta, generator=generator, pipe=pipe)
-    frames = pipe(arguments.prompt, num_inference_steps=arguments.steps, **inputs).frames[0]
-    export_to_video(frames, arguments.output, fps=8)
+    frames = pipe(arguments.prompt, num_inference_steps=arguments.steps, output_type="pil", **inputs).frames[0]
+    export_to_gif(frames, arguments.output, fps=8)
 
 
 if __name__ == "__main__":
