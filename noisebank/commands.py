@@ -54,7 +54,7 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
     parser.add_argument(
         "--eta", type=_at_least(float, 0), default=0.2, help="weight of the inverted noise, 0 to inf (default: 0.2)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the fresh noise (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the fresh noise (default: 0)")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write key 'latents'")
     _snapshot(parser)
     _embedder(parser)
@@ -87,7 +87,9 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
 
     parser = add("compact", "merge small shards and renew the captions in tars, by copying alone", compact)
     _bank(parser)
-    parser.add_argument("--maxcount", type=int, default=512, metavar="N", help="clips in a full shard (default: 512)")
+    parser.add_argument(
+        "--maxcount", type=_at_least(int, 1), default=512, metavar="N", help="clips in a full shard (default: 512)"
+    )
     parser.add_argument("--purge", action="store_true", help="also remove the bytes of rows that were taken down")
 
 
@@ -107,6 +109,14 @@ def _at_least(kind: Callable[[str], float], smallest: int) -> Callable[[str], fl
     return parse
 
 
+def seed(text: str) -> int:
+    """A seed as ``torch.Generator.manual_seed`` takes it."""
+    value = int(text)
+    if not -(2**63) <= value < 2**64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; 64 bits are")
+    return value
+
+
 def _bank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bank", metavar="BANK", help="the bank: a local path or gs://, s3://, az://")
 
@@ -123,7 +133,12 @@ def search(arguments: argparse.Namespace) -> Outcome:
     """Nearest captions."""
     hits = _open(arguments).search(arguments.prompt, arguments.k)
     document = [{"id": h.id, "caption": h.caption, "score": h.score, "source": h.source} for h in hits]
-    return Outcome({"hits": document}, [f"{h.score:.4f}  {h.id}  {h.caption}" for h in hits])
+    return Outcome({"hits": document}, [f"{h.score:.4f}  {h.id}  {_on_one_line(h.caption)}" for h in hits])
+
+
+def _on_one_line(text: str) -> str:
+    """Text from outside for a terminal: no line breaks or control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def sample(arguments: argparse.Namespace) -> Outcome:
@@ -177,7 +192,7 @@ def failures(arguments: argparse.Namespace) -> Outcome:
     """Every row that is not in the bank, and why."""
     store = open_store(arguments.bank)
     rows = read_failures(store, read_snapshot(store, arguments.snapshot))
-    lines = [f"{row['id']}  {row['stage']}  {row['code']}  {row['message']}" for row in rows]
+    lines = [f"{row['id']}  {row['stage']}  {row['code']}  {_on_one_line(row['message'])}" for row in rows]
     return Outcome({"failures": rows}, lines or ["none"])
 
 

@@ -59,6 +59,8 @@ class ClipNotFound(NoiseBankError, KeyError):
 class UnknownNoiseSet(NoiseBankError, ValueError):
     """The bank has no noise set of this name, or several and none was named; lists those it has."""
 
+    exit_code = 2
+
 
 class JobFailed(NoiseBankError):
     """The job ran, but nothing was published: too many rows failed, or a stage is unfinished."""

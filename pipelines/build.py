@@ -15,9 +15,10 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
-from noisebank.errors import JobFailed, NoiseBankError
+from noisebank.errors import ConfigError, JobFailed, NoiseBankError
 from noisebank.manifest import latest_snapshot
 from noisebank.options import Config
 from noisebank.planning.plan import find_open_plan, read_plan
@@ -37,6 +38,8 @@ from .models import prepare
 from .progress import show_progress
 
 _log = logging.getLogger(__name__)
+_STEP = re.compile(r" \[while running '.*'\]$", re.DOTALL)
+"""What Beam adds to a message."""
 _RAISED = re.compile(r"noisebank\.errors\.(\w+): (.*?)(?: \[while running .*)?$", re.MULTILINE)
 
 
@@ -145,13 +148,11 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
     """What a build would do, in counts; nothing is written to the bank."""
     fingerprints, models = prepare(config)
     with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
-        found: list[str] = []
         options = beam_options(beam_arguments)
         _run(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
         store = open_store(scratch)
-        hashes = [key.split("/")[1] for key in store.list("plans") if key.endswith("/plan.json")]
-        found += hashes
-        plan = read_plan(store, found[0])
+        (hash,) = (key.split("/")[1] for key in store.list("plans") if key.endswith("/plan.json"))
+        plan = read_plan(store, hash)
         return {"parent": plan.parent, "rows": _row_counts(plan.counts), "stages": plan.todo()}
 
 
@@ -174,14 +175,18 @@ def _run(options: PipelineOptions, build: Any) -> None:
     """Runs a pipeline; an error of noisebank's raised on a worker comes back as itself, without Beam's wrapping.
 
     Raises:
-        NoiseBankError: the error raised on a worker, or JobFailed with Beam's own.
+        NoiseBankError: the error raised on a worker; ConfigError if the runner refuses its options; JobFailed if the
+            job was cancelled, or with Beam's own error.
     """
-    pipeline = beam.Pipeline(options=options)
+    try:
+        pipeline = beam.Pipeline(options=options)
+    except ValueError as error:
+        raise ConfigError(f"Beam options: {error}") from error
     build(pipeline)
     try:
-        pipeline.run().wait_until_finish()
-    except NoiseBankError:
-        raise
+        state = pipeline.run().wait_until_finish()
+    except NoiseBankError as error:
+        raise type(error)(_STEP.sub("", str(error))) from error
     except Exception as error:  # (runners raise what they like)
         raised = _RAISED.findall(str(error))
         if not raised:
@@ -189,6 +194,8 @@ def _run(options: PipelineOptions, build: Any) -> None:
         name, message = raised[-1]
         kind = getattr(errors, name, JobFailed)
         raise (kind if issubclass(kind, NoiseBankError) else JobFailed)(message) from error
+    if state != PipelineState.DONE:
+        raise JobFailed(f"the job ended as {state}; run the same command again to go on from what is finished")
 
 
 if __name__ == "__main__":

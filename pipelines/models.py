@@ -28,8 +28,11 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
         if noise.inverter not in INVERTERS:
             known = ", ".join(sorted(INVERTERS))
             raise ConfigError(f"noise.{noise.name}.inverter: {noise.inverter!r} is not allowed; one of {known}")
-        shape = check_clips(config, noise)
-        digest = model_digest(noise.model, noise.motion_adapter)
+        try:
+            shape = check_clips(config, noise)
+            digest = model_digest(noise.model, noise.motion_adapter)
+        except ConfigError as error:
+            raise ConfigError(f"noise.{noise.name}: {error}") from error
         fingerprints["noise"][noise.name] = fingerprint(noise, model_digest=digest)
         models["noise"][noise.name] = {
             "model": noise.model,
@@ -55,4 +58,4 @@ def check_clips(config: Config, noise: NoiseOptions) -> tuple[int, int, int, int
     try:
         return rules.latent_shape(noise.frames or config.clips.frames, height, width)
     except ShapeMismatch as error:
-        raise ConfigError(f"noise.{noise.name}: {error}; change clips.size, or clips.frames or noise.frames") from error
+        raise ConfigError(f"{error}; change clips.size, or clips.frames or noise.frames") from error

@@ -145,8 +145,10 @@ def test_wrong_values_of_read_side_commands_are_usage_errors(bank_folder: Path, 
     usage_error(noisebank("show", "ftp://host/bank"), "ftp")
     nowhere = tmp_path / "no" / "where"
     usage_error(noisebank("sample", bank_folder, "a dog", "-o", nowhere), f"--output: {nowhere}: its folder")
+    usage_error(noisebank("sample", bank_folder, "a dog", "--seed", 2**64, "-o", latents), "--seed: '18446744073709")
+    usage_error(noisebank("compact", bank_folder, "--maxcount", 0), "--maxcount: '0' is not allowed")
     unknown = noisebank("sample", bank_folder, "a dog", "--set", "other", "-o", latents)
-    assert unknown.exit_code == 1 and "no noise set 'other'; it has small" in unknown.stderr
+    usage_error(unknown, "no noise set 'other'; it has small")
     assert not latents.exists()
 
 
@@ -177,6 +179,7 @@ def test_a_damaged_file_is_found(project: Project) -> None:
         (["--runer", "FlinkRunner"], ["--runer"]),
         (["--direct_num_workers=two"], ["direct_num_workers", "'two'"]),
         (["--direct_running_mode=quickly"], ["direct_running_mode", "'quickly'"]),
+        (["--runner=NoSuchRunner"], ["NoSuchRunner", "FlinkRunner"]),
         (["--noise.small.dtype", "int4"], ["noise[0].dtype: 'int4' is not allowed; one of float16, int8"]),
         (["--noise.other.dtype", "int8"], ["noise has no member named 'other'"]),
         (["--noise.small.dtype"], ["--noise.small.dtype: a value is wanted"]),
@@ -196,7 +199,7 @@ def test_wrong_options_of_jobs_are_usage_errors_and_nothing_is_done(
 
 def test_wrong_files_are_usage_errors_and_nothing_is_done(project: Project, tmp_path: Path) -> None:
     missing = project.folder / "list.csv"
-    usage_error(project.run("build"), f"source mine: path {str(missing)!r}", "no such file")
+    usage_error(project.run("build"), f"source mine: path {str(missing)!r}: no such file\n")
     missing.write_text("id,uri,text\n1,a.mp4,words\n")
     usage_error(project.run("build"), str(missing), "caption", "id, uri, text")
     missing.write_text("")
@@ -285,3 +288,12 @@ print(*sorted(set(sys.modules) & {{"apache_beam", "diffusers", "decord"}}))
 def test_importing_the_library_imports_nothing_heavy() -> None:
     code = "import sys, noisebank; print(*sorted(set(sys.modules) & {'apache_beam', 'torch', 'faiss', 'diffusers'}))"
     assert python(code).strip() == ""
+
+
+def test_what_people_read_has_no_line_breaks_or_control_characters(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.write_list([project.rows(1)[0]._replace(caption="a dog\n\x1b[2Jon the beach")])
+    project.build()
+    assert main(["search", str(project.bank), "a dog"]) == 0
+    assert capsys.readouterr().out.endswith("  mine-clip00  a dog  [2Jon the beach\n")

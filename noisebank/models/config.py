@@ -51,7 +51,7 @@ def resolve_file(model: str, name: str) -> Path | None:
     try:
         return Path(hf_hub_download(model, name))
     except LocalEntryNotFoundError as error:
-        if Path(_hub_snapshot(model)).is_dir():
+        if _is_cached(model):
             return None
         raise ConfigError(f"model {model!r}: not a folder here, and the hub cannot be reached ({error})") from error
     except EntryNotFoundError:
@@ -60,12 +60,11 @@ def resolve_file(model: str, name: str) -> Path | None:
         raise ConfigError(f"model {model!r}: neither a local folder nor a model of the hub ({error})") from error
 
 
-def _hub_snapshot(model: str) -> str:
-    """The folder of the cached revision of a hub id, empty when nothing is cached."""
+def _is_cached(model: str) -> bool:
+    """Whether a revision of a hub id is in the cache, so that a file that is not in it is not in the model."""
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(model, "model_index.json")
-    return str(Path(cached).parent) if isinstance(cached, str) else ""
+    return isinstance(try_to_load_from_cache(model, "model_index.json"), str)
 
 
 def read_json(model: str, name: str) -> dict[str, Any]:
