@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ import torch
 from noisebank.inversion import Inversion, Levels, Network, invert, reconstruct, relative_error
 from noisebank.models import ModelAdapter, from_pipeline, load_model, pipeline_inputs
 from noisebank.models.small import make_small_model, smooth_clip
+from noisebank.noise_file import storage_roundtrip
+from noisebank.options import STORAGE_DTYPES
 
 STEPS = 50
 SHAPES = {
@@ -51,8 +54,8 @@ def families(scratch: Path) -> Iterator[str]:
         "diffusers' inverse scheduler",
         "fixed-point",
         "calls",
-        "float16",
-        "int8",
+        "float16 (bytes)",
+        "int8 (bytes)",
     ]
     yield f"| {' | '.join(columns)} |"
     yield "|---" * len(columns) + "|"
@@ -69,9 +72,10 @@ def families(scratch: Path) -> Iterator[str]:
             _error(adapter, noise, latents) if (noise := library_inversion(adapter, latents)) is not None else "-",
             _error(adapter, found.noise, latents),
             str(found.network_calls),
-            _error(adapter, found.noise.half().float(), latents),
-            _error(adapter, int8(found.noise), latents),
         ]
+        for dtype in STORAGE_DTYPES:
+            error = _error(adapter, storage_roundtrip(found.noise, dtype), latents)
+            cells.append(f"{error} ({_record_bytes(tuple(latents.shape[1:]), dtype):,})")
         yield f"| {' | '.join(cells)} |"
 
 
@@ -91,10 +95,10 @@ def _error(adapter: ModelAdapter, noise: torch.Tensor, latents: torch.Tensor) ->
     return f"{relative_error(from_pipeline(output, adapter.layout, shape), latents).item():.1e}"
 
 
-def int8(noise: torch.Tensor) -> torch.Tensor:
-    """Noise as int8 with one scale a channel and frame gives it back."""
-    scale = noise.abs().amax(dim=(3, 4), keepdim=True) / 127
-    return (noise / scale).round().clamp(-127, 127) * scale
+def _record_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of a record ``[C, F, H, W]``: its values, and for int8 a float32 scale a channel and frame."""
+    values = math.prod(shape)
+    return 2 * values if dtype == "float16" else values + 4 * math.prod(shape[:2])
 
 
 def library_inversion(adapter: ModelAdapter, latents: torch.Tensor) -> torch.Tensor | None:

@@ -4,10 +4,19 @@ import pytest
 import torch
 
 from noisebank.errors import RowFailure, ShapeMismatch
-from noisebank.inversion.clips import CPU_BATCH_SIZE, ClipRecord, MeteredNetwork, choose_batch_size, invert_clips
+from noisebank.ids import clip_number
+from noisebank.inversion.clips import (
+    CPU_BATCH_SIZE,
+    ClipRecord,
+    MeteredNetwork,
+    choose_batch_size,
+    invert_clips,
+    is_measured,
+)
 from noisebank.inversion.inverters import reconstruct, relative_error
 from noisebank.models import load_model
 from noisebank.models.small import make_small_model, smooth_clip
+from noisebank.noise_file import storage_roundtrip
 from noisebank.noise_stats import noise_statistics
 from noisebank.options import NoiseOptions
 
@@ -151,14 +160,37 @@ def test_the_meter_counts_calls_and_time(adapter):
 
 
 def test_int8_storage_is_measured_beside_float16(adapter):
-    def int8(noise):
-        scale = noise.abs().amax(dim=(3, 4), keepdim=True) / 127
-        return (noise / scale).round().clamp(-127, 127) * scale
-
-    half, byte = (run(adapter, FRAMES[:1], NUMBERS[:1], num_inference_steps=25, store=s) for s in (float16, int8))
+    stores = [float16, lambda noise: storage_roundtrip(noise, "int8")]
+    half, byte = (run(adapter, FRAMES[:1], NUMBERS[:1], num_inference_steps=25, store=store) for store in stores)
     for first, second in zip(half, byte, strict=True):
         assert first.reconstruction_error == second.reconstruction_error
         assert first.stored_reconstruction_error < second.stored_reconstruction_error < 0.15
+
+
+def test_what_is_not_measured_costs_no_network_calls(adapter):
+    metered = MeteredNetwork(adapter.network(), adapter.device)
+    (record,) = run(adapter, FRAMES[:1], NUMBERS[:1], batch_size=1, network=metered, measured=0.0)
+    assert metered.calls == record.network_calls
+    assert record.reconstruction_error is record.stored_reconstruction_error is None
+    broken = run(adapter, FRAMES[:1], NUMBERS[:1], store=lambda noise: noise * float("inf"), measured=0.0)
+    assert [failure.code for failure in broken] == ["not_finite"]
+
+
+def test_the_measured_share_is_drawn_by_the_clips_number():
+    numbers = [clip_number(f"mine-{i}") for i in range(4000)]
+    chosen = {share: {n for n in numbers if is_measured(n, share)} for share in (0.0, 0.1, 0.5, 1.0)}
+    assert (len(chosen[0.0]), len(chosen[1.0])) == (0, 4000)
+    assert 300 < len(chosen[0.1]) < 500
+    assert chosen[0.1] < chosen[0.5]
+
+
+def test_prompt_and_guidance_are_part_of_the_inversion(adapter):
+    changes = {"prompt": "a dog on the beach", "guidance_scale": 3.0, "num_inference_steps": 25}
+    (guided,) = run(adapter, FRAMES[:1], NUMBERS[:1], **changes)
+    assert guided.reconstruction_error < 2e-3  # by the guided sampler
+    levels, latents = adapter.levels(25, (4, 2, 4, 4)), adapter.encode(FRAMES[:1])
+    plain = reconstruct(adapter.network(), guided.noise[None], levels)
+    assert relative_error(plain, latents).item() > 10 * guided.reconstruction_error
 
 
 def test_auto_batch_size_without_an_accelerator(adapter):

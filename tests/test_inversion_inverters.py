@@ -6,6 +6,8 @@ import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
+from noisebank.config import config_from_mapping
+from noisebank.errors import ConfigError
 from noisebank.inversion import (
     INVERTERS,
     Levels,
@@ -15,6 +17,8 @@ from noisebank.inversion import (
     register_inverter,
     relative_error,
 )
+from pipelines.models import prepare
+from tests.minilm import MINILM
 
 SHAPE = (3, 4, 2, 4, 4)
 
@@ -231,8 +235,23 @@ def test_an_inverter_of_ones_own():
     try:
         levels, latents = levels_of("flow", 5), latents_of()
         assert torch.equal(invert(nonlinear, latents, levels, "zeros").noise, latents)
+        assert "zeros" in refusal({"inverter": "nti"})
     finally:
         del INVERTERS["zeros"]
+    assert refusal({"inverter": "nti"}) == (
+        "noise.mine.inverter: 'nti' is not allowed; one of ddim, diffuse, fixed-point"
+    )
+
+
+def test_guidance_needs_a_prompt():
+    assert "guidance_scale: 3 has no effect with the empty prompt" in refusal({"guidance_scale": 3.0})
+
+
+def refusal(options):
+    """What a plan says of a noise set with these options."""
+    with pytest.raises(ConfigError) as error:
+        prepare(config_from_mapping({"captions": {"model": MINILM}, "noise": [{"name": "mine", **options}]}))
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
