@@ -136,7 +136,7 @@ def updates(quick: bool) -> list[Row]:
             found["idle_ratio"],
             "< 0.02",
             found["idle_cpu_s"],
-            f"{found['idle_stages']} stages ran: no video read, no model loaded",
+            f"{found['idle_stages']} stages ran",
         ),
         Row(
             "a build with 1% more clips, less start-up",
