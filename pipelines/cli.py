@@ -87,12 +87,13 @@ def _set_up_logging(verbose: bool) -> None:
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname).1s %(message)s",
         datefmt="%H:%M:%S",
+        force=True,  # (Beam logs while it is imported, which installs a handler of Python's own)
     )
     for package in ("noisebank", "transforms", "pipelines", "runners"):
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        logging.getLogger("root").addFilter(lambda record: "apitools" not in record.getMessage())
+        logging.getLogger().handlers[0].addFilter(lambda record: "apitools" not in record.getMessage())
 
 
 def _fail(known: argparse.Namespace, error: NoiseBankError) -> int:
