@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -204,5 +205,11 @@ def test_a_noise_set_that_fails_its_quality_gate_is_not_published_on_the_second_
     assert project.look("show")["snapshot"] == 1
     summary = project.build("--max_failed", 1)
     assert summary["failed_by_code"] == {"reconstruction_error": 4}
+    failures = project.look("failures")["failures"]
+    assert {(failure["stage"], failure["retryable"]) for failure in failures} == {("noise/strict", False)}
+    for failure in failures:
+        assert re.fullmatch(
+            r"the record gives its clip back with relative error 0\.\d+, above 1e-06", failure["message"]
+        )
     assert summary["rows"]["in_bank"] == 0
     assert list(project.look("show")["noise"]) == ["small", "strict"]
