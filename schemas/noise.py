@@ -23,8 +23,8 @@ def noise_schema(shape: tuple[int, int, int, int], dtype: str) -> pa.Schema:
             ("rms", pa.float32()),
             ("temporal_correlation", pa.float32()),  # of neighbouring frames
             ("spatial_correlation", pa.float32()),  # of neighbouring pixels
-            ("reconstruction_error", pa.float32()),  # relative error of the latents given back, before storage; null: not measured
-            ("stored_reconstruction_error", pa.float32()),  # the same from the record as stored
+            ("reconstruction_error", pa.float32()),  # relative, of the latents given back; null: not measured
+            ("stored_reconstruction_error", pa.float32()),  # the same, from the record as stored
             ("max_residual", pa.float32()),  # largest that a step of the inversion was left with
             ("network_calls", pa.int32()),
             ("stalled_steps", pa.int32()),
