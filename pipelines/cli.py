@@ -93,7 +93,13 @@ def _set_up_logging(verbose: bool) -> None:
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        logging.getLogger().handlers[0].addFilter(lambda record: "apitools" not in record.getMessage())
+        logging.getLogger().handlers[0].addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether people want to see it: not Beam's remark on apitools, nor its traceback of an error that we print."""
+    raised = record.exc_info[1] if record.exc_info else None
+    return "apitools" not in record.getMessage() and not isinstance(raised, NoiseBankError)
 
 
 def _fail(known: argparse.Namespace, error: NoiseBankError) -> int:

@@ -297,3 +297,11 @@ def test_what_people_read_has_no_line_breaks_or_control_characters(
     project.build()
     assert main(["search", str(project.bank), "a dog"]) == 0
     assert capsys.readouterr().out.endswith("  mine-clip00  a dog  [2Jon the beach\n")
+
+
+def test_an_error_of_a_job_is_one_line(project: Project) -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "plan", "-c", str(project.config_file)]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    missing = project.folder / "list.csv"
+    assert ran.returncode == 2 and ran.stdout == ""
+    assert ran.stderr == f"noisebank plan: source mine: path {str(missing)!r}: no such file\n"
