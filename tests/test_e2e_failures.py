@@ -64,7 +64,7 @@ def bad_videos(tmp_path: Path, videos: Path) -> Path:
 
 
 def write_webvid(path: Path, server: VideoServer) -> None:
-    """The issue's csv: five good rows, one of which takes a second try, and one for everything that goes wrong."""
+    """A csv of five good rows, one of which takes a second try, and one for everything that goes wrong."""
     at = {
         "404": "404/v00.mp4",
         "403": "403/v00.mp4",
