@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ from noisebank.receipts import Receipt, find_receipt, list_receipts
 from noisebank.storage import Store, open_store
 from schemas.rows import TASK_RECORDS
 from tests.clip_shards import mp4_of, write_clips
-from transforms.noise import InvertClips, load_adapter
+from transforms.noise import InvertClips, _NoiseHandler, load_adapter
 from transforms.work import Done, Work
 
 SET = "small"
@@ -132,6 +136,27 @@ def test_clips_that_the_tar_lacks_are_told(store: Store, options: NoiseOptions, 
     work = plan(store, tmp_path, clips(store, IDS[1:]).files[0].path, dict.fromkeys(IDS, 1))
     with pytest.raises(Exception, match=r"\.tar: 5 clips are wanted, it has 4 of them"):
         inverted(store, work, options)
+
+
+def test_threads_of_a_process_take_turns_with_the_model(
+    store: Store, options: NoiseOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = clips(store, IDS).files[0].path
+    works = [plan(store, tmp_path, tar, {id: 1}) for id in IDS[:3]]
+    predict = ModelScope.predict
+    callers: list[int] = []
+
+    def noted(self: ModelScope, *arguments: Any, **conditioning: Any) -> torch.Tensor:
+        callers.append(threading.get_ident())
+        time.sleep(0.01)  # (lets another thread in, if it may)
+        return predict(self, *arguments, **conditioning)
+
+    monkeypatch.setattr(ModelScope, "predict", noted)
+    handler = _NoiseHandler(store.url, options, True)
+    model = handler.load_model()
+    with ThreadPoolExecutor(3) as threads:
+        assert len([*threads.map(lambda work: handler.run_inference([work], model), works)]) == 3
+    assert len([*itertools.groupby(callers)]) == len(set(callers)) > 1
 
 
 def test_out_of_memory_in_the_step_is_survived(

@@ -53,18 +53,20 @@ def _has_clips(work: Work) -> bool:
 
 
 class _LazyModel:
-    """A model that is loaded when the first shard needs it: a build with nothing to invert loads none."""
+    """A model that is loaded when the first shard needs it: a build with nothing to invert loads none.
+
+    Its threads take turns by ``turn``: runners call one model from several, whose batches would not fit one device.
+    """
 
     def __init__(self, options: NoiseOptions) -> None:
         self._options = options
-        self._lock = threading.Lock()
         self._adapter: ModelAdapter | None = None
+        self.turn = threading.Lock()
 
     def __call__(self) -> ModelAdapter:
-        with self._lock:
-            if self._adapter is None:
-                self._adapter = load_adapter(self._options)
-            return self._adapter
+        if self._adapter is None:
+            self._adapter = load_adapter(self._options)
+        return self._adapter
 
 
 def load_adapter(options: NoiseOptions) -> ModelAdapter:
@@ -117,16 +119,17 @@ class _NoiseHandler(ModelHandler[Work, Done, _LazyModel]):
             if receipt is None:
                 raise unfinished(stage, work)
             return Done(work, Finished(receipt, made=False, seconds=0.0))
-        finished = make_noise_shard(
-            store,
-            tar,
-            clips,
-            options=self.noise,
-            fingerprint=fingerprint,
-            load=model,
-            schema=noise_schema(plan.models["noise"][self.noise.name]["shape"], self.noise.dtype),
-            generation=generation_of(self.bank, work.plan),
-        )
+        with model.turn:
+            finished = make_noise_shard(
+                store,
+                tar,
+                clips,
+                options=self.noise,
+                fingerprint=fingerprint,
+                load=model,
+                schema=noise_schema(plan.models["noise"][self.noise.name]["shape"], self.noise.dtype),
+                generation=generation_of(self.bank, work.plan),
+            )
         count(finished, stage)
         return Done(work, finished)
 
