@@ -11,6 +11,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
@@ -19,9 +20,9 @@ from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
 from noisebank.errors import ConfigError, JobFailed, NoiseBankError
-from noisebank.manifest import latest_snapshot
+from noisebank.manifest import Snapshot, latest_snapshot
 from noisebank.options import Config
-from noisebank.planning.plan import find_open_plan, read_plan
+from noisebank.planning.plan import Plan, find_open_plan, read_plan
 from noisebank.runs import collect_run
 from noisebank.stages.noise import noise_stage
 from noisebank.storage import open_store
@@ -105,8 +106,8 @@ def build_pipeline(
 
 
 def _follow(done: Done) -> Work:
-    """What the next stages do with finished clips."""
-    return Work(done.work.plan, done.work.task, done.finished.receipt)
+    """What the next stages do with finished clips; the failures, which may be many, go to the commit alone."""
+    return Work(done.work.plan, done.work.task, replace(done.finished.receipt, failures=()))
 
 
 def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
         store = open_store(scratch)
         (hash,) = (key.split("/")[1] for key in store.list("plans") if key.endswith("/plan.json"))
         plan = read_plan(store, hash)
-        return {"parent": plan.parent, "rows": _row_counts(plan.counts), "stages": plan.todo()}
+        return _planned(plan, latest_snapshot(open_store(config.bank)))
 
 
 def _plan_summary(config: Config, hash: str | None) -> dict[str, Any]:
@@ -163,12 +164,14 @@ def _plan_summary(config: Config, hash: str | None) -> dict[str, Any]:
     plan = read_plan(store, hash) if hash else find_open_plan(store, latest.uuid if latest else "")
     if plan is None:
         raise JobFailed(f"{config.bank}: another writer committed meanwhile; run the command again")
-    return {"plan": plan.hash, "parent": plan.parent, "rows": _row_counts(plan.counts), "stages": plan.todo()}
+    return {"plan": plan.hash, **_planned(plan, latest)}
 
 
-def _row_counts(counts: Any) -> dict[str, int]:
+def _planned(plan: Plan, latest: Snapshot | None) -> dict[str, Any]:
+    """A plan in counts: rows as a build's summary gives them, before anything is done."""
     names = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
-    return {name: counts[name] for name in names}
+    rows = {name: plan.counts[name] for name in names} | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
+    return {"parent": plan.parent, "rows": rows, "stages": plan.todo()}
 
 
 def _run(options: PipelineOptions, build: Any) -> None:
