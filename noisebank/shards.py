@@ -39,7 +39,7 @@ class ForeignSample:
     key: str
     """Path in the tar up to the first dot of the file's name, as webdataset groups members."""
     name: str
-    """Of the video member."""
+    """Of the video member; empty where there is none."""
     offset: int
     size: int
     caption: str
@@ -101,7 +101,7 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
 
 
 def read_foreign_shard(file: IO[bytes], name: str = "tar") -> Iterator[ForeignSample]:
-    """The videos of a tar written by others, with their captions; nothing is extracted, videos are skipped over.
+    """The samples of a tar written by others; nothing is extracted, videos are skipped over.
 
     Args:
         file: the tar, uncompressed, opened for binary reading; seeking is used.
@@ -138,9 +138,9 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _sample(key: str, group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Iterator[ForeignSample]:
-    """The sample of one key, if it has a video."""
+    """The sample of one key, if it has a video or a text that wants one."""
     video = next((group[extension][0] for extension in VIDEO_EXTENSIONS if extension in group), None)
-    if video is None:
+    if video is None and not group.keys() & {"txt", "json"}:
         return
     info: dict[str, Any] = {}
     if "json" in group:
@@ -152,7 +152,8 @@ def _sample(key: str, group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Iterat
     caption = group["txt"][1].decode("utf-8", "replace").strip() if "txt" in group else ""
     if not caption:
         caption = next((info[k].strip() for k in _CAPTION_KEYS if isinstance(info.get(k), str)), "")
-    yield ForeignSample(key, video.name, video.offset_data, video.size, caption, info)
+    member = (video.name, video.offset_data, video.size) if video is not None else ("", 0, 0)
+    yield ForeignSample(key, *member, caption, info)
 
 
 def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:

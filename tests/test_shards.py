@@ -106,12 +106,15 @@ def test_tars_of_others() -> None:
     )
     samples = [*read_foreign_shard(file)]
     assert [(s.key, s.caption, s.info) for s in samples] == [
+        ("000/clip", "a cat", {"caption": "not this", "n": 1}),
         ("b", "a bird", {"text": "a bird"}),
         ("c", "", {}),
+        ("d", "no video", {}),
         ("e", "five", {"caption": 7, "text": "five"}),
     ]
     data = file.getvalue()
-    assert [data[s.offset : s.offset + s.size] for s in samples] == [b"video 2", b"video 3", b"video 5"]
+    assert [data[s.offset : s.offset + s.size] for s in samples] == [b"", b"video 2", b"video 3", b"", b"video 5"]
+    assert [s.name for s in samples] == ["", "b.webm", "c.mp4", "", "e.MP4"]
 
 
 def test_a_caption_of_txt_beats_that_of_json() -> None:

@@ -210,6 +210,18 @@ def test_webdataset_tars_of_others(tmp_path: Path) -> None:
     assert path.read_bytes()[member.offset : member.offset + member.size] == b"video two!"
 
 
+def test_a_text_without_a_video_is_an_invalid_row(tmp_path: Path) -> None:
+    path = tmp_path / "00000.tar"
+    with tarfile.open(path, "w") as tar:
+        link = tarfile.TarInfo("a.mp4")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+        add(tar, "a.txt", b"a dog")
+        add(tar, "b.jpg", b"a picture")
+    (row,) = read(SourceOptions("webdataset", (str(path),)), tmp_path)
+    assert (row["id"], row["uri"], reasons([row])) == ("webdataset-a", "", ["missing_uri"])
+
+
 def test_a_damaged_tar_is_one_invalid_row(tmp_path: Path) -> None:
     path = tmp_path / "cut.tar"
     with tarfile.open(path, "w") as tar:

@@ -29,7 +29,7 @@ def fields(file: BinaryIO, name: str) -> Fields:
     except RowFailure as failure:
         invalid[len(samples)] = str(failure)
         samples.append(ForeignSample("", "", 0, 0, ""))
-    uris = [member_uri(name, sample.name, sample.offset, sample.size) if sample.key else "" for sample in samples]
+    uris = [member_uri(name, sample.name, sample.offset, sample.size) if sample.name else "" for sample in samples]
     nothing = pa.nulls(len(samples), pa.int64())
     return Fields(
         video=pa.array([sample.key for sample in samples], pa.string()),
