@@ -138,8 +138,9 @@ class Outcome:
             examples = "; ".join(f"{f.id}: {f.message}" for f in self.failed[:_EXAMPLES])
             raise JobFailed(
                 f"{failed} of {tried} {what} failed, more than max_failed {max_failed:g}; nothing is published. "
-                f"Failed: {codes or f'{failed} invalid'}. {examples + '. ' if examples else ''}Mend what failed, or "
-                f"raise max_failed, and run the same command again: finished work is kept"
+                f"Failed: {codes or f'{failed} invalid'}. {examples + '. ' if examples else ''}Mend what failed "
+                "(--retry_failures tries again what is permanent, such as http_404), or raise max_failed, and run the "
+                "same command again: finished work is kept"
             )
 
     def _fresh(self, nums: Nums) -> Nums:

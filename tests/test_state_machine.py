@@ -58,7 +58,7 @@ class Change:
         size: of the clips from now on.
         second: whether a second noise set is configured from now on.
         repeated: whether the first row is listed twice.
-        retry: whether permanent failures are tried again.
+        retry: whether every failure is tried again, permanent ones too.
     """
 
     rows: dict[str, tuple[str, bool, str] | None]
@@ -121,7 +121,7 @@ class Model:
             if not row.caption or (known and known.clip == clip):
                 continue
             on_record = known is not None and known.listing == row and known.code and size == self.size
-            if on_record and (not retry if known.code == PERMANENT else known.attempts > 1):
+            if on_record and not retry and (known.code == PERMANENT or known.attempts > 1):
                 continue  # (the second pause is an hour)
             allowed = {world(row.uri), *self.interrupted.get((id, clip), ())}
             if (id, clip) in self.made:

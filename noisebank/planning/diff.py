@@ -251,7 +251,10 @@ class Difference:
         claimed = best_claims(self.claims[stage], self.nums, match, tries.attempts)
         wanted = wanted & ~stands
         status, tried = (self._claimed(stage, claimed, column) for column in ("status", "attempt"))
-        again = claimed.failed & (status == Status.RETRYABLE) & (tried < MAX_ATTEMPTS)
+        again = (status == Status.RETRYABLE) & (tried < MAX_ATTEMPTS)
+        if self.claims[stage].num_rows:
+            again |= self._asked(self.claims[stage].column("code"))[claimed.claim]
+        again &= claimed.failed
         claimed = claimed._replace(done=claimed.done & wanted, failed=claimed.failed & wanted & ~again)
         todo = wanted & ~claimed.done & ~claimed.failed
         attempt = 1 + np.where(again, tried, tries.attempts)
@@ -268,6 +271,13 @@ class Difference:
         values = self.claims[stage].column(column).to_numpy()
         return values[claimed.claim] if len(values) else np.zeros(len(self.nums), values.dtype)
 
+    def _asked(self, codes: pa.ChunkedArray) -> Mask:
+        """Which failures of these codes are tried again because the configuration says so."""
+        if "all" in self.rules.retry_codes:
+            return np.ones(len(codes), bool)
+        asked: Mask = pc.is_in(codes, value_set=pa.array(self.rules.retry_codes, pa.string())).to_numpy()
+        return asked
+
     def _tries(self, stage: str, on_record: Mask) -> Tries:
         """The failures on record of the rows in ``on_record``."""
         attempts, due = np.zeros(len(self.nums), np.int64), np.zeros(len(self.nums), bool)
@@ -279,10 +289,8 @@ class Difference:
             return Tries(attempts, due)
         found &= on_record[rows]
         pairs = zip(table.column("attempts").to_pylist(), table.column("last_snapshot").to_pylist(), strict=True)
-        codes = self.rules.retry_codes
         is_due = np.array([pair in self.rules.due for pair in pairs], bool)
-        asked = np.array([code in codes or "all" in codes for code in table.column("code").to_pylist()], bool)
-        is_due = (is_due & table.column("retryable").to_numpy()) | asked
+        is_due = (is_due & table.column("retryable").to_numpy()) | self._asked(table.column("code"))
         attempts[rows[found]] = table.column("attempts").to_numpy()[found]
         due[rows[found]] = is_due[found]
         return Tries(attempts, due)
