@@ -85,7 +85,7 @@ def test_plan_writes_nothing_and_says_what_build_then_does(project: Project) -> 
     assert planned.exit_code == 0
     assert everything(project.folder) == before and not project.bank.exists()
     built = project.build("--max_failed", 0.2)
-    assert planned.document["rows"] == {name: built["rows"][name] for name in planned.document["rows"]}
+    assert planned.document["rows"] == {**built["rows"], "in_bank": 0}
     assert planned.document["rows"]["duplicate"] == planned.document["rows"]["invalid"] == 1
     stages = {stage: todo["rows"] for stage, todo in planned.document["stages"].items()}
     assert stages == {"clips": 6, "captions": 6, "noise/small": 6}
@@ -100,7 +100,7 @@ def test_plan_writes_nothing_and_says_what_build_then_does(project: Project) -> 
     assert everything(project.folder) == before
     assert planned.document["parent"] == 1
     built = project.build("--max_changed", 1)
-    assert planned.document["rows"] == {name: built["rows"][name] for name in planned.document["rows"]}
+    assert planned.document["rows"] == {**built["rows"], "in_bank": 6}
     stages = {stage: todo["rows"] for stage, todo in planned.document["stages"].items()}
     assert stages == {"clips": 1, "captions": 2, "noise/small": 1}
     assert {stage: built["stages"][stage]["done"] for stage in stages} == stages
