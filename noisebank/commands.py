@@ -144,14 +144,14 @@ def _on_one_line(text: str) -> str:
 def sample(arguments: argparse.Namespace) -> Outcome:
     """Mixed noise to a file."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     if not Path(arguments.output).parent.is_dir():
         raise ConfigError(f"--output: {arguments.output}: its folder does not exist; make it first")
     bank = _open(arguments, noise_set=arguments.noise_set)
     generator = torch.Generator().manual_seed(arguments.seed)
     mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator, digest=True)
-    save_file({"latents": mixed.latents.contiguous()}, arguments.output)
+    Path(arguments.output).write_bytes(save({"latents": mixed.latents.contiguous()}))
     hit = mixed.hits[0]
     document = {
         "output": arguments.output,

@@ -46,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("noisebank: interrupted; run the same command again to go on from what is finished", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not _is_of_storage(error):
+            raise
+        return _fail(known, NoiseBankError(str(error).strip().partition("\n")[0]))
     _print(known, outcome)
     return int(outcome.exit_code)
 
@@ -100,6 +104,11 @@ def _is_news(record: logging.LogRecord) -> bool:
     """Whether people want to see it: not Beam's remark on apitools, nor its traceback of an error that we print."""
     raised = record.exc_info[1] if record.exc_info else None
     return "apitools" not in record.getMessage() and not isinstance(raised, NoiseBankError)
+
+
+def _is_of_storage(error: Exception) -> bool:
+    """Whether a disk or an object store is to blame: full, read-only, not to be reached, no access."""
+    return isinstance(error, OSError) or type(error).__module__.startswith("obstore.")
 
 
 def _fail(known: argparse.Namespace, error: NoiseBankError) -> int:

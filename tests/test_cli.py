@@ -305,3 +305,17 @@ def test_an_error_of_a_job_is_one_line(project: Project) -> None:
     missing = project.folder / "list.csv"
     assert ran.returncode == 2 and ran.stdout == ""
     assert ran.stderr == f"noisebank plan: source mine: path {str(missing)!r}: no such file\n"
+
+
+def test_an_object_store_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(key, "test")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    ran = noisebank("show", "s3://bucket/bank")
+    assert ran.exit_code == 1 and ran.stderr.count("\n") == 1
+    assert ran.document["error"]["type"] == "NoiseBankError" and "S3" in ran.document["error"]["message"]
+
+
+def test_a_file_that_cannot_be_written_is_said_in_one_line(bank_folder: Path, tmp_path: Path) -> None:
+    ran = noisebank("sample", bank_folder, "a dog", "-o", tmp_path)
+    assert ran.exit_code == 1 and ran.stderr.count("\n") == 1 and ran.document["error"]["exit_code"] == 1
