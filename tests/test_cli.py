@@ -316,6 +316,6 @@ def test_an_object_store_that_does_not_answer_is_said_in_one_line(monkeypatch: p
     assert ran.document["error"]["type"] == "NoiseBankError" and "S3" in ran.document["error"]["message"]
 
 
-def test_a_file_that_cannot_be_written_is_said_in_one_line(bank_folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_named(bank_folder: Path, tmp_path: Path) -> None:
     ran = noisebank("sample", bank_folder, "a dog", "-o", tmp_path)
-    assert ran.exit_code == 1 and ran.stderr.count("\n") == 1 and ran.document["error"]["exit_code"] == 1
+    assert ran.exit_code == 1 and str(tmp_path) in ran.document["error"]["message"]
