@@ -21,6 +21,17 @@ from .options import Config, NoiseOptions, SourceOptions
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}", re.IGNORECASE)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no key twice in one mapping: YAML's own loader lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: str | None, flags: dict[str, str] | None = None) -> Config:
     """Reads the YAML file ``path`` (or none), lays ``flags`` over it and checks the result.
 
@@ -34,7 +45,7 @@ def load_config(path: str | None, flags: dict[str, str] | None = None) -> Config
     document: Any = {}
     if path is not None:
         try:
-            document = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            document = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
         except OSError as error:
             raise ConfigError(f"configuration {path}: {error.strerror or error}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:

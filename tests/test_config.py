@@ -37,6 +37,16 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert (config.max_failed, config.max_removed, config.max_changed) == (0.05, 0.1, 0.1)
 
 
+def test_a_key_that_is_there_twice_is_an_error_and_merging_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'size' is there twice"):
+        load_config(written(tmp_path, "clips: {size: 64, frames: 4, size: 128}"))
+    merged = "noise:\n- &a {name: a, num_inference_steps: 9}\n- {<<: *a, name: b}"
+    assert [(n.name, n.num_inference_steps) for n in load_config(written(tmp_path, merged)).noise] == [
+        ("a", 9),
+        ("b", 9),
+    ]
+
+
 def test_a_file_is_read_with_the_types_of_the_options(tmp_path: Path) -> None:
     document = {
         "bank": "gs://me/bank",
