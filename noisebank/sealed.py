@@ -24,7 +24,8 @@ def unseal(data: bytes, name: str) -> dict[str, Any]:
     """The document in ``data``, without its digest.
 
     Raises:
-        BankDamaged: it is not a JSON object, or differs from its digest; names the file ``name``.
+        BankDamaged: it is not a JSON object, or not, to the byte, what :func:`seal` makes of its content; names the
+            file ``name``.
     """
     try:
         document = json.loads(data)
@@ -32,8 +33,8 @@ def unseal(data: bytes, name: str) -> dict[str, Any]:
         raise BankDamaged(f"{name}: not JSON ({error}); restore it from a copy") from error
     if not isinstance(document, dict) or _DIGEST not in document:
         raise BankDamaged(f"{name}: a JSON object with a digest is wanted; restore it from a copy")
-    digest = document.pop(_DIGEST)
-    if digest != _digest(document):
+    del document[_DIGEST]
+    if data != seal(document):
         raise BankDamaged(f"{name}: differs from the digest in it; restore it from a copy")
     return document
 
