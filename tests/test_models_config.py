@@ -94,7 +94,7 @@ def test_a_hub_id_is_read_from_the_cache(folder, tmp_path, monkeypatch):
     (repository / "refs" / "main").write_text("f" * 40)
     shutil.move(repository / "snapshots" / revision, repository / "snapshots" / ("f" * 40))
     assert model_digest("noisebank/small") != digest
-    with pytest.raises(ConfigError, match="noisebank/absent.*the hub cannot be reached"):
+    with pytest.raises(ConfigError, match=r"noisebank/absent.*the hub cannot be reached"):
         read_model_config("noisebank/absent")
 
 
