@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -69,16 +68,14 @@ def kill_builds(project: Project, server: VideoServer, kills: int, seed: int) ->
         kills: how many.
         seed: of the moments.
     """
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(list(PRELOADED))
     first, second = _lists(project, server)
     project.configure(clips={**project.config["clips"], "maxcount": 2})
     project.write_list(first)
-    assert _run(processes, project)[0] == 0
+    assert run_build(project.config_file)[0] == 0
     before = project.folder / "before"
     shutil.copytree(project.bank, before)
     project.write_list(second)
-    exit_code, seconds = _run(processes, project)
+    exit_code, seconds = run_build(project.config_file)
     assert exit_code == 0
     expected = _state(project)
 
@@ -89,7 +86,7 @@ def kill_builds(project: Project, server: VideoServer, kills: int, seed: int) ->
         shutil.copytree(before, project.bank)
         while _latest(project).number == 1:
             is_last = done.moments.total() == kills or chance.random() < 0.2
-            exit_code, _ = _run(processes, project, None if is_last else chance.uniform(0, seconds))
+            exit_code, _ = run_build(project.config_file, None if is_last else chance.uniform(0, seconds))
             if exit_code == -signal.SIGKILL:
                 done.moments[_reached(project)] += 1
             else:
@@ -113,10 +110,12 @@ def _lists(project: Project, server: VideoServer) -> tuple[list[Row], list[Row]]
     return first, [rows[0], moved, taken_down, edited, rows[4], *rows[6:], missing, unavailable, mute, rows[6]]
 
 
-def _run(processes: ForkServerContext, project: Project, kill_after: float | None = None) -> tuple[int | None, float]:
+def run_build(config_file: Path, kill_after: float | None = None) -> tuple[int | None, float]:
     """Exit code and seconds of a build in a process group of its own, killed after some seconds."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(list(PRELOADED))
     ready, told = processes.Pipe(duplex=False)
-    child: BaseProcess = processes.Process(target=_build, args=(told, str(project.config_file)))
+    child: BaseProcess = processes.Process(target=_build, args=(told, str(config_file)))
     child.start()
     ready.recv()
     began = time.monotonic()
