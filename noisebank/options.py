@@ -145,6 +145,7 @@ class NoiseOptions:
     measured: float = option(
         1.0,
         "share of the clips whose reconstruction errors are measured, at 2 num_inference_steps network calls a clip",
+        hashed=False,
         minimum=0,
         maximum=1,
     )

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 
@@ -219,6 +220,7 @@ def _failure(finite: bool, stored_error: float | None, max_error: float) -> RowF
     return None
 
 
+@lru_cache(maxsize=8)  # (once a process, so that its shards are all made alike)
 def choose_batch_size(adapter: ModelAdapter, shape: tuple[int, int, int, int], largest: int = 64) -> int:
     """``batch_size: auto``: double the batch while that pays and fits, by a short probe of the network on the device.
 
