@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from noisebank.embed import load_embedder
+from noisebank.search.embed import load_embedder
 from noisebank.stages.captions import make_captions_shard
 from noisebank.storage import open_store
 from schemas.captions import captions_schema

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from noisebank.commit import commit
-from noisebank.delta import CommitInfo, Delta
+from noisebank.commits.commit import commit
+from noisebank.commits.delta import CommitInfo, Delta
+from noisebank.format.status import Status
 from noisebank.options import Config, SourceOptions
 from noisebank.planning.plan import Plan, read_plan
-from noisebank.status import Status
 from noisebank.storage import Store, open_store
 from schemas.noise import RECORDS
 from schemas.rows import ROWS

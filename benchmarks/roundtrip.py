@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
+from noisebank.format.noise_file import storage_roundtrip
 from noisebank.inversion import Inversion, Levels, Network, invert, reconstruct, relative_error
 from noisebank.models import ModelAdapter, from_pipeline, load_model, pipeline_inputs
 from noisebank.models.small import make_small_model, smooth_clip
-from noisebank.noise_file import storage_roundtrip
 from noisebank.options import STORAGE_DTYPES
 
 STEPS = 50

@@ -23,8 +23,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from noisebank.format.shards import ShardSample, write_shard
 from noisebank.options import ClipOptions, FetchOptions
-from noisebank.shards import ShardSample, write_shard
 from noisebank.video.clips import Clip, ClipRequest, make_clips
 from noisebank.video.decode import ClipSpec, decode
 from noisebank.video.encode import encode_mp4

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from noisebank.format.manifest import Snapshot, read_snapshot
+
 from .errors import ConfigError, ShapeMismatch, UnknownNoiseSet
-from .manifest import Snapshot, read_snapshot
 from .mixing import normalise
 from .models.layout import from_pipeline, pipeline_inputs
 from .noise_sample import NoiseSample, mix_records
@@ -29,7 +30,8 @@ from .priors import Generators, Prior
 from .storage import Store, open_store
 
 if TYPE_CHECKING:
-    from .embed import Embedder
+    from noisebank.search.embed import Embedder
+
     from .models.check import Mismatch
 
 _log = logging.getLogger(__name__)
@@ -272,7 +274,7 @@ class NoiseBank:
         return pinned.noise_set(self._set_name or names[0])
 
     def _embedded(self, prompts: Sequence[str]) -> Any:
-        from .embed import Embedder, load_embedder
+        from noisebank.search.embed import Embedder, load_embedder
 
         known = self._pinned.snapshot.models.get("captions", {})
         with self._lock:

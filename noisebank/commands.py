@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noisebank.format.manifest import read_snapshot
+from noisebank.upkeep.repair import repair
+from noisebank.upkeep.vacuum import vacuum as vacuum_bank
+from noisebank.upkeep.verify import verify as verify_snapshot
+
 from .describe import describe, diff, read_failures, snapshot_files
 from .errors import ConfigError
-from .manifest import read_snapshot
-from .repair import repair
 from .storage import open_store
-from .vacuum import vacuum as vacuum_bank
-from .verify import verify as verify_snapshot
 
 if TYPE_CHECKING:
     from .bank import NoiseBank
@@ -239,7 +240,7 @@ def vacuum(arguments: argparse.Namespace) -> Outcome:
 
 def compact(arguments: argparse.Namespace) -> Outcome:
     """Merges small shards."""
-    from .compact import compact as compact_bank
+    from noisebank.upkeep.compact import compact as compact_bank
 
     store = open_store(arguments.bank)
     before = read_snapshot(store)

@@ -9,16 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .delta import FAILURE_KEY
+from noisebank.commits.delta import FAILURE_KEY
+from noisebank.commits.index_deletions import Nums
+from noisebank.format.manifest import Snapshot
+from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.status import Status
+from noisebank.format.tables import OverlayTable, slice_edges
+
 from .errors import BankDamaged, ConfigError
-from .index_deletions import Nums
-from .manifest import Snapshot
-from .parts import part_entries, read_parts
 from .planning.plan import read_plan
 from .planning.reduce import PLAN_STAGE
-from .status import Status
 from .storage import FileEntry, Store
-from .tables import OverlayTable, slice_edges
 
 KINDS = (
     "clips",

@@ -21,17 +21,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.format.noise_file import NoiseShard, RecordLayout
+from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.status import Status
+from noisebank.format.tables import OverlayTable
+from noisebank.format.trusted import trusted_path, trusted_store
+from noisebank.search.index import Vectors
+from noisebank.search.segments import Entry, Segment, open_segment, search_segments
+
 from .errors import BankDamaged, ClipNotFound
 from .ids import clip_number
-from .index import Vectors
-from .manifest import Snapshot, read_snapshot
-from .noise_file import NoiseShard, RecordLayout
-from .parts import part_entries, read_parts
-from .segments import Entry, Segment, open_segment, search_segments
-from .status import Status
 from .storage import FileEntry, Store
-from .tables import OverlayTable
-from .trusted import trusted_path, trusted_store
 
 _OPEN_SHARDS = 128
 _REMEMBERED_PLACES = 65_536

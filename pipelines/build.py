@@ -19,11 +19,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
+from noisebank.commits.runs import collect_run
 from noisebank.errors import ConfigError, JobFailed, NoiseBankError
-from noisebank.manifest import Snapshot, latest_snapshot
+from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.options import Config
 from noisebank.planning.plan import Plan, find_open_plan, read_plan
-from noisebank.runs import collect_run
 from noisebank.stages.noise import noise_stage
 from noisebank.storage import open_store
 from runners.options import beam_options

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from noisebank.embed import embedder_digest
 from noisebank.errors import ConfigError, ShapeMismatch
 from noisebank.inversion import INVERTERS
 from noisebank.models import load_clip_rules, model_digest
 from noisebank.options import Config, NoiseOptions, fingerprint
+from noisebank.search.embed import embedder_digest
 
 
 def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:

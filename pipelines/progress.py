@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from noisebank.errors import NoiseBankError
-from noisebank.manifest import latest_snapshot
+from noisebank.format.manifest import latest_snapshot
 from noisebank.planning.plan import Plan, find_open_plan
 from noisebank.storage import Store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from noisebank.status import Status
+from noisebank.format.status import Status
 
 __all__ = ["LISTED", "ROWS", "TASK_RECORDS", "TASK_ROWS", "Status"]
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from noisebank.format.receipts import Receipt
+from noisebank.format.shards import ShardSample, write_shard
 from noisebank.ids import clip_number
-from noisebank.receipts import Receipt
-from noisebank.shards import ShardSample, write_shard
 from noisebank.storage import Store, file_sha256, publish_file
 from noisebank.video.encode import encode_mp4
 from schemas.clips import CLIPS

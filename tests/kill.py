@@ -25,7 +25,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from noisebank.manifest import Snapshot, read_snapshot
+from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.storage import open_store
 from tests.e2e import Project, Row, write_videos
 from tests.servers import VideoServer

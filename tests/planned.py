@@ -14,10 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noisebank.commit import commit
+from noisebank.commits.commit import commit
+from noisebank.commits.delta import CommitInfo
+from noisebank.commits.publishing import Outcome, Schemas
 from noisebank.config import config_from_mapping
-from noisebank.delta import CommitInfo
-from noisebank.manifest import Snapshot, latest_snapshot
+from noisebank.format.manifest import Snapshot, latest_snapshot
+from noisebank.format.receipts import Failure, Receipt, finish, inputs_hash
+from noisebank.format.tables import OverlayTable
 from noisebank.options import Config
 from noisebank.planning.assemble import ReadRange, assemble, scanned, write_partition
 from noisebank.planning.claims import CLAIMS, read_claims
@@ -29,11 +32,8 @@ from noisebank.planning.plan import Plan, plan_exists, read_plan, read_task, sta
 from noisebank.planning.reduce import reduce_partition
 from noisebank.planning.spill import Piece, partition_range, read_piece, spill
 from noisebank.planning.survey import survey
-from noisebank.publishing import Outcome, Schemas
-from noisebank.receipts import Failure, Receipt, finish, inputs_hash
 from noisebank.sources import cut_ranges, read_range
 from noisebank.storage import FileEntry, open_store, publish_file
-from noisebank.tables import OverlayTable
 from schemas.clips import CLIPS
 from schemas.failures import FAILURES
 from schemas.noise import RECORDS

@@ -12,17 +12,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from noisebank.commit import commit
-from noisebank.delta import CommitInfo, Delta, source_number
-from noisebank.embed import Embedder, load_embedder
+from noisebank.commits.commit import commit
+from noisebank.commits.delta import CommitInfo, Delta, source_number
+from noisebank.format.manifest import Snapshot, latest_snapshot
+from noisebank.format.noise_file import write_noise_file
+from noisebank.format.receipts import Receipt, finish, inputs_hash
+from noisebank.format.status import Status
 from noisebank.ids import clip_number, xxh64
-from noisebank.manifest import Snapshot, latest_snapshot
-from noisebank.noise_file import write_noise_file
 from noisebank.options import CaptionOptions
-from noisebank.receipts import Receipt, finish, inputs_hash
+from noisebank.search.embed import Embedder, load_embedder
 from noisebank.stages.captions import make_captions_shard
 from noisebank.stages.index import IndexJob, segment_of
-from noisebank.status import Status
 from noisebank.storage import Store, publish_bytes, publish_file
 from schemas.captions import ENTRIES, captions_schema
 from schemas.noise import RECORDS, noise_schema

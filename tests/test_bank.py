@@ -26,11 +26,11 @@ from noisebank import (
     UnknownNoiseSet,
 )
 from noisebank.describe import snapshot_files
-from noisebank.manifest import expired_stub, read_snapshot
+from noisebank.format.manifest import expired_stub, read_snapshot
+from noisebank.format.noise_file import storage_roundtrip
 from noisebank.mixing import noise_digest
 from noisebank.models import load_model
 from noisebank.models.small import make_small_model
-from noisebank.noise_file import storage_roundtrip
 from noisebank.priors import iid
 from noisebank.storage import Store, open_store
 from tests.minilm import MINILM

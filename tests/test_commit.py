@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from noisebank import tables
-from noisebank.commit import clip_names, read_touched
-from noisebank.delta import Delta
+from noisebank.commits.commit import clip_names, read_touched
+from noisebank.commits.delta import Delta
+from noisebank.commits.index_deletions import read_deleted, read_nums
 from noisebank.errors import BankDamaged, SnapshotConflict, UnsupportedStore
-from noisebank.index_deletions import read_deleted, read_nums
-from noisebank.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers
-from noisebank.parts import part_entries, read_parts
+from noisebank.format import tables
+from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers
+from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.tables import OverlayTable
 from noisebank.storage import Store, open_store
-from noisebank.tables import OverlayTable
 from schemas.failures import FAILURES
 from tests.small_bank import FINGERPRINTS, SET, failure, make, num_of, publish, remove, table
 

@@ -10,20 +10,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from noisebank.compact import compact
-from noisebank.delta import Delta
+from noisebank.commits.delta import Delta
+from noisebank.commits.index_deletions import read_deleted, read_nums
 from noisebank.describe import describe, snapshot_files
 from noisebank.errors import BankDamaged, SnapshotExpired
+from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.format.noise_file import NoiseShard, RecordLayout
+from noisebank.format.parts import read_parts
+from noisebank.format.receipts import find_receipt
+from noisebank.format.shards import read_shard
+from noisebank.format.tables import OverlayTable
 from noisebank.ids import xxh64
-from noisebank.index_deletions import read_deleted, read_nums
-from noisebank.manifest import Snapshot, read_snapshot
-from noisebank.noise_file import NoiseShard, RecordLayout
-from noisebank.parts import read_parts
-from noisebank.receipts import find_receipt
-from noisebank.shards import read_shard
 from noisebank.storage import Store, open_store
-from noisebank.tables import OverlayTable
-from noisebank.verify import verify
+from noisebank.upkeep.compact import compact
+from noisebank.upkeep.verify import verify
 from tests.small_bank import SET, SHAPE, make, noise_of, num_of, publish, remove
 
 

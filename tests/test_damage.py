@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from noisebank import NoiseBank
-from noisebank.embed import Embedder, load_embedder
 from noisebank.errors import BankDamaged
+from noisebank.search.embed import Embedder, load_embedder
 from noisebank.storage import open_store
-from noisebank.verify import verify
+from noisebank.upkeep.verify import verify
 from tests.e2e import Project
 from tests.minilm import MINILM
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from noisebank.embed import Embedder, embedder_digest, load_embedder
 from noisebank.errors import ConfigError
+from noisebank.search.embed import Embedder, embedder_digest, load_embedder
 from tests.minilm import MINILM
 
 CAPTIONS = [

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from noisebank.errors import BankDamaged, JobFailed
-from noisebank.index import (
+from noisebank.format.manifest import IndexSegment
+from noisebank.search.index import (
     IndexSpec,
     Vectors,
     blend,
@@ -21,8 +22,7 @@ from noisebank.index import (
     held_out_queries,
     recall_of,
 )
-from noisebank.manifest import IndexSegment
-from noisebank.segments import (
+from noisebank.search.segments import (
     ENTRY_GROUP,
     Entries,
     Segment,

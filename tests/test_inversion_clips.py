@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from noisebank.errors import RowFailure, ShapeMismatch
+from noisebank.format.noise_file import storage_roundtrip
 from noisebank.ids import clip_number
 from noisebank.inversion.clips import (
     CPU_BATCH_SIZE,
@@ -16,7 +17,6 @@ from noisebank.inversion.clips import (
 from noisebank.inversion.inverters import reconstruct, relative_error
 from noisebank.models import load_model
 from noisebank.models.small import make_small_model, smooth_clip
-from noisebank.noise_file import storage_roundtrip
 from noisebank.noise_stats import noise_statistics
 from noisebank.options import NoiseOptions
 

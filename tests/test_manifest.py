@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from noisebank.errors import BankDamaged, BankNotFound, SnapshotExpired, UnsupportedFormat
-from noisebank.manifest import (
+from noisebank.format.manifest import (
     Snapshot,
     expired_stub,
     latest_snapshot,
@@ -14,7 +14,7 @@ from noisebank.manifest import (
     snapshot_numbers,
     snapshot_path,
 )
-from noisebank.sealed import seal, unseal
+from noisebank.format.sealed import seal, unseal
 from noisebank.storage import Store, open_store
 from tests.small_bank import make, publish
 

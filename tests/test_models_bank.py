@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from noisebank import NoiseBank, ShapeMismatch
+from noisebank.format.shards import read_shard
 from noisebank.inversion import invert, reconstruct, relative_error
 from noisebank.models import from_pipeline, load_model
 from noisebank.models.small import SMALL_FAMILIES, make_small_model, smooth_clip
-from noisebank.shards import read_shard
 from noisebank.video.frames import decode_mp4
 from tests.e2e import Project
 from tests.media import write_video

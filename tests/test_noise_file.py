@@ -12,7 +12,7 @@ import torch
 import xxhash
 
 from noisebank.errors import BankDamaged, ShapeMismatch
-from noisebank.noise_file import (
+from noisebank.format.noise_file import (
     NoiseShard,
     RecordLayout,
     dequantise,

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from noisebank.errors import ConfigError
+from noisebank.format.status import Status
 from noisebank.planning.plan import read_task, removal_problems
-from noisebank.status import Status
 from tests.planned import FINGERPRINTS, HEADER, Bank, Broken, webvid_row, write_csv
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from noisebank.manifest import latest_snapshot
+from noisebank.format.manifest import latest_snapshot
+from noisebank.format.status import Status
 from noisebank.planning.plan import Plan, find_open_plan, refuse
-from noisebank.status import Status
 from tests.planned import FINGERPRINTS, Bank, Broken, webvid_row, write_csv
 
 

@@ -12,7 +12,7 @@ import yaml
 
 import transforms.publish
 from noisebank.storage import open_store
-from noisebank.vacuum import vacuum
+from noisebank.upkeep.vacuum import vacuum
 from tests.e2e import CAPTIONS, Project, Ran
 from tests.servers import VideoServer
 

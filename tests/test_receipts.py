@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from noisebank.receipts import Failure, Receipt, find_receipt, finish, inputs_hash, list_receipts
+from noisebank.format.receipts import Failure, Receipt, find_receipt, finish, inputs_hash, list_receipts
 from noisebank.storage import Store, open_store, publish_file
 
 FAILURE = Failure(5, "webvid-5", "webvid", "a.mp4", "clips", "http_404", "gone", False, 1)

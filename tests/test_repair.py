@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from noisebank.commits.index_deletions import read_deleted, read_nums
 from noisebank.describe import snapshot_files
 from noisebank.errors import BankDamaged, ConfigError
-from noisebank.index_deletions import read_deleted, read_nums
-from noisebank.manifest import Snapshot, read_snapshot
-from noisebank.receipts import find_receipt
-from noisebank.repair import repair
+from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.format.receipts import find_receipt
+from noisebank.format.tables import OverlayTable
 from noisebank.storage import Store, open_store
-from noisebank.tables import OverlayTable
-from noisebank.verify import verify
+from noisebank.upkeep.repair import repair
+from noisebank.upkeep.verify import verify
 from tests.small_bank import SET, Made, make, num_of, publish, remove
 
 

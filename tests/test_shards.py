@@ -11,7 +11,7 @@ import pytest
 import webdataset
 
 from noisebank.errors import BankDamaged, RowFailure
-from noisebank.shards import ForeignSample, ShardSample, read_foreign_shard, read_shard, write_shard
+from noisebank.format.shards import ForeignSample, ShardSample, read_foreign_shard, read_shard, write_shard
 
 SAMPLES = [
     ShardSample(

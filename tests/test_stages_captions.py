@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from noisebank.embed import Embedder
+from noisebank.format.receipts import Receipt
 from noisebank.ids import clip_number
-from noisebank.receipts import Receipt
+from noisebank.search.embed import Embedder
 from noisebank.stages.captions import make_captions_shard, rows_to_embed
 from noisebank.storage import Store, open_store, publish_file
 from schemas.captions import captions_schema

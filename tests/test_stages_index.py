@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from noisebank.errors import BankDamaged, JobFailed
+from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.format.parts import part_entries, read_parts
 from noisebank.ids import clip_number
-from noisebank.manifest import Snapshot, read_snapshot
-from noisebank.parts import part_entries, read_parts
 from noisebank.pinned import PinnedSnapshot
 from noisebank.stages.index import segment_of
 from noisebank.storage import Store, open_store

@@ -25,9 +25,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 import transforms.captions
 import transforms.noise
 from noisebank import NoiseBank
-from noisebank.embed import Embedder, load_embedder
 from noisebank.errors import ClipNotFound, SnapshotExpired
-from noisebank.manifest import Snapshot, latest_snapshot
+from noisebank.format.manifest import Snapshot, latest_snapshot
+from noisebank.search.embed import Embedder, load_embedder
 from noisebank.storage import open_store
 from tests.e2e import CAPTIONS, Project, Row, noisebank
 from tests.faults import power_cut

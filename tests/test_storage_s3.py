@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from noisebank.compact import compact
-from noisebank.manifest import read_snapshot
+from noisebank.format.manifest import read_snapshot
 from noisebank.storage import open_store
-from noisebank.vacuum import vacuum
-from noisebank.verify import verify
+from noisebank.upkeep.compact import compact
+from noisebank.upkeep.vacuum import vacuum
+from noisebank.upkeep.verify import verify
 from tests.small_bank import make, publish
 from tests.test_commit import check_race, commit_many
 

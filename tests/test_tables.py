@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noisebank import tables
 from noisebank.errors import BankDamaged
+from noisebank.format import tables
+from noisebank.format.tables import OverlayTable, merge, merge_from, write_segment
 from noisebank.storage import Store, open_store
-from noisebank.tables import OverlayTable, merge, merge_from, write_segment
 
 SCHEMA = pa.schema([("num", pa.int64()), ("value", pa.int32())])
 

@@ -12,11 +12,11 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline
 
+from noisebank.format.receipts import Receipt, list_receipts
 from noisebank.ids import clip_number, xxh64
 from noisebank.options import CaptionOptions
 from noisebank.planning.cut import Task
 from noisebank.planning.plan import Plan, write_plan
-from noisebank.receipts import Receipt, list_receipts
 from noisebank.storage import Store, open_store, publish_file
 from schemas.clips import CLIPS
 from schemas.rows import TASK_ROWS

@@ -13,16 +13,16 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
+from noisebank.format.manifest import read_snapshot
+from noisebank.format.receipts import Receipt
+from noisebank.format.status import Status
+from noisebank.format.tables import write_segment
 from noisebank.ids import clip_number
-from noisebank.manifest import read_snapshot
 from noisebank.options import IndexOptions
 from noisebank.planning.cut import Task
 from noisebank.planning.plan import Plan, write_plan
-from noisebank.receipts import Receipt
 from noisebank.stages.finished import Finished
-from noisebank.status import Status
 from noisebank.storage import Store, open_store
-from noisebank.tables import write_segment
 from schemas.rows import ROWS
 from tests.reader_bank import FINGERPRINT, build, embed
 from transforms.index import BuildIndex, BuiltIndex

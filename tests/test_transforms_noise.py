@@ -17,13 +17,13 @@ import torch
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline
 
+from noisebank.format.receipts import Receipt, find_receipt, list_receipts
 from noisebank.ids import clip_number
 from noisebank.models.small import make_small_model, smooth_clip
 from noisebank.models.stable_diffusion import ModelScope
 from noisebank.options import NoiseOptions
 from noisebank.planning.cut import Task
 from noisebank.planning.plan import Plan, write_plan
-from noisebank.receipts import Receipt, find_receipt, list_receipts
 from noisebank.storage import Store, open_store
 from schemas.rows import TASK_RECORDS
 from tests.clip_shards import mp4_of, write_clips

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from noisebank import vacuum as vacuum_module
 from noisebank.describe import snapshot_files
 from noisebank.errors import BankNotFound, ConfigError, SnapshotConflict, SnapshotExpired
-from noisebank.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers
+from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers
+from noisebank.format.receipts import find_receipt, list_receipts
 from noisebank.planning.plan import Plan, refuse, write_plan
-from noisebank.receipts import find_receipt, list_receipts
 from noisebank.storage import Store, open_store
-from noisebank.vacuum import finish_vacuum, vacuum
-from noisebank.verify import verify
+from noisebank.upkeep import vacuum as vacuum_module
+from noisebank.upkeep.vacuum import finish_vacuum, vacuum
+from noisebank.upkeep.verify import verify
 from tests.small_bank import make, publish, remove
 
 
@@ -109,7 +109,7 @@ def test_unpublished_shards_stay_until_they_are_old(store: Store) -> None:
 
 
 def _published(store: Store) -> list[dict[str, str]]:
-    from noisebank.parts import read_parts
+    from noisebank.format.parts import read_parts
 
     return read_parts(store, read_snapshot(store).parts["clips"]).to_pylist()
 

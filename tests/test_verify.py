@@ -9,9 +9,9 @@ import pytest
 
 from noisebank.describe import describe, diff, snapshot_files
 from noisebank.errors import BankNotFound, ConfigError, SnapshotExpired
-from noisebank.manifest import Snapshot, expired_stub, read_snapshot
+from noisebank.format.manifest import Snapshot, expired_stub, read_snapshot
 from noisebank.storage import Store, open_store
-from noisebank.verify import verify
+from noisebank.upkeep.verify import verify
 from tests.small_bank import SET, make, publish, remove
 
 

@@ -13,9 +13,9 @@ import pytest
 from servers import VideoServer
 
 from noisebank.errors import RowFailure
+from noisebank.format.shards import read_foreign_shard
 from noisebank.options import ClipOptions, FetchOptions
 from noisebank.samples import make_sample_videos
-from noisebank.shards import read_foreign_shard
 from noisebank.video import clips as clips_module
 from noisebank.video import http
 from noisebank.video.clips import Clip, ClipRequest, make_clips

@@ -9,10 +9,10 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from noisebank.embed import Embedder, load_embedder
+from noisebank.format.receipts import find_receipt
 from noisebank.options import CaptionOptions
 from noisebank.planning.plan import read_task
-from noisebank.receipts import find_receipt
+from noisebank.search.embed import Embedder, load_embedder
 from noisebank.stages.captions import STAGE, caption_inputs, make_captions_shard, rows_to_embed
 from noisebank.stages.finished import Finished
 from noisebank.storage import open_store

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 
+from noisebank.format.receipts import find_receipt
 from noisebank.options import ClipOptions, FetchOptions
 from noisebank.planning.plan import read_task
-from noisebank.receipts import find_receipt
 from noisebank.stages.clips import STAGE, clip_inputs, make_clip_shard
 from noisebank.stages.finished import Finished
 from noisebank.storage import open_store

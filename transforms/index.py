@@ -12,16 +12,16 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from noisebank.errors import JobFailed
-from noisebank.manifest import IndexSegment, read_snapshot
+from noisebank.format.manifest import IndexSegment, read_snapshot
+from noisebank.format.receipts import find_receipt
+from noisebank.format.status import Status
+from noisebank.format.tables import OverlayTable
 from noisebank.options import IndexOptions
 from noisebank.planning.plan import Plan
-from noisebank.receipts import find_receipt
 from noisebank.stages import captions
 from noisebank.stages.finished import Finished
 from noisebank.stages.index import STAGE, IndexJob, adopted_captions, segment_of
-from noisebank.status import Status
 from noisebank.storage import Store, open_store
-from noisebank.tables import OverlayTable
 from schemas.captions import ENTRIES
 
 from .work import Done, count, generation_of, plan_of

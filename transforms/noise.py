@@ -11,10 +11,10 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from noisebank.errors import ConfigError
+from noisebank.format.receipts import find_receipt
 from noisebank.models import ModelAdapter
 from noisebank.options import NoiseOptions
 from noisebank.planning.plan import read_task
-from noisebank.receipts import find_receipt
 from noisebank.stages.clips import TAR
 from noisebank.stages.finished import Finished
 from noisebank.stages.noise import clips_of_tar, make_noise_shard, noise_inputs, noise_stage

@@ -8,14 +8,14 @@ from typing import Any
 
 import apache_beam as beam
 
-from noisebank.commit import commit
-from noisebank.delta import CommitInfo
+from noisebank.commits.commit import commit
+from noisebank.commits.delta import CommitInfo
+from noisebank.commits.publishing import Outcome, Schemas
+from noisebank.commits.runs import record_run
 from noisebank.errors import JobFailed, SnapshotConflict, SnapshotExpired
-from noisebank.manifest import Snapshot, read_snapshot
+from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.options import Config
 from noisebank.planning.plan import Plan, refuse, removal_problems
-from noisebank.publishing import Outcome, Schemas
-from noisebank.runs import record_run
 from noisebank.stages.finished import Finished
 from noisebank.storage import Store, open_store
 from schemas.failures import FAILURES

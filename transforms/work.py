@@ -12,10 +12,10 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from noisebank.errors import JobFailed
-from noisebank.manifest import read_snapshot
+from noisebank.format.manifest import read_snapshot
+from noisebank.format.receipts import Receipt
 from noisebank.planning.cut import Task
 from noisebank.planning.plan import Plan, read_plan
-from noisebank.receipts import Receipt
 from noisebank.stages.finished import Finished
 from noisebank.storage import open_store
 

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from noisebank.format.receipts import find_receipt
+
 from ..config import to_mapping
 from ..options import Config
-from ..receipts import find_receipt
 from ..sources import FILE_SHIFT
 from ..storage import FileEntry, Store, publish_bytes
 from .claims import ReceiptName

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from noisebank.format.parts import kind_of
+from noisebank.format.receipts import Receipt, find_receipt, list_receipts
+from noisebank.format.status import Status
+
 from ..errors import BankDamaged
-from ..parts import kind_of
-from ..receipts import Receipt, find_receipt, list_receipts
-from ..status import Status
 from ..storage import FileEntry, Store
 from .listing import Hashes, Mask, Nums
 from .parent import Parent, matches

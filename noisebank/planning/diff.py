@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..status import Status
+from noisebank.format.status import Status
+
 from .claims import CLAIMS, Adopted, best_claims
 from .listing import Hashes, Listing, Mask, Nums, listing_hash
 from .parent import Columns, Parent, joined, matches

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..manifest import Snapshot, read_snapshot
-from ..parts import read_parts
+from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.format.parts import read_parts
+from noisebank.format.tables import OverlayTable
+
 from ..storage import FileEntry, Store
-from ..tables import OverlayTable
 from .listing import Hashes, Mask, Nums
 
 Columns = dict[str, npt.NDArray[Any]]

@@ -13,9 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from noisebank.format.sealed import seal, unseal
+
 from ..errors import BankDamaged
 from ..options import Config
-from ..sealed import seal, unseal
 from ..storage import FileEntry, Store
 from .cut import Task
 

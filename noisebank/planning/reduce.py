@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from noisebank.format.status import Status
+
 from ..sources import FILE_SHIFT
-from ..status import Status
 from .diff import Difference, Rules, count_by_source
 from .listing import Listing, Mask, sort_listing
 from .parent import Parent, matches

@@ -14,8 +14,9 @@ from datetime import datetime
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from noisebank.format.manifest import latest_snapshot, read_snapshot
+
 from ..errors import ConfigError, SnapshotExpired
-from ..manifest import latest_snapshot, read_snapshot
 from ..options import Config
 from ..sources import ListFile, check_columns, open_lists, source_number
 from ..storage import Store

@@ -9,8 +9,9 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from noisebank.format.shards import ForeignSample, read_foreign_shard
+
 from ..errors import RowFailure
-from ..shards import ForeignSample, read_foreign_shard
 from ..video.members import member_uri
 from .rows import Fields
 

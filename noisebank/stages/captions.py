@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.embed import Embedder
-from noisebank.receipts import Receipt, find_receipt, finish, inputs_hash
+from noisebank.format.receipts import Receipt, find_receipt, finish, inputs_hash
+from noisebank.search.embed import Embedder
 from noisebank.storage import Store, publish_file
 
 from .clips import SIDECAR

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisebank.errors import RowFailure
+from noisebank.format.receipts import Failure, Receipt, find_receipt, finish, inputs_hash
+from noisebank.format.shards import ShardSample, write_shard
 from noisebank.options import ClipOptions, FetchOptions
-from noisebank.receipts import Failure, Receipt, find_receipt, finish, inputs_hash
-from noisebank.shards import ShardSample, write_shard
 from noisebank.storage import FileEntry, Store, file_sha256, publish_file
 from noisebank.video.clips import Clip, ClipRequest, make_clips
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from noisebank.errors import RowFailure
-from noisebank.receipts import Failure, Receipt
+from noisebank.format.receipts import Failure, Receipt
 
 
 @dataclass(frozen=True)

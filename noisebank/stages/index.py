@@ -21,18 +21,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from noisebank.commits.index_deletions import read_deleted, read_nums
 from noisebank.errors import BankDamaged, JobFailed
-from noisebank.index import TunedIndex, Vectors, build_index
-from noisebank.index_deletions import read_deleted, read_nums
-from noisebank.manifest import IndexSegment, Snapshot
-from noisebank.parts import part_entries, read_parts
+from noisebank.format.manifest import IndexSegment, Snapshot
+from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.receipts import Receipt, find_receipt, finish, inputs_hash
+from noisebank.format.tables import OverlayTable
+from noisebank.format.trusted import trusted_bytes
 from noisebank.planning.claims import claimed_receipts
 from noisebank.planning.plan import Plan
-from noisebank.receipts import Receipt, find_receipt, finish, inputs_hash
-from noisebank.segments import ENTRY_GROUP, Entries, Segment, merge_segments_from, open_segment, union_recall
+from noisebank.search.index import TunedIndex, Vectors, build_index
+from noisebank.search.segments import ENTRY_GROUP, Entries, Segment, merge_segments_from, open_segment, union_recall
 from noisebank.storage import FileEntry, Store, file_sha256, publish_file
-from noisebank.tables import OverlayTable
-from noisebank.trusted import trusted_bytes
 
 from .captions import STAGE as CAPTIONS
 from .finished import Finished

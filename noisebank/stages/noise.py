@@ -25,12 +25,12 @@ import pyarrow.parquet as pq
 import torch
 
 from noisebank.errors import BankDamaged, RowFailure, ShapeMismatch
+from noisebank.format.noise_file import storage_roundtrip, write_noise_file
+from noisebank.format.receipts import Receipt, find_receipt, finish, inputs_hash
+from noisebank.format.shards import ShardSample, read_shard
 from noisebank.inversion.clips import ClipRecord, MeteredNetwork, choose_batch_size, invert_clips
 from noisebank.models import ModelAdapter
-from noisebank.noise_file import storage_roundtrip, write_noise_file
 from noisebank.options import NoiseOptions
-from noisebank.receipts import Receipt, find_receipt, finish, inputs_hash
-from noisebank.shards import ShardSample, read_shard
 from noisebank.storage import FileEntry, Store, publish_file
 from noisebank.video.frames import decode_mp4
 

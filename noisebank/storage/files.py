@@ -86,8 +86,8 @@ def publish_file(
         folder: where it goes, such as ``captions`` or ``noise/modelscope``.
         suffix: with the dot.
         rows: its rows, for the manifest.
-        generation: number of the last vacuum of the bank (:attr:`noisebank.manifest.Snapshot.vacuum`), so that its late
-            deletions never hit this file.
+        generation: number of the last vacuum of the bank (:attr:`noisebank.format.manifest.Snapshot.vacuum`), so that
+            its late deletions never hit this file.
         name_digest: hexadecimal digest to name it by instead of its own sha256: for files that share one name.
     """
     sha256 = file_sha256(local_path)

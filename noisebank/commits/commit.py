@@ -18,15 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .delta import CommitInfo, Delta, Nums, draft
-from .errors import BankDamaged, SnapshotConflict, SnapshotExpired
-from .index_deletions import read_nums
-from .manifest import Snapshot, read_snapshot, snapshot_numbers
-from .parts import read_parts
-from .status import Status
-from .storage import FileEntry, Store
-from .tables import OverlayTable
-from .trusted import trusted_bytes
+from noisebank.commits.delta import CommitInfo, Delta, Nums, draft
+from noisebank.commits.index_deletions import read_nums
+from noisebank.errors import BankDamaged, SnapshotConflict, SnapshotExpired
+from noisebank.format.manifest import Snapshot, read_snapshot, snapshot_numbers
+from noisebank.format.parts import read_parts
+from noisebank.format.status import Status
+from noisebank.format.tables import OverlayTable
+from noisebank.format.trusted import trusted_bytes
+from noisebank.storage import FileEntry, Store
 
 _log = logging.getLogger(__name__)
 _NAMED = 5

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .delta import FAILURE_KEY, count, named_sources
-from .errors import BankDamaged
-from .index_deletions import read_deleted, read_nums
-from .layout import is_ours
-from .manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers, snapshot_path
-from .parts import part_entries, read_parts
-from .storage import FileEntry, Store
-from .storage.files import stored_sha256
-from .tables import OverlayTable
-from .tally import count_failures
+from noisebank.commits.delta import FAILURE_KEY, count, named_sources
+from noisebank.commits.index_deletions import read_deleted, read_nums
+from noisebank.errors import BankDamaged
+from noisebank.format.layout import is_ours
+from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers, snapshot_path
+from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.tables import OverlayTable
+from noisebank.format.tally import count_failures
+from noisebank.storage import FileEntry, Store
+from noisebank.storage.files import stored_sha256
 
 _READERS = 4
 

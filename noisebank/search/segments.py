@@ -19,12 +19,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import BankDamaged
-from .index import RECALL_AT, Vectors, blend, recall_of
-from .manifest import IndexSegment
-from .storage import Store
-from .tables import merge_from
-from .trusted import trusted_bytes, trusted_path
+from noisebank.errors import BankDamaged
+from noisebank.format.manifest import IndexSegment
+from noisebank.format.tables import merge_from
+from noisebank.format.trusted import trusted_bytes, trusted_path
+from noisebank.search.index import RECALL_AT, Vectors, blend, recall_of
+from noisebank.storage import Store
 
 ENTRY_GROUP = 8_192
 """Rows in a row group of the entries: what one lookup decodes."""
@@ -195,8 +195,8 @@ def search_segments(
 def union_recall(segments: Sequence[Segment], count: int = _QUERIES) -> dict[int, float]:
     """recall@1 and recall@5 of searching all segments, against visiting everything in them.
 
-    The queries are blends of two live captions drawn from the union (:func:`noisebank.index.blend`), always the same.
-    Segments that hold their vectors in 8 bits are compared with those.
+    The queries are blends of two live captions drawn from the union (:func:`noisebank.search.index.blend`), always the
+    same. Segments that hold their vectors in 8 bits are compared with those.
     """
     random = np.random.default_rng(_SEED)
     pools = [np.arange(s.size) if s.deleted is None else np.flatnonzero(~s.deleted) for s in segments]
@@ -217,8 +217,8 @@ def union_recall(segments: Sequence[Segment], count: int = _QUERIES) -> dict[int
 def merge_segments_from(live: Sequence[int], sizes: Sequence[int]) -> int:
     """The first of the segments, oldest first, that should be merged into one with all that follow it.
 
-    Segments are merged when they are many (sizes grow like powers of two, see :func:`noisebank.tables.merge_from`) or
-    when more than a fifth of one is deleted.
+    Segments are merged when they are many (their sizes grow like powers of two, see
+    :func:`noisebank.format.tables.merge_from`) or when more than a fifth of one is deleted.
 
     Args:
         live: positions of each that can be found.

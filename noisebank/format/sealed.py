@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import BankDamaged
+from noisebank.errors import BankDamaged
 
 _DIGEST = "digest"
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from .errors import BankDamaged
-from .sealed import seal, unseal
-from .storage import FileEntry, Store
-from .storage.files import is_present
+from noisebank.errors import BankDamaged
+from noisebank.format.sealed import seal, unseal
+from noisebank.storage import FileEntry, Store
+from noisebank.storage.files import is_present
 
 _log = logging.getLogger(__name__)
 _HEX_DIGITS = 32

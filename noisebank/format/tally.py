@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .status import Status
-from .tables import OverlayTable, slice_edges
+from noisebank.format.status import Status
+from noisebank.format.tables import OverlayTable, slice_edges
 
 Keys = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
@@ -42,7 +42,7 @@ class Tally:
     noise_files: dict[str, Keys] = field(default_factory=dict)
 
     def live(self, kind: str) -> Keys:
-        """The keys of one kind of data files (:mod:`noisebank.parts`) that rows refer to."""
+        """The keys of one kind of data files (:mod:`noisebank.format.parts`) that rows refer to."""
         if kind in ("clips", "sidecars"):
             return self.clip_files
         return self.caption_files if kind == "captions" else self.noise_files[kind.removeprefix("noise/")]

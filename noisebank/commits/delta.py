@@ -13,15 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .ids import xxh64
-from .index_deletions import without_deleted
-from .manifest import IndexSegment, Snapshot
-from .parts import part_rows, update_parts
-from .receipts import Receipt
-from .status import Status
-from .storage import FileEntry, Store
-from .tables import ARROW, PARQUET, OverlayTable, merge_from, write_segment
-from .tally import Tally, count_failures, tally
+from noisebank.commits.index_deletions import without_deleted
+from noisebank.format.manifest import IndexSegment, Snapshot
+from noisebank.format.parts import part_rows, update_parts
+from noisebank.format.receipts import Receipt
+from noisebank.format.status import Status
+from noisebank.format.tables import ARROW, PARQUET, OverlayTable, merge_from, write_segment
+from noisebank.format.tally import Tally, count_failures, tally
+from noisebank.ids import xxh64
+from noisebank.storage import FileEntry, Store
 
 FAILURE_KEY = ("num", "stage")
 
@@ -155,7 +155,7 @@ def count(
     records: Mapping[str, Sequence[FileEntry]],
     noise_sets: Collection[str],
 ) -> Tally:
-    """Counts the tables that the segments make up (:func:`noisebank.tally.tally`)."""
+    """Counts the tables that the segments make up (:func:`noisebank.format.tally.tally`)."""
     tables = {name: OverlayTable(store, entries) for name, entries in records.items()}
     return tally(OverlayTable(store, rows), tables, noise_sets)
 

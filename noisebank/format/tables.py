@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .errors import BankDamaged
-from .storage import FileEntry, Store, publish_file
+from noisebank.errors import BankDamaged
+from noisebank.storage import FileEntry, Store, publish_file
 
 BATCH_ROWS = 65_536
 ARROW = ".arrow"

@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from .errors import BankDamaged
-from .storage import FileEntry, Store, file_sha256, open_store
-from .storage.base import checked_key
+from noisebank.errors import BankDamaged
+from noisebank.storage import FileEntry, Store, file_sha256, open_store
+from noisebank.storage.base import checked_key
 
 VERIFIED_BYTES = 1 << 30
 _CHUNK = 1 << 20

@@ -15,17 +15,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .commit import commit
-from .delta import CommitInfo, Delta
-from .errors import BankDamaged, ConfigError
-from .index_deletions import Nums, read_deleted, read_nums
-from .manifest import IndexSegment, Snapshot, read_snapshot
-from .parts import read_parts
-from .receipts import read_receipt, receipt_path
-from .status import Status
-from .storage import Store
-from .tables import OverlayTable
-from .verify import Report
+from noisebank.commits.commit import commit
+from noisebank.commits.delta import CommitInfo, Delta
+from noisebank.commits.index_deletions import Nums, read_deleted, read_nums
+from noisebank.errors import BankDamaged, ConfigError
+from noisebank.format.manifest import IndexSegment, Snapshot, read_snapshot
+from noisebank.format.parts import read_parts
+from noisebank.format.receipts import read_receipt, receipt_path
+from noisebank.format.status import Status
+from noisebank.format.tables import OverlayTable
+from noisebank.storage import Store
+from noisebank.upkeep.verify import Report
 
 Keys = npt.NDArray[np.uint64]
 _FOREIGN = "foreign"

@@ -18,16 +18,16 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .commit import read_expired
-from .describe import snapshot_files
-from .errors import BankDamaged, ConfigError, SnapshotExpired
-from .layout import is_ours, is_work
-from .manifest import FOLDER, Snapshot, expired_stub, read_snapshot, snapshot_number
-from .parts import read_parts
-from .planning.plan import FOLDER as PLANS
-from .planning.plan import read_plan, refused_plans
-from .receipts import read_receipt, receipt_path
-from .storage import Store, StoredFile, publish_bytes
+from noisebank.commits.commit import read_expired
+from noisebank.describe import snapshot_files
+from noisebank.errors import BankDamaged, ConfigError, SnapshotExpired
+from noisebank.format.layout import is_ours, is_work
+from noisebank.format.manifest import FOLDER, Snapshot, expired_stub, read_snapshot, snapshot_number
+from noisebank.format.parts import read_parts
+from noisebank.format.receipts import read_receipt, receipt_path
+from noisebank.planning.plan import FOLDER as PLANS
+from noisebank.planning.plan import read_plan, refused_plans
+from noisebank.storage import Store, StoredFile, publish_bytes
 
 UNPUBLISHED_SECONDS = 7 * 24 * 3600.0
 """How long what no snapshot has published yet is left alone: it may belong to a running or interrupted build."""

@@ -19,8 +19,8 @@ import pyarrow as pa
 import torch
 import xxhash
 
-from .errors import BankDamaged, ShapeMismatch
-from .storage import Store
+from noisebank.errors import BankDamaged, ShapeMismatch
+from noisebank.storage import Store
 
 _INT8_MAX = 127
 _SCALE_BYTES = 4

@@ -18,16 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .errors import BankDamaged
-from .ids import xxh64_of
-from .noise_file import record_layout
-from .receipts import Receipt, finish
-from .shards import ShardSample, read_shard, write_shard
-from .stages.captions import caption_inputs
-from .stages.clips import SIDECAR, TAR, clip_inputs
-from .stages.noise import noise_inputs
-from .storage import FileEntry, Store, file_sha256, publish_file
-from .trusted import trusted_path
+from noisebank.errors import BankDamaged
+from noisebank.format.noise_file import record_layout
+from noisebank.format.receipts import Receipt, finish
+from noisebank.format.shards import ShardSample, read_shard, write_shard
+from noisebank.format.trusted import trusted_path
+from noisebank.ids import xxh64_of
+from noisebank.stages.captions import caption_inputs
+from noisebank.stages.clips import SIDECAR, TAR, clip_inputs
+from noisebank.stages.noise import noise_inputs
+from noisebank.storage import FileEntry, Store, file_sha256, publish_file
 
 Nums = npt.NDArray[np.int64]
 

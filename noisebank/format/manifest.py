@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .errors import BankDamaged, BankNotFound, SnapshotExpired, UnsupportedFormat
-from .sealed import seal, unseal
-from .storage import FileEntry, Store
+from noisebank.errors import BankDamaged, BankNotFound, SnapshotExpired, UnsupportedFormat
+from noisebank.format.sealed import seal, unseal
+from noisebank.storage import FileEntry, Store
 
 FORMAT = 1
 """Version of the bank's layout; readers refuse later ones."""
@@ -83,11 +83,11 @@ class Snapshot:
         sources: rows known of each source, removed ones excluded.
         noise_sets: the sets of the configuration.
         in_bank: rows with a clip, a caption and a record in each of ``noise_sets``.
-        records: overlay segments of each noise set, oldest first; see :mod:`noisebank.tables`.
+        records: overlay segments of each noise set, oldest first; see :mod:`noisebank.format.tables`.
         record_counts: clips with a record, by noise set.
         failure_counts: failures by code.
         data_bytes: of all data files (clips, sidecars, captions, noise).
-        parts: manifest parts by kind; see :mod:`noisebank.parts`.
+        parts: manifest parts by kind; see :mod:`noisebank.format.parts`.
         rows: overlay segments of what is known of every row.
         failures: overlay segments, by (num, stage); an empty code is a healed failure.
         index: segments, oldest first.

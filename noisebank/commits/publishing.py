@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .delta import FAILURE_KEY, Delta
-from .errors import BankDamaged, JobFailed
-from .manifest import IndexSegment, Snapshot
-from .planning.claims import claimed_receipts
-from .planning.plan import Plan
-from .planning.reduce import PLAN_STAGE
-from .receipts import Failure, Receipt
-from .status import Status
-from .storage import FileEntry, Store
-from .tables import OverlayTable, merge
+from noisebank.commits.delta import FAILURE_KEY, Delta
+from noisebank.errors import BankDamaged, JobFailed
+from noisebank.format.manifest import IndexSegment, Snapshot
+from noisebank.format.receipts import Failure, Receipt
+from noisebank.format.status import Status
+from noisebank.format.tables import OverlayTable, merge
+from noisebank.planning.claims import claimed_receipts
+from noisebank.planning.plan import Plan
+from noisebank.planning.reduce import PLAN_STAGE
+from noisebank.storage import FileEntry, Store
 
 Nums = npt.NDArray[np.int64]
 _EXAMPLES = 3

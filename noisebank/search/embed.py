@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ConfigError
-from .storage import file_sha256
+from noisebank.errors import ConfigError
+from noisebank.storage import file_sha256
 
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 _MODULES = "modules.json"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .storage import Store
+from noisebank.storage import Store
 
 FOLDER = "runs"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import BankDamaged, RowFailure
+from noisebank.errors import BankDamaged, RowFailure
 
 MEMBER_MODE = 0o444
 VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi")

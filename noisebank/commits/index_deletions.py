@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .errors import BankDamaged
-from .manifest import IndexSegment
-from .storage import FileEntry, Store, publish_bytes, publish_file
-from .trusted import trusted_bytes, trusted_path
+from noisebank.errors import BankDamaged
+from noisebank.format.manifest import IndexSegment
+from noisebank.format.trusted import trusted_bytes, trusted_path
+from noisebank.storage import FileEntry, Store, publish_bytes, publish_file
 
 if TYPE_CHECKING:
-    from .delta import Delta
+    from noisebank.commits.delta import Delta
 
 Nums = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .receipts import Receipt
-from .storage import FileEntry, Store, publish_bytes
-from .tables import merge_from
-from .trusted import trusted_bytes
+from noisebank.format.receipts import Receipt
+from noisebank.format.tables import merge_from
+from noisebank.format.trusted import trusted_bytes
+from noisebank.storage import FileEntry, Store, publish_bytes
 
 FOLDER = "parts"
 

@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from .errors import JobFailed
+from noisebank.errors import JobFailed
 
 FLAT_LIMIT = 50_000
 FULL_LIMIT = 2_000_000

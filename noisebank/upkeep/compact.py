@@ -17,21 +17,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .commit import commit
-from .delta import CommitInfo, Delta
-from .errors import BankDamaged
-from .index_deletions import redacted_entries
-from .manifest import Snapshot, read_snapshot
-from .options import ClipOptions
-from .parts import part_entries, read_parts
-from .receipts import Receipt
-from .repack import Piece, Repacked, repack_captions, repack_clips, repack_noise
-from .stages.clips import TAR
-from .status import Status
-from .storage import FileEntry, Store
-from .tables import OverlayTable
-from .trusted import trusted_bytes
-from .vacuum import vacuum
+from noisebank.commits.commit import commit
+from noisebank.commits.delta import CommitInfo, Delta
+from noisebank.commits.index_deletions import redacted_entries
+from noisebank.errors import BankDamaged
+from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.receipts import Receipt
+from noisebank.format.status import Status
+from noisebank.format.tables import OverlayTable
+from noisebank.format.trusted import trusted_bytes
+from noisebank.options import ClipOptions
+from noisebank.stages.clips import TAR
+from noisebank.storage import FileEntry, Store
+from noisebank.upkeep.repack import Piece, Repacked, repack_captions, repack_clips, repack_noise
+from noisebank.upkeep.vacuum import vacuum
 
 Nums = npt.NDArray[np.int64]
 _FULL_SHARD = ClipOptions().maxcount

@@ -1,0 +1,1 @@
+"""Keeping a bank well: verify, repair, vacuum and compact."""
