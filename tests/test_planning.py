@@ -310,10 +310,13 @@ def test_other_noise_options_invert_again_and_drop_the_old_records(bank: Bank) -
 def test_what_is_listed_wrongly_goes_when_other_options_ask_for_it_anew(bank: Bank) -> None:
     first(bank, 3)
     path = listed(bank, [webvid_row(0), [*webvid_row(1)[:4], ""], webvid_row(2)])
+    bank.build(path)
+    assert list(bank.failures()) == [("webvid-1-0-5000", "plan")] and len(bank.rows()) == 3
     bank.fingerprints = FINGERPRINTS | {"captions": "t2"}
     plan = bank.build(path)
     assert counts(plan, "removed", "invalid") == (1, 1)
     assert [row["status"] for row in bank.delta(plan) if row["status"] == Status.REMOVED] == [Status.REMOVED]
+    assert list(bank.failures()) == [("webvid-1-0-5000", "plan")], "it is listed, so it has a status"
     assert bank.plan(path).is_empty
 
 

@@ -210,7 +210,7 @@ def _healed(
     of_plan = pc.equal(stages, PLAN_STAGE).to_numpy()
     ours = pc.is_in(known.column("source"), value_set=pa.array(list(source_names.values()))).to_numpy()
     ours = ours | difference.rules.prune
-    healed = gone | (of_plan & ours & ~np.isin(nums, invalid))
+    healed = np.where(of_plan, ours & ~np.isin(nums, invalid), gone)
     ready = difference.held | difference.clips.claimed.done
     healed |= pc.equal(stages, "clips").to_numpy() & np.isin(nums, difference.nums[ready])
     for name, work in difference.noise.items():
