@@ -17,7 +17,7 @@ demo: $(STAMP)  ## captioned videos -> bank -> lookup -> a generated clip
 	$(VENV)/bin/noisebank demo --out demo
 
 test: $(STAMP)  ## the test suite
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
