@@ -32,7 +32,6 @@ from tests.servers import VideoServer
 
 FLAGS = ("--max_failed", "1", "--max_changed", "1", "--max_removed", "1")
 PRELOADED = (
-    "tests.kill",
     "pipelines.build",
     "apache_beam.runners.portability.fn_api_runner",
     "sentence_transformers",
