@@ -91,7 +91,11 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
     parser.add_argument(
         "--maxcount", type=_at_least(int, 1), default=512, metavar="N", help="clips in a full shard (default: 512)"
     )
-    parser.add_argument("--purge", action="store_true", help="also remove the bytes of rows that were taken down")
+    parser.add_argument(
+        "--purge",
+        action="store_true",
+        help="also remove the bytes of rows that were taken down, and all older snapshots",
+    )
 
 
 def _at_least(kind: Callable[[str], float], smallest: int) -> Callable[[str], float]:
@@ -160,7 +164,7 @@ def sample(arguments: argparse.Namespace) -> Outcome:
         "id": hit.id,
         "caption": hit.caption,
         "score": hit.score,
-        "eta": arguments.eta,
+        "eta": arguments.eta if math.isfinite(arguments.eta) else "inf",  # (JSON has no infinity)
         "seed": arguments.seed,
         "marginal_variance": mixed.marginal_variance,
         "drawn_digest": mixed.drawn_digest,

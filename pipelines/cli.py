@@ -50,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_of_storage(error):
             raise
         return _fail(known, NoiseBankError(str(error).strip().partition("\n")[0]))
-    _print(known, outcome)
+    try:
+        _print(known, outcome)
+        sys.stdout.flush()
+    except BrokenPipeError:  # (the reader, such as head, has seen enough)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(outcome.exit_code)
 
 

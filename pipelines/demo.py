@@ -11,6 +11,7 @@ import csv
 import functools
 import importlib.util
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,7 +177,8 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     files = ["bank.yaml", "bank", "latents.safetensors", "generated.mp4", "replay.gif"]
     lines += ["look at:"] + [f"  {out / name}" for name in files[2:]]
     lines.append(f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {ids})")
-    lines.append(f"the bank: noisebank show {out / 'bank'}; again: noisebank build -c {out / 'bank.yaml'}")
+    lines.append("  (generated.mp4 is made by a model with random weights: it shows that the way works, not a picture)")
+    lines.append(f"next: {sys.argv[0]} show {out / 'bank'}; {sys.argv[0]} failures {out / 'bank'}")
     return Outcome({**summary, "searches": searches, "files": [str(out / name) for name in files]}, lines)
 
 
