@@ -8,11 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.e2e import VIDEOS, Project, write_videos
 from tests.servers import VideoServer
 
 ROOT = Path(__file__).parents[1]
+
+# A busy machine is no failure: examples have no deadline.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
