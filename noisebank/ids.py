@@ -72,3 +72,8 @@ def xxh64_of(texts: pa.Array) -> npt.NDArray[np.uint64]:
         piece = values.slice(start, _HASHED_AT_ONCE).to_pylist()
         hashes[start : start + len(piece)] = np.fromiter(map(xxhash.xxh64_intdigest, piece), np.uint64, len(piece))
     return hashes
+
+
+def source_number(name: str) -> int:
+    """The number that stands for a source in the column ``source`` of tables: the low half of XXH64 of its name."""
+    return xxh64(name) & 0xFFFFFFFF

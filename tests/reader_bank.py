@@ -13,12 +13,12 @@ import pyarrow as pa
 import torch
 
 from noisebank.commits.commit import commit
-from noisebank.commits.delta import CommitInfo, Delta, source_number
+from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.format.noise_file import write_noise_file
 from noisebank.format.receipts import Receipt, finish, inputs_hash
 from noisebank.format.status import Status
-from noisebank.ids import clip_number, xxh64
+from noisebank.ids import clip_number, source_number, xxh64
 from noisebank.options import CaptionOptions
 from noisebank.search.embed import Embedder, load_embedder
 from noisebank.stages.captions import make_captions_shard

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import xxhash
 
 from noisebank.commits.commit import commit
-from noisebank.commits.delta import CommitInfo, Delta, source_number
+from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.format.manifest import IndexSegment, Snapshot, latest_snapshot
 from noisebank.format.receipts import Receipt, finish, inputs_hash
 from noisebank.format.shards import ShardSample, write_shard
 from noisebank.format.status import Status
-from noisebank.ids import clip_number, xxh64
+from noisebank.ids import clip_number, source_number, xxh64
 from noisebank.storage import Store, publish_bytes, publish_file
 from noisebank.storage.files import file_sha256
 from schemas.captions import ENTRIES, captions_schema

@@ -20,7 +20,7 @@ from noisebank.format.receipts import Receipt
 from noisebank.format.status import Status
 from noisebank.format.tables import ARROW, PARQUET, OverlayTable, merge_from, write_segment
 from noisebank.format.tally import Tally, count_failures, tally
-from noisebank.ids import xxh64
+from noisebank.ids import source_number
 from noisebank.storage import FileEntry, Store
 
 FAILURE_KEY = ("num", "stage")
@@ -158,11 +158,6 @@ def count(
     """Counts the tables that the segments make up (:func:`noisebank.format.tally.tally`)."""
     tables = {name: OverlayTable(store, entries) for name, entries in records.items()}
     return tally(OverlayTable(store, rows), tables, noise_sets)
-
-
-def source_number(name: str) -> int:
-    """The number that stands for a source in the column ``source`` of rows: the low half of XXH64 of its name."""
-    return xxh64(name) & 0xFFFFFFFF
 
 
 def named_sources(counted: Tally, names: Iterable[str]) -> dict[str, int]:

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from noisebank.format.manifest import latest_snapshot, read_snapshot
 
 from ..errors import ConfigError, SnapshotExpired
+from ..ids import source_number
 from ..options import Config
-from ..sources import ListFile, check_columns, open_lists, source_number
+from ..sources import ListFile, check_columns, open_lists
 from ..storage import Store
 from .claims import ReceiptName, unpublished_receipts
 from .parent import Parent

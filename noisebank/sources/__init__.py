@@ -17,9 +17,9 @@ from ..options import SourceOptions
 from . import csv_text, internvid, json_lines, parquet, table, webdataset, webvid
 from .block import Block
 from .files import ListFile, expand, open_lists
-from .rows import Fields, listed_rows, source_number
+from .rows import Fields, listed_rows
 
-__all__ = ["ListFile", "Range", "check_columns", "cut_ranges", "expand", "open_lists", "read_range", "source_number"]
+__all__ = ["ListFile", "Range", "check_columns", "cut_ranges", "expand", "open_lists", "read_range"]
 
 RANGE_BYTES = 16 << 20
 FILE_SHIFT = 44

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from .block import QUOTED, Block, concat_blocks, text_block
+from .spans import whole_records
 
 LONGEST_FIELD = 1 << 17
 _PIECE_BYTES = 1 << 16
@@ -49,20 +50,7 @@ def read_header(file: BinaryIO) -> tuple[list[str], int]:
 
 def ranges(file: BinaryIO, start: int, range_bytes: int) -> Iterator[tuple[int, int]]:
     """Cuts the file from ``start`` on into ``(offset, length)`` of whole records, about ``range_bytes`` each."""
-    wanted = range_bytes
-    while True:
-        file.seek(start)
-        data = file.read(wanted)
-        final = len(data) < wanted
-        length = len(data) if final else last_record_end(data)
-        if length:
-            yield start, length
-        elif not final:
-            wanted *= 2
-            continue
-        if final:
-            return
-        start, wanted = start + length, range_bytes
+    return whole_records(file, start, range_bytes, last_record_end)
 
 
 def parse(data: bytes, header: list[str], columns: list[str]) -> Block:

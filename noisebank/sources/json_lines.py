@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from .block import QUOTED, Block, concat_blocks, text_block
+from .spans import whole_records
 
 _PIECE_BYTES = 1 << 16
 _FIRST_BYTES = 1 << 20
@@ -24,20 +25,7 @@ def read_header(file: BinaryIO) -> list[str]:
 
 def ranges(file: BinaryIO, range_bytes: int) -> Iterator[tuple[int, int]]:
     """Cuts the file into ``(offset, length)`` of whole lines, about ``range_bytes`` each."""
-    start, wanted = 0, range_bytes
-    while True:
-        file.seek(start)
-        data = file.read(wanted)
-        final = len(data) < wanted
-        length = len(data) if final else data.rfind(b"\n") + 1
-        if length:
-            yield start, length
-        elif not final:
-            wanted *= 2
-            continue
-        if final:
-            return
-        start, wanted = start + length, range_bytes
+    return whole_records(file, 0, range_bytes, lambda data: data.rfind(b"\n") + 1)
 
 
 def parse(data: bytes, columns: list[str]) -> Block:

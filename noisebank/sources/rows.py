@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..ids import clip_numbers, safe, xxh64, xxh64_of
+from ..ids import clip_numbers, safe, source_number, xxh64, xxh64_of
 from .block import QUOTED
 
 _SAFE = np.zeros(256, bool)
@@ -93,11 +93,6 @@ def listed_rows(fields: Fields, source: str, base: int, position: int) -> pa.Tab
             "caption_hash": xxh64_of(caption),
         }
     )
-
-
-def source_number(name: str) -> int:
-    """The number that stands for a source in tables: the low half of XXH64 of its name."""
-    return xxh64(name) & 0xFFFFFFFF
 
 
 def check_range(fields: Fields, *listed: pa.Array) -> None:
