@@ -16,8 +16,8 @@ $(STAMP): setup.py constraints.txt
 demo: $(STAMP)  ## captioned videos -> bank -> lookup -> a generated clip
 	$(VENV)/bin/noisebank demo --out demo
 
-test: $(STAMP)  ## the test suite
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+test: $(STAMP)  ## the test suite: two processes, a thread each
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 20
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,18 @@ def numbered_video(
     """
     pictures = [np.full((height, width, 3), 20 + LEVEL * number, np.uint8) for number in range(frames)]
     return write_video(path, pictures, codec=codec, fps=fps, times=times, options=options)
+
+
+def av1_video(path: Path) -> Path:
+    """A numbered video in AV1, encoded by a process of its own.
+
+    SVT-AV1 run by root gives the thread that calls it the real-time scheduling policy for good: the rest of the tests
+    would take turns with nothing else on the machine.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+        return other.submit(
+            numbered_video, path, codec="libsvtav1", height=64, options={"preset": "12", "crf": "10"}
+        ).result()
 
 
 def write_video(

@@ -50,9 +50,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "hevc mp4": lambda d: media.numbered_video(
         d / "a.mp4", codec="libx265", height=64, options={"crf": "4", "x265-params": "log-level=0"}
     ),
-    "av1 mp4": lambda d: media.numbered_video(
-        d / "a.mp4", codec="libsvtav1", height=64, options={"preset": "12", "crf": "10"}
-    ),
+    "av1 mp4": lambda d: media.av1_video(d / "a.mp4"),
     "mpeg2 ts": lambda d: media.numbered_video(d / "a.ts", codec="mpeg2video", options={"qmin": "1", "qmax": "2"}),
 }
 
