@@ -12,9 +12,10 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from noisebank.commands import Command, Outcome, add_read_commands
-from noisebank.errors import NoiseBankError
+from noisebank.errors import ConfigError, NoiseBankError
 
 from .job_commands import add_job_commands
 
@@ -33,11 +34,10 @@ exit codes: 0 done; 1 the job failed or too many rows failed, nothing published;
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    parser, commands = _parser()
-    known, rest = parser.parse_known_args(arguments)
-    known.rest = rest
-    if rest and not known.takes_rest:
-        commands[known.command].error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        known = parse_arguments(arguments)
+    except ConfigError as error:
+        return _print_error(error, as_json="--json" in arguments)
     _set_up_logging(known.verbose)
     try:
         outcome = known.run(known)
@@ -58,8 +58,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(outcome.exit_code)
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """Says what argparse says of a usage error, then raises it; the process is left alone."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise ConfigError(message)
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The arguments of a command; ``rest`` has what only Beam may know."""
+    parser, commands = _parser()
+    known, rest = parser.parse_known_args(arguments)
+    known.rest = rest
+    if rest and not known.takes_rest:
+        commands[known.command].error(f"unrecognized arguments: {' '.join(rest)}")
+    return known
+
+
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+    parser = _Parser(
         prog="noisebank",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -67,7 +86,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands: dict[str, argparse.ArgumentParser] = {}
+    commands: dict[str, _Parser] = {}
 
     def add(name: str, help: str, run: Command, *, takes_rest: bool = False) -> argparse.ArgumentParser:
         command = subparsers.add_parser(
@@ -119,7 +138,12 @@ def _fail(known: argparse.Namespace, error: NoiseBankError) -> int:
     if known.verbose:
         logging.error("%s", error, exc_info=error)
     print(f"noisebank {known.command}: {error}", file=sys.stderr)
-    if known.json:
+    return _print_error(error, known.json)
+
+
+def _print_error(error: NoiseBankError, as_json: bool) -> int:
+    """The error as a JSON document, if one is wanted; returns the exit code."""
+    if as_json:
         document = {"error": {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}}
         print(json.dumps(document))
     return error.exit_code

@@ -94,13 +94,14 @@ def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
     rest = list(arguments.rest)
     while rest:
         word = rest.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
+        flag, equals, value = word.removeprefix("--").partition("=")
+        name = flag.replace("-", "_")
         if not (word.startswith("--") and member_flag(name)):
             beam.append(word)
             continue
         if not equals:
             if not rest:
-                raise ConfigError(f"--{name}: a value is wanted")
+                raise ConfigError(f"--{flag}: a value is wanted")
             value = rest.pop(0)
         flags[name] = value
     config = load_config(arguments.config, flags)

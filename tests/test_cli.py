@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from pipelines.cli import main
+from pipelines.cli import main, parse_arguments
+from pipelines.job_commands import read_config
 from tests.e2e import CAPTIONS, Project, Ran, noisebank
 
 ROOT = Path(__file__).parents[1]
@@ -152,6 +153,23 @@ def test_wrong_values_of_read_side_commands_are_usage_errors(bank_folder: Path, 
     assert not latents.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["no-such-command"], "invalid choice: 'no-such-command'"),
+        (["show"], "the following arguments are required: BANK"),
+        (["show", "bank", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+        (["vacuum", "bank", "--keep", "few"], "argument --keep: invalid int value: 'few'"),
+        (["build", "--config"], "argument -c/--config: expected one argument"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_line_that_cannot_be_read_is_said_in_json_too(words: list[str], said: str) -> None:
+    ran = noisebank(*words)
+    usage_error(ran, said)
+    assert ran.document["error"]["type"] == "ConfigError" and said in ran.document["error"]["message"]
+
+
 def test_a_missing_snapshot_is_named(bank_folder: Path) -> None:
     ran = noisebank("show", bank_folder, "--snapshot", 7)
     assert ran.exit_code == 1 and "7" in ran.document["error"]["message"]
@@ -183,6 +201,8 @@ def test_a_damaged_file_is_found(project: Project) -> None:
         (["--noise.small.dtype", "int4"], ["noise[0].dtype: 'int4' is not allowed; one of float16, int8"]),
         (["--noise.other.dtype", "int8"], ["noise has no member named 'other'"]),
         (["--noise.small.dtype"], ["--noise.small.dtype: a value is wanted"]),
+        (["--noise.small.batch-size", "0"], ["noise.small.batch_size: 0 is not allowed; at least 1"]),
+        (["--sources.mine.no-such"], ["--sources.mine.no-such: neither an option of noisebank nor of Beam"]),
         (["--captions.model", "/no/such/model"], ["/no/such/model"]),
         (["--noise.small.model", "/no/such/model"], ["/no/such/model"]),
         (["stray"], ["stray"]),
@@ -233,6 +253,14 @@ def test_flags_beat_the_file(project: Project) -> None:
     assert summary["rows"]["in_bank"] == 2 and not project.bank.exists()
     shown = noisebank("show", elsewhere).document
     assert shown["noise"]["small"]["shape"] == [4, 2, 8, 8] and shown["noise"]["small"]["num_inference_steps"] == 3
+
+
+@pytest.mark.parametrize("flag", ["--noise.small.num-inference-steps=7", "--noise.small.num_inference_steps=7"])
+def test_members_of_lists_take_hyphens_and_underscores(project: Project, flag: str) -> None:
+    arguments = parse_arguments(["build", "-c", str(project.config_file), flag, "--sources.mine.caption", "other-text"])
+    config, beam = read_config(arguments)
+    assert config.noise[0].num_inference_steps == 7 and config.sources[0].caption == "other-text"
+    assert not beam
 
 
 def test_job_commands_run_as_a_module_too(project: Project) -> None:
