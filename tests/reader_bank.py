@@ -15,7 +15,7 @@ import torch
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.format.manifest import Snapshot, latest_snapshot
-from noisebank.format.noise_file import write_noise_file
+from noisebank.format.noise_file import NoiseWriter
 from noisebank.format.receipts import Receipt, finish, inputs_hash
 from noisebank.format.status import Status
 from noisebank.ids import clip_number, source_number, xxh64
@@ -85,7 +85,10 @@ def invert(
             columns[field.name] = [_filler(field.type, i) for i in range(len(ids))]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "noise.arrow")
-        layout = write_noise_file(path, schema, columns, torch.stack([record_of(id, shape) for id in ids]))
+        with NoiseWriter(path, schema) as writer:
+            for row, id in enumerate(ids):
+                writer.append(record_of(id, shape), {name: values[row] for name, values in columns.items()})
+            layout = writer.finish()
         with pa.OSFile(str(path)) as file:
             checksums = pa.ipc.open_file(file).read_all().column("checksum").to_pylist()
         entry = publish_file(store, path, f"noise/{noise_set}", ".arrow", len(ids))

@@ -14,12 +14,12 @@ import xxhash
 from noisebank.errors import BankDamaged, ShapeMismatch
 from noisebank.format.noise_file import (
     NoiseShard,
+    NoiseWriter,
     RecordLayout,
     dequantise,
     quantise,
     record_layout,
     storage_roundtrip,
-    write_noise_file,
 )
 from noisebank.storage import open_store
 from schemas.noise import noise_schema
@@ -27,25 +27,26 @@ from schemas.noise import noise_schema
 SHAPE = (4, 3, 5, 7)
 
 
-def columns(schema: pa.Schema, n: int) -> dict[str, list[Any]]:
+def columns(schema: pa.Schema, row: int) -> dict[str, Any]:
     """Plausible values for every column that the writer does not make itself."""
-    made: dict[str, list[Any]] = {}
+    made: dict[str, Any] = {}
     for field in schema:
         if field.name in ("noise", "scale", "checksum"):
             continue
         if pa.types.is_fixed_size_list(field.type):
-            made[field.name] = [[0.5] * field.type.list_size] * n
-        elif field.type == pa.string():
-            made[field.name] = [f"{field.name}-{i}" for i in range(n)]
+            made[field.name] = [0.5] * field.type.list_size
         else:
-            made[field.name] = list(range(n))
+            made[field.name] = f"{field.name}-{row}" if field.type == pa.string() else row
     return made
 
 
 def write(folder: Path, dtype: str, n: int = 6) -> tuple[torch.Tensor, NoiseShard, list[int]]:
     noise = torch.randn((n, *SHAPE), generator=torch.Generator().manual_seed(7))
     schema = noise_schema(SHAPE, dtype)
-    layout = write_noise_file(folder / "n.arrow", schema, columns(schema, n), noise)
+    with NoiseWriter(folder / "n.arrow", schema) as writer:
+        for row, record in enumerate(noise):
+            writer.append(record, columns(schema, row))
+        layout = writer.finish()
     with pa.OSFile(str(folder / "n.arrow")) as file:
         checksums = pa.ipc.open_file(file).read_all().column("checksum").to_pylist()
     shard = NoiseShard(open_store(folder), "n.arrow", n, SHAPE, dtype, RecordLayout.from_info(layout))
@@ -163,6 +164,9 @@ def test_a_remote_shard_is_read_by_ranges(tmp_path: Path, dtype: str) -> None:
 
 def test_noise_of_another_shape_is_refused(tmp_path: Path) -> None:
     schema = noise_schema(SHAPE, "float16")
-    for shape in ((2, 4, 3, 5, 8), (0, *SHAPE)):
-        with pytest.raises(ShapeMismatch, match="the schema takes"):
-            write_noise_file(tmp_path / "n.arrow", schema, columns(schema, shape[0]), torch.zeros(shape))
+    with NoiseWriter(tmp_path / "n.arrow", schema) as writer:
+        with pytest.raises(ShapeMismatch, match=r"\[4, 3, 5, 8\]: the schema takes \[4, 3, 5, 7\]"):
+            writer.append(torch.zeros(4, 3, 5, 8), columns(schema, 0))
+        with pytest.raises(ValueError, match="at least one record"):
+            writer.finish()
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+import noisebank.stages.noise as noise_stage_module
 from noisebank.errors import BankDamaged
 from noisebank.format.receipts import Receipt
 from noisebank.ids import clip_number
@@ -207,6 +209,25 @@ def test_running_out_of_memory_halves_the_batch_and_changes_nothing_else(
     assert sizes.count(4) == 1 and set(sizes) == {4, 2, 1}
     assert made.receipt.info["batch_size"] == 2
     assert made.receipt.files == expected.receipt.files  # named by their content
+
+
+def test_the_noise_of_one_batch_is_held_at_a_time(
+    store: Store, adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    invert_clips = noise_stage_module.invert_clips
+
+    def watched(*args: Any, **options: Any) -> Any:
+        alive.append(sum(noise() is not None for noise in made))
+        records = invert_clips(*args, **options)
+        made.extend(weakref.ref(record.noise) for record in records)
+        return records
+
+    monkeypatch.setattr(noise_stage_module, "invert_clips", watched)
+    assert make(store, adapter, batch_size=1).receipt.rows == 5
+    assert len(alive) == 5 and max(alive) <= 1  # (of the batch before, the last record)
+    assert not any(noise() is not None for noise in made)
 
 
 def test_float16_and_int8_of_the_same_clips(store: Store, adapter: ModelAdapter) -> None:

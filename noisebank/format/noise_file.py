@@ -7,11 +7,14 @@ record is a slice of a memory map or one range request, and its XXH3-64 (values,
 
 from __future__ import annotations
 
+import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +49,7 @@ class RecordLayout:
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> RecordLayout:
-        """From what :func:`write_noise_file` returned, wherever it was kept."""
+        """From what :meth:`NoiseWriter.finish` returned, wherever it was kept."""
         scale = (info.get("scale_offset") or 0, info.get("scale_stride") or 0)
         return cls(info["data_offset"], info["stride"], *scale)
 
@@ -76,46 +79,77 @@ def storage_roundtrip(noise: torch.Tensor, dtype: str) -> torch.Tensor:
     return dequantise(*quantise(noise)) if dtype == "int8" else noise.half().float()
 
 
-def write_noise_file(
-    path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[Any]], noise: torch.Tensor
-) -> dict[str, int]:
-    """Writes one noise shard.
+class NoiseWriter:
+    """Writes one noise shard record by record; of the noise it holds none.
+
+    The values wait, encoded as they are stored, in unnamed files in the folder of ``path``; :meth:`finish` maps them
+    into the one record batch. A context manager, which removes them.
 
     Args:
         path: local file to write.
         schema: whose column ``noise`` is a fixed-shape tensor; it decides shape and storage dtype.
-        columns: the values of every column but ``noise``, ``scale`` and ``checksum``, one a record.
-        noise: ``[N, C, F, H, W]`` float32, sigma-normalised.
-
-    Returns:
-        ``data_offset`` and ``stride``, and for int8 ``scale_offset`` and ``scale_stride`` (:class:`RecordLayout`).
-
-    Raises:
-        ShapeMismatch: ``noise`` has no record, or records of another shape than the schema's.
     """
-    tensor_type = schema.field("noise").type
-    shape = tuple(tensor_type.shape)
-    if not len(noise) or tuple(noise.shape[1:]) != shape:
-        raise ShapeMismatch(f"noise of shape {tuple(noise.shape)}: the schema takes [N, *{list(shape)}], N at least 1")
-    noise = noise.detach().cpu().float()
-    if tensor_type.value_type == pa.int8():
-        quantised, scale = quantise(noise)
-        values, scales = quantised.flatten(1).numpy(), scale.flatten(1).contiguous().numpy()
-    else:
-        values, scales = noise.half().flatten(1).numpy(), None
-    arrays = {
-        "noise": pa.ExtensionArray.from_storage(tensor_type, _fixed_size(values)),
-        "checksum": pa.array([_checksum(*record) for record in _records(values, scales)], pa.uint64()),
-    }
-    if scales is not None:
-        arrays["scale"] = _fixed_size(scales)
-    for field in schema:
-        if field.name not in arrays:
-            arrays[field.name] = pa.array(columns[field.name], field.type)
-    batch = pa.record_batch([arrays[field.name] for field in schema], schema=schema)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(batch)
-    return record_layout(path)
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self._tensor: pa.FixedShapeTensorType = schema.field("noise").type
+        self._columns: dict[str, list[Any]] = {name: [] for name in schema.names if name not in ("noise", "scale")}
+        self._files = ExitStack()
+        self._values = self._files.enter_context(TemporaryFile(dir=path.parent))
+        self._scales = self._files.enter_context(TemporaryFile(dir=path.parent))
+
+    def __enter__(self) -> NoiseWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    @property
+    def rows(self) -> int:
+        """Records written so far."""
+        return len(self._columns["checksum"])
+
+    def append(self, noise: torch.Tensor, columns: Mapping[str, Any]) -> None:
+        """One more record.
+
+        Args:
+            noise: ``[C, F, H, W]`` float32, sigma-normalised.
+            columns: its values of every column but ``noise``, ``scale`` and ``checksum``.
+
+        Raises:
+            ShapeMismatch: ``noise`` has another shape than the schema's records.
+        """
+        if list(noise.shape) != list(self._tensor.shape):
+            raise ShapeMismatch(f"noise of shape {list(noise.shape)}: the schema takes {list(self._tensor.shape)}")
+        values, scales = _encoded(noise.detach().cpu().float(), self._tensor.value_type)
+        for name, column in self._columns.items():
+            column.append(_checksum(values, scales) if name == "checksum" else columns[name])
+        self._values.write(values.data)
+        self._scales.write(scales.data)
+
+    def finish(self) -> dict[str, int]:
+        """Writes the file.
+
+        Returns:
+            ``data_offset`` and ``stride``, and for int8 ``scale_offset`` and ``scale_stride`` (:class:`RecordLayout`).
+
+        Raises:
+            ValueError: there is no record.
+        """
+        if not self.rows:
+            raise ValueError(f"{self._path}: a noise shard has at least one record")
+        noise = _mapped(self._values, self._tensor.value_type, math.prod(self._tensor.shape))
+        arrays: dict[str, pa.Array] = {"noise": pa.ExtensionArray.from_storage(self._tensor, noise)}
+        if "scale" in self._schema.names:
+            scale_type = self._schema.field("scale").type
+            arrays["scale"] = _mapped(self._scales, scale_type.value_type, scale_type.list_size)
+        for name, column in self._columns.items():
+            arrays[name] = pa.array(column, self._schema.field(name).type)
+        batch = pa.record_batch([arrays[name] for name in self._schema.names], schema=self._schema)
+        with pa.OSFile(str(self._path), "wb") as sink, pa.ipc.new_file(sink, self._schema) as writer:
+            writer.write_batch(batch)
+        return record_layout(self._path)
 
 
 def record_layout(path: Path) -> dict[str, int]:
@@ -221,12 +255,20 @@ def _checksum(values: npt.NDArray[Any], scales: npt.NDArray[Any]) -> int:
     return digest.intdigest()
 
 
-def _records(values: npt.NDArray[Any], scales: npt.NDArray[Any] | None) -> zip[tuple[npt.NDArray[Any], ...]]:
-    return zip(values, np.empty((len(values), 0)) if scales is None else scales, strict=True)
+def _encoded(noise: torch.Tensor, values: pa.DataType) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Values and scales of one record as they are stored; float16 has no scales."""
+    if values == pa.int8():
+        quantised, scale = quantise(noise)
+        return quantised.contiguous().numpy(), scale.contiguous().numpy()
+    return noise.half().contiguous().numpy(), _NOTHING.numpy()
 
 
-def _fixed_size(values: npt.NDArray[Any]) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+def _mapped(file: IO[bytes], values: pa.DataType, list_size: int) -> pa.FixedSizeListArray:
+    """The content of a file as lists of ``list_size`` values, without reading it."""
+    file.flush()
+    content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    items = content.size // (values.bit_width // 8)
+    return pa.FixedSizeListArray.from_arrays(pa.Array.from_buffers(values, items, [None, content]), list_size)
 
 
 def _place(offset_name: str, stride_name: str, column: pa.FixedSizeListArray, start: int) -> dict[str, int]:

@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 import torch
 
 from noisebank.errors import BankDamaged, RowFailure, ShapeMismatch
-from noisebank.format.noise_file import storage_roundtrip, write_noise_file
-from noisebank.format.receipts import Receipt, find_receipt, finish, inputs_hash
+from noisebank.format.noise_file import NoiseWriter, storage_roundtrip
+from noisebank.format.receipts import Failure, Receipt, find_receipt, finish, inputs_hash
 from noisebank.format.shards import ShardSample, read_shard
 from noisebank.inversion.clips import ClipRecord, MeteredNetwork, choose_batch_size, invert_clips
 from noisebank.models import ModelAdapter
@@ -111,18 +111,17 @@ def make_noise_shard(
     shape: tuple[int, int, int, int] = tuple(schema.field("noise").type.shape)
     run = _Inversion(adapter, options, clips, shape)
     with tempfile.TemporaryDirectory(prefix="noisebank-noise-") as scratch:
-        outcomes = list(run.outcomes(_local(store, tar, Path(scratch))))
-        ended = list(zip(clips.to_pylist(), outcomes, strict=True))
-        good = [(row, record) for row, record in ended if isinstance(record, ClipRecord)]
-        failures = tuple(failure_of(row, stage, failure) for row, failure in ended if isinstance(failure, RowFailure))
+        path = Path(scratch, "noise.arrow")
+        with NoiseWriter(path, schema) as writer:
+            failures = _write(writer, clips, run.outcomes(_local(store, tar, Path(scratch))), stage)
+            info: dict[str, Any] = {"tar": tar, "batch_size": run.batch_size}
+            if rows := writer.rows:
+                info |= writer.finish()
         files: tuple[FileEntry, ...] = ()
-        info: dict[str, Any] = {"tar": tar, "batch_size": run.batch_size}
-        if good:
-            path = Path(scratch, "noise.arrow")
-            info |= write_noise_file(path, schema, _columns(good), torch.stack([record.noise for _, record in good]))
+        if rows:
             info["description"] = adapter.describe(options.num_inference_steps, shape)
-            files = (publish_file(store, path, stage, ".arrow", len(good), generation),)
-    receipt = Receipt(stage, inputs, fingerprint, files, len(good), failures, info)
+            files = (publish_file(store, path, stage, ".arrow", rows, generation),)
+    receipt = Receipt(stage, inputs, fingerprint, files, rows, failures, info)
     counted = finish(store, receipt)
     _log_shard(receipt, time.perf_counter() - loaded, run.network)
     return Finished(counted, made=counted == receipt, seconds=time.perf_counter() - began)
@@ -238,10 +237,18 @@ def _local(store: Store, tar: str, scratch: Path) -> Path:
     return copy
 
 
-def _columns(good: list[tuple[dict[str, Any], ClipRecord]]) -> dict[str, list[Any]]:
-    """The columns of a noise file beside the noise."""
-    columns: dict[str, list[Any]] = {name: [row[name] for row, _ in good] for name in ("num", "id", "sha256")}
-    columns |= {name: [getattr(record, name) for _, record in good] for name in _MEASURES}
-    for name in good[0][1].statistics:
-        columns[name] = [record.statistics[name].tolist() for _, record in good]
-    return columns
+def _write(
+    writer: NoiseWriter, clips: pa.Table, outcomes: Iterator[ClipRecord | RowFailure], stage: str
+) -> tuple[Failure, ...]:
+    """Writes the records as they come, so that the noise of a batch is held and not that of a shard; gives the failures
+    of the others."""
+    failures = []
+    for row, outcome in zip(clips.to_pylist(), outcomes, strict=True):
+        if isinstance(outcome, RowFailure):
+            failures.append(failure_of(row, stage, outcome))
+            continue
+        columns = {name: row[name] for name in ("num", "id", "sha256")}
+        columns |= {name: getattr(outcome, name) for name in _MEASURES}
+        columns |= {name: values.tolist() for name, values in outcome.statistics.items()}
+        writer.append(outcome.noise, columns)
+    return tuple(failures)
