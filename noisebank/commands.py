@@ -19,7 +19,7 @@ from noisebank.upkeep.repair import repair
 from noisebank.upkeep.vacuum import vacuum as vacuum_bank
 from noisebank.upkeep.verify import verify as verify_snapshot
 
-from .describe import describe, diff, read_failures, snapshot_files
+from .describe import KINDS, describe, diff, read_failures, snapshot_files
 from .errors import ConfigError
 from .storage import open_store
 
@@ -71,7 +71,7 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
 
     parser = add("files", "the files of a snapshot, one a line", files)
     _bank(parser)
-    parser.add_argument("--kind", help="clips, captions, noise, index, rows, records or failures (default: all)")
+    parser.add_argument("--kind", help=f"{', '.join(KINDS)}, noise/NAME or records/NAME (default: all)")
     _snapshot(parser)
 
     parser = add("verify", "re-read every file of a snapshot against its checksum", verify)

@@ -46,10 +46,11 @@ def snapshot_files(store: Store, snapshot: Snapshot, kind: str | None = None) ->
         kind: one of :data:`KINDS`; ``clips`` are the tars, ``noise`` and ``records`` also ``noise/<set>``.
 
     Raises:
-        ConfigError: there is no such kind.
+        ConfigError: there is no such kind, or no such noise set in the snapshot; lists those there are.
     """
-    if kind is not None and kind.partition("/")[0] not in KINDS:
-        raise ConfigError(f"kind: {kind!r} is not allowed; one of {', '.join(KINDS)}")
+    sets = [f"{name}/{noise_set}" for name in ("noise", "records") for noise_set in sorted(snapshot.record_counts)]
+    if kind is not None and kind not in (*KINDS, *sets):
+        raise ConfigError(f"kind: {kind!r} is not allowed; one of {', '.join((*KINDS, *sets))}")
     own = {
         "rows": snapshot.rows,
         "failures": snapshot.failures,
@@ -92,7 +93,7 @@ def describe(store: Store, snapshot: Snapshot) -> dict[str, Any]:
         },
         "embedding": {"model": embedding.get("model"), "dim": embedding.get("dim")},
         "failures": dict(snapshot.failure_counts),
-        "bytes": snapshot.data_bytes + sum(entry.bytes for entry in snapshot.own_files),
+        "bytes": snapshot.total_bytes,
     }
 
 
@@ -149,7 +150,7 @@ def diff(store: Store, before: Snapshot, after: Snapshot) -> dict[str, Any]:
         "changed_captions": captions["changed"],
         "noise": noise,
         "failures": {"before": sum(before.failure_counts.values()), "after": sum(after.failure_counts.values())},
-        "bytes": {"before": before.data_bytes, "after": after.data_bytes},
+        "bytes": {"before": before.total_bytes, "after": after.total_bytes},
     }
 
 

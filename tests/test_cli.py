@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from noisebank.describe import KINDS
 from pipelines.cli import main, parse_arguments
 from pipelines.job_commands import read_config
 from tests.e2e import CAPTIONS, Project, Ran, noisebank
@@ -83,6 +84,23 @@ def test_files_of_one_kind_are_addresses_that_open(bank_folder: Path) -> None:
     tars = noisebank("files", bank_folder, "--kind", "clips").document["files"]
     assert len(tars) == 2 and all(Path(tar).is_file() and tar.endswith(".tar") for tar in tars)
     usage_error(noisebank("files", bank_folder, "--kind", "videos"), "'videos'", "clips, sidecars, captions")
+    usage_error(noisebank("files", bank_folder, "--kind", "noise/other"), "'noise/other'", "noise/small, records/small")
+    usage_error(noisebank("files", bank_folder, "--kind", "clips/small"), "'clips/small'")
+    assert noisebank("files", bank_folder, "--kind", "noise/small").document["files"]
+
+
+def test_help_of_files_lists_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["files", "--help"])
+    said = capsys.readouterr().out.split("--kind KIND", 2)[2].replace(",", " ").split()
+    assert {*KINDS, "noise/NAME", "records/NAME"} <= {*said}
+
+
+def test_bytes_are_those_of_all_files_wherever_they_are_said(bank_folder: Path) -> None:
+    bytes = sum(Path(path).stat().st_size for path in noisebank("files", bank_folder).document["files"])
+    assert noisebank("show", bank_folder).document["bytes"] == bytes
+    assert noisebank("show", bank_folder, "--diff", 1, 1).document["bytes"] == {"before": bytes, "after": bytes}
+    assert noisebank("verify", bank_folder).document["bytes"] == bytes
 
 
 def test_search_ranks_and_takes_k(bank_folder: Path) -> None:

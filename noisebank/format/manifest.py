@@ -136,6 +136,11 @@ class Snapshot:
         groups.append((self.touched,) if self.touched else ())
         return tuple(file for group in groups for file in group)
 
+    @property
+    def total_bytes(self) -> int:
+        """Size of every file, data files and :attr:`own_files`."""
+        return self.data_bytes + sum(file.bytes for file in self.own_files)
+
     def to_bytes(self) -> bytes:
         """As a sealed JSON document."""
         return seal(asdict(self))

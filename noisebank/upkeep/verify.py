@@ -68,8 +68,7 @@ def verify(store: Store, number: int | None = None, progress: Callable[[int, int
     except BankDamaged as error:
         return Report(None, 0, 0, (Damage(snapshot_path(number or snapshot_numbers(store)[-1]), str(error)),))
     own = snapshot.own_files
-    size = sum(entry.bytes for entry in own) + snapshot.data_bytes
-    read = _Counter(size, progress or (lambda done, total: None))
+    read = _Counter(snapshot.total_bytes, progress or (lambda done, total: None))
     damaged = list(_damaged_files(store, own, read))
     data = _data_files(store, snapshot, {damage.path for damage in damaged})
     damaged += _damaged_files(store, data, read)
