@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -95,15 +94,15 @@ class NoiseWriter:
         self._schema = schema
         self._tensor: pa.FixedShapeTensorType = schema.field("noise").type
         self._columns: dict[str, list[Any]] = {name: [] for name in schema.names if name not in ("noise", "scale")}
-        self._files = ExitStack()
-        self._values = self._files.enter_context(TemporaryFile(dir=path.parent))
-        self._scales = self._files.enter_context(TemporaryFile(dir=path.parent))
+        self._values = TemporaryFile(dir=path.parent)  # noqa: SIM115  (closed by __exit__)
+        self._scales = TemporaryFile(dir=path.parent)  # noqa: SIM115
 
     def __enter__(self) -> NoiseWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._files.close()
+        self._values.close()
+        self._scales.close()
 
     @property
     def rows(self) -> int:
