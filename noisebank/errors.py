@@ -66,6 +66,36 @@ class JobFailed(NoiseBankError):
     """The job ran, but nothing was published: too many rows failed, or a stage is unfinished."""
 
 
+FAILURE_CODES = (
+    "bad_dimensions",
+    "bad_duration",
+    "bad_uri",
+    "connection",
+    "decode_error",
+    "decoder_crashed",
+    "decoder_hung",
+    "forbidden",
+    "missing_file",
+    "no_video_stream",
+    "not_finite",
+    "not_video",
+    "private_address",
+    "reconstruction_error",
+    "redirects",
+    "short_body",
+    "timeout",
+    "tls",
+    "too_large",
+    "too_short",
+    "wrong_shape",
+    "youtube_error",
+    "youtube_missing",
+    "youtube_unavailable",
+)
+"""Codes of the failures of clips and noise, besides ``http_404`` and the like; what only a list is to blame for has
+others."""
+
+
 class RowFailure(Exception):  # (a recorded outcome of one row, not a program error)
     """One row cannot be processed; the others go on.
 

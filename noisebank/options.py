@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .errors import FAILURE_CODES
+
 SOURCE_KINDS = ("webvid", "internvid", "table", "webdataset")
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
 STORAGE_DTYPES = ("float16", "int8")
@@ -32,6 +34,15 @@ def parse_bytes(value: int | str) -> int:
     if match is None or unit not in _UNITS:
         raise ValueError("a size such as 500MB, 2GiB or a number of bytes")
     return int(float(match.group(1)) * _UNITS[unit])
+
+
+def parse_failure_codes(value: Any) -> tuple[str, ...]:
+    """Codes of failures from a list of them or a text such as ``http_404,too_short``."""
+    codes = tuple(str(code).strip() for code in (value if isinstance(value, list) else str(value).split(",")))
+    for code in codes:
+        if code not in ("all", *FAILURE_CODES) and not re.fullmatch(r"http_\d{3}", code):
+            raise ValueError(f"codes, which {code!r} is not: all, http_404 and the like, {', '.join(FAILURE_CODES)}")
+    return codes
 
 
 def option(
@@ -180,7 +191,10 @@ class Config:
     )
     prune: bool = option(False, "remove the rows of sources that are not in the configuration", hashed=False)
     retry_failures: tuple[str, ...] = option(
-        (), "failure codes to try again although they are permanent, or 'all'", hashed=False
+        (),
+        "failure codes, with commas between them, to try again although they are permanent, or all",
+        hashed=False,
+        parse=parse_failure_codes,
     )
 
 

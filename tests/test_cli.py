@@ -211,6 +211,7 @@ def test_a_damaged_file_is_found(project: Project) -> None:
     [
         (["--clips.size", "100"], ["clips.size: 100 is not allowed", "multiples of 16"]),
         (["--clips.sise", "64"], ["--clips.sise: neither an option of noisebank nor of Beam"]),
+        (["--retry-failures", "http_404,too_shrt"], ["retry_failures: ", "'too_shrt'", "too_short"]),
         (["--max_failed", "2"], ["max_failed: 2.0 is not allowed; at most 1"]),
         (["--runer", "FlinkRunner"], ["--runer"]),
         (["--direct_num_workers=two"], ["direct_num_workers", "'two'"]),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noisebank import options
+from noisebank.errors import FAILURE_CODES
 from noisebank.options import (
     CaptionOptions,
     ClipOptions,
@@ -17,6 +20,7 @@ from noisebank.options import (
     NoiseOptions,
     fingerprint,
     parse_bytes,
+    parse_failure_codes,
 )
 
 STAGES = (ClipOptions, CaptionOptions, NoiseOptions)
@@ -86,6 +90,31 @@ def test_sizes_in_bytes(text: int | str, size: int) -> None:
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="500MB"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "codes"),
+    [("all", ("all",)), ("http_404, too_short", ("http_404", "too_short")), (["tls", "http_520"], ("tls", "http_520"))],
+)
+def test_failure_codes(value: str | list[str], codes: tuple[str, ...]) -> None:
+    assert parse_failure_codes(value) == codes
+
+
+@pytest.mark.parametrize("value", ["", "http_4", "http_404,too_shrt", ["all", "empty_caption"], None])
+def test_failure_codes_that_are_none_name_those_allowed(value: str | list[str] | None) -> None:
+    with pytest.raises(ValueError, match=r"all, http_404 and the like, bad_dimensions, .*, too_short"):
+        parse_failure_codes(value)
+
+
+def test_every_failure_that_is_raised_has_a_code_that_can_be_retried() -> None:
+    package = Path(options.__file__).parent
+    sources = [
+        path.read_text() for folder in ("video", "inversion", "stages") for path in package.glob(f"{folder}/*.py")
+    ]
+    text = "\n".join(sources)
+    raised = set(re.findall(r'\b(?:RowFailure|_Failed)\(\s*"(\w+)"', text))
+    assert len(raised) > 10 and raised <= set(FAILURE_CODES)
+    assert all(f'"{code}"' in text for code in FAILURE_CODES)
 
 
 def test_size_is_a_side_or_height_and_width() -> None:
