@@ -23,7 +23,7 @@ from noisebank.commits.runs import collect_run
 from noisebank.errors import ConfigError, JobFailed, NoiseBankError
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.options import Config
-from noisebank.planning.plan import Plan, find_open_plan, read_plan
+from noisebank.planning.plan import Plan, find_open_plan, read_plan, removal_problems
 from noisebank.stages.noise import noise_stage
 from noisebank.storage import open_store
 from runners.options import beam_options
@@ -146,7 +146,7 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
 
 
 def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
-    """What a build would do, in counts; nothing is written to the bank."""
+    """What a build would do, in counts, and why it would refuse to, if so; nothing is written to the bank."""
     fingerprints, models = prepare(config)
     with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
         options = beam_options(beam_arguments)
@@ -154,7 +154,8 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
         store = open_store(scratch)
         (hash,) = (key.split("/")[1] for key in store.list("plans") if key.endswith("/plan.json"))
         plan = read_plan(store, hash)
-        return _planned(plan, latest_snapshot(open_store(config.bank)))
+        planned = _planned(plan, latest_snapshot(open_store(config.bank)))
+        return {**planned, "refused": removal_problems(plan, config)}
 
 
 def _plan_summary(config: Config, hash: str | None) -> dict[str, Any]:

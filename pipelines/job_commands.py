@@ -152,4 +152,5 @@ def _report(summary: dict[str, Any]) -> Outcome:
         lines.append(f"{stage}: " + ", ".join(f"{value:g} {name}" for name, value in figures.items()))
     for code, count in summary.get("failed_by_code", {}).items():
         lines.append(f"failed {code}: {count}")
+    lines += [f"build would refuse: {problem}" for problem in summary.get("refused", ())]
     return Outcome(summary, lines)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cli import main
 from tests.e2e import CAPTIONS, Project, Row
 
 BAD = Row("bad", "/nowhere/missing.mp4", "a video that is not there")
@@ -107,6 +108,27 @@ def test_plan_writes_nothing_and_says_what_build_then_does(project: Project) -> 
 
     planned = project.run("plan")
     assert {todo["rows"] for todo in planned.document["stages"].values()} == {0}
+    assert planned.document["refused"] == []
+
+
+def test_plan_says_when_build_would_refuse(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.write_list(project.rows(5))
+    project.build()
+    rows = project.rows(4)
+    project.write_list([rows[0]._replace(caption="other words"), rows[1]._replace(caption="more of them"), *rows[2:]])
+    planned = project.run("plan")
+    assert planned.exit_code == 0 and planned.document["refused"] == [
+        "source mine: 1 of 5 rows removed, more than max_removed 0.1; check its lists, or raise max_removed",
+        "source mine: 2 of 5 rows changed, more than max_changed 0.1; check its lists, or raise max_changed",
+    ]
+    assert main(["plan", "-c", str(project.config_file)]) == 0
+    assert "\nbuild would refuse: source mine: 1 of 5 rows removed" in capsys.readouterr().out
+    refused = project.run("build")
+    assert refused.exit_code == 1
+    assert refused.document["error"]["message"] == "; ".join(planned.document["refused"])
+    limits = ("--max_removed", 0.2, "--max_changed", 0.4)
+    assert project.run("plan", *limits).document["refused"] == []
+    assert project.build(*limits)["committed"]
 
 
 @pytest.mark.parametrize("command", ["plan", "build", "clips"])
