@@ -6,7 +6,7 @@ export PYTHONPATH :=
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types check bench clean
+.PHONY: demo test lint types check bench versitygw clean
 
 $(STAMP): setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -30,6 +30,9 @@ check: lint types test
 
 bench: $(STAMP)  ## one table of ratios, measured in one run
 	$(VENV)/bin/python -m benchmarks
+
+versitygw: $(STAMP)  ## an S3 server with conditional puts, for the tests that skip without one (needs Go)
+	GOBIN=$(CURDIR)/$(VENV)/bin go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 clean:
 	rm -rf demo bench build dist *.egg-info

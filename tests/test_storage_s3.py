@@ -1,7 +1,6 @@
 """The same promises on an S3 server with real conditional puts; skipped where versitygw is not installed.
 
-``go install github.com/versity/versitygw/cmd/versitygw@latest``, then ``NOISEBANK_COMMITS=100 pytest
-tests/test_storage_s3.py`` for the full race.
+``make versitygw`` installs it, then ``NOISEBANK_COMMITS=100 pytest tests/test_storage_s3.py`` is the full race.
 """
 
 import multiprocessing
@@ -9,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sysconfig
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ from noisebank.upkeep.verify import verify
 from tests.small_bank import make, publish
 from tests.test_commit import check_race, commit_many
 
-GATEWAY = shutil.which("versitygw")
+GATEWAY = shutil.which("versitygw", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
 COMMITS = int(os.environ.get("NOISEBANK_COMMITS", "5"))
 
 pytestmark = pytest.mark.skipif(GATEWAY is None, reason="versitygw is not installed")
