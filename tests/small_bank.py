@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,7 +17,7 @@ import xxhash
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.format.manifest import IndexSegment, Snapshot, latest_snapshot
-from noisebank.format.receipts import Receipt, finish, inputs_hash
+from noisebank.format.receipts import Failure, Receipt, finish, inputs_hash
 from noisebank.format.shards import ShardSample, write_shard
 from noisebank.format.status import Status
 from noisebank.ids import clip_number, source_number, xxh64
@@ -30,6 +31,7 @@ from schemas.rows import ROWS
 
 SET = "toy"
 SHAPE = (1, 2, 2, 2)
+DIM = 4
 FINGERPRINTS = {"clips": "c1", "captions": "t1", "noise": {SET: "n1"}}
 _runs = itertools.count()
 
@@ -56,7 +58,7 @@ def make(store: Store, captions: Mapping[str, str], *, failed: Iterable[str] = (
     """One shard with a clip, caption, noise record and index entry for each id of ``captions``; ``failed`` ids fail."""
     ids = sorted(captions, key=num_of)
     with tempfile.TemporaryDirectory() as scratch:
-        clips = _clips(store, Path(scratch), ids, captions, generation)
+        clips = _clips(store, Path(scratch), ids, captions, list(failed), generation)
         texts = _captions(store, Path(scratch), ids, captions, generation)
         noise = _noise(store, Path(scratch), ids, captions, generation)
         index, indexed = _index(store, Path(scratch), ids, captions, generation)
@@ -124,6 +126,12 @@ def noise_of(id: str, caption: str) -> npt.NDArray[np.float16]:
     return np.random.default_rng([num_of(id), len(caption)]).normal(size=SHAPE).astype(np.float16)
 
 
+def vector_of(caption: str) -> npt.NDArray[np.float32]:
+    """The embedding of a caption, [D], of length one."""
+    vector = np.random.default_rng(xxh64(caption)).normal(size=DIM).astype(np.float32)
+    return vector / np.linalg.norm(vector)
+
+
 def _checksum(noise: npt.NDArray[np.float16]) -> int:
     return xxhash.xxh3_64_intdigest(noise.tobytes())
 
@@ -145,15 +153,23 @@ def _row(id: str, clip: int, row: int, caption_file: int, status: Status, captio
 
 
 def _receipt(
-    store: Store, stage: str, ids: list[str], files: tuple[object, ...], texts: Iterable[str], **info: int
+    store: Store,
+    stage: str,
+    ids: list[str],
+    files: tuple[object, ...],
+    texts: Iterable[str],
+    failures: tuple[Failure, ...] = (),
+    **info: int,
 ) -> Receipt:
     inputs = inputs_hash(
         FINGERPRINTS.get(stage, "x") if "/" not in stage else "n1", pa.array(ids), pa.array(list(texts))
     )
-    return finish(store, Receipt(stage, inputs, "x", files, len(ids), (), info))
+    return finish(store, Receipt(stage, inputs, "x", files, len(ids), failures, info))
 
 
-def _clips(store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], generation: int) -> Receipt:
+def _clips(
+    store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], failed: list[str], generation: int
+) -> Receipt:
     tar, sidecar = scratch / "x.tar", scratch / "x.parquet"
     write_shard(tar, [ShardSample(id, _mp4(id), captions[id], {"id": id, "caption": captions[id]}) for id in ids])
     rows = [
@@ -170,22 +186,35 @@ def _clips(store: Store, scratch: Path, ids: list[str], captions: Mapping[str, s
         }
         for i, id in enumerate(ids)
     ]
-    pq.write_table(pa.Table.from_pylist(rows, CLIPS), sidecar)
+    rows += [
+        {"num": num_of(id), "id": id, "uri": f"{id}.mp4", "caption": f"of {id}", "clip_row": -1, "code": "http_404"}
+        for id in failed
+    ]
+    pq.write_table(table(rows, CLIPS), sidecar)
     digest = hashlib.sha256((file_sha256(tar) + file_sha256(sidecar)).encode()).hexdigest()
     files = tuple(
-        publish_file(store, path, "clips", path.suffix, len(ids), generation, name_digest=digest)
-        for path in (tar, sidecar)
+        publish_file(store, path, "clips", path.suffix, count, generation, name_digest=digest)
+        for path, count in ((tar, len(ids)), (sidecar, len(rows)))
     )
-    return _receipt(store, "clips", ids, files, captions.values())
+    failures = tuple(
+        Failure(num_of(id), id, source_of(id), f"{id}.mp4", "clips", "http_404", "gone", False, 1) for id in failed
+    )
+    return _receipt(store, "clips", ids, files, captions.values(), failures)
 
 
 def _captions(store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], generation: int) -> Receipt:
     path = scratch / "captions.parquet"
     rows = [
-        {"num": num_of(id), "id": id, "source": source_of(id), "caption": captions[id], "embedding": [1.0, 0.0]}
+        {
+            "num": num_of(id),
+            "id": id,
+            "source": source_of(id),
+            "caption": captions[id],
+            "embedding": vector_of(captions[id]),
+        }
         for id in ids
     ]
-    pq.write_table(pa.Table.from_pylist(rows, captions_schema(2)), path)
+    pq.write_table(pa.Table.from_pylist(rows, captions_schema(DIM)), path)
     return _receipt(
         store,
         "captions",
@@ -221,7 +250,9 @@ def _index(
     rows = [{"num": num_of(id), "id": id, "source": source_of(id), "caption": captions[id]} for id in ids]
     pq.write_table(pa.Table.from_pylist(rows, ENTRIES), path)
     entries = publish_file(store, path, "index", ".parquet", len(ids), generation)
-    faiss = publish_bytes(store, b"faiss" + path.read_bytes(), "index", ".faiss", len(ids), generation)
-    info = publish_bytes(store, str(ids).encode(), "index", ".json", 1, generation)
-    segment = IndexSegment(faiss, entries, info, None, "Flat", len(ids), 1.0)
-    return segment, _receipt(store, "index", ids, (faiss, entries, info), captions.values())
+    flat = faiss.IndexFlatIP(DIM)
+    flat.add(np.stack([vector_of(captions[id]) for id in ids]))
+    index = publish_bytes(store, faiss.serialize_index(flat).tobytes(), "index", ".faiss", len(ids), generation)
+    info = publish_bytes(store, f"{xxh64(str(ids))}".encode(), "index", ".json", 1, generation)
+    segment = IndexSegment(index, entries, info, None, "Flat", len(ids), 1.0)
+    return segment, _receipt(store, "index", ids, (index, entries, info), captions.values())

@@ -1,11 +1,13 @@
 """Compaction: fewer, fuller shards with the same rows and the same noise; purging leaves no trace in the files."""
 
+import dataclasses
 import itertools
 import json
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,10 +23,12 @@ from noisebank.format.receipts import find_receipt
 from noisebank.format.shards import read_shard
 from noisebank.format.tables import OverlayTable
 from noisebank.ids import xxh64
+from noisebank.search.segments import open_segment, search_segments
 from noisebank.storage import Store, open_store
 from noisebank.upkeep.compact import compact
 from noisebank.upkeep.verify import verify
-from tests.small_bank import SET, SHAPE, make, noise_of, num_of, publish, remove
+from schemas.failures import FAILURES
+from tests.small_bank import SET, SHAPE, failure, make, noise_of, num_of, publish, remove, table, vector_of
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -47,7 +51,7 @@ def contents(store: Store, snapshot: Snapshot, scratch: Path) -> dict[int, tuple
         with store.open(files["captions"][row["caption_file"]]["path"]) as file:
             caption = pq.read_table(file).to_pylist()[row["caption_row"]]
         with store.open(files["sidecars"][row["clip_file"]]["path"]) as file:
-            side = pq.read_table(file).to_pylist()[row["clip_row"]]
+            side = [good for good in pq.read_table(file).to_pylist() if good["clip_row"] >= 0][row["clip_row"]]
         assert row["num"] == num_of(sample.id) == caption["num"] == side["num"]
         assert side["clip_row"] == row["clip_row"]
         _, file, at, checksum, _ = records.find(row["num"])
@@ -97,15 +101,7 @@ def test_full_shards_stay_and_new_ones_are_not_overfull(store: Store, tmp_path: 
 
 def test_tars_get_the_captions_that_hold_now(store: Store, tmp_path: Path) -> None:
     publish(store, make(store, {f"a-{i}": f"old {i}" for i in range(6)}).delta)
-    new = make(store, {"a-2": "new caption"})
-    rows = OverlayTable(store, read_snapshot(store).rows).find(num_of("a-2"))
-    table = new.delta.rows[0]
-    for name, value in zip(table.column_names, rows, strict=True):
-        if name in ("clip_file", "clip_row", "video"):
-            at = table.schema.get_field_index(name)
-            table = table.set_column(at, table.schema.field(at), pa.array([value], table.schema.field(at).type))
-    captioned = Delta([table], {}, (), [new.receipts["captions"]], new.delta.index)
-    before = publish(store, captioned)
+    before = publish(store, recaption(store, "a-2", "new caption"))
     compacted = compact(store, maxcount=4)
     assert contents(store, compacted, tmp_path) == contents(store, before, tmp_path)
     (entry,) = snapshot_files(store, compacted, "clips")
@@ -132,29 +128,80 @@ def test_half_dead_shards_are_rewritten(store: Store, tmp_path: Path) -> None:
     assert describe(store, compacted)["bytes"] < describe(store, before)["bytes"]
 
 
+def everything(store: Store) -> dict[str, bytes]:
+    """Every file of a bank by its key, the columns of Parquet files decoded."""
+    files = {}
+    for key in store.list(""):
+        files[key] = store.read(key)
+        if key.endswith(".parquet"):
+            for column in pq.read_table(pa.BufferReader(files[key])).columns:
+                buffers = [buffer for chunk in column.chunks for buffer in chunk.buffers()]
+                files[key] += b"".join(buffer.to_pybytes() for buffer in buffers if buffer)
+    return files
+
+
+def recaption(store: Store, id: str, caption: str) -> Delta:
+    """A new caption for a clip that stays as it is."""
+    new = make(store, {id: caption})
+    rows = OverlayTable(store, read_snapshot(store).rows).find(num_of(id))
+    table = new.delta.rows[0]
+    for name, value in zip(table.column_names, rows, strict=True):
+        if name in ("clip_file", "clip_row", "video"):
+            at = table.schema.get_field_index(name)
+            table = table.set_column(at, table.schema.field(at), pa.array([value], table.schema.field(at).type))
+    return Delta([table], {}, (), [new.receipts["captions"], new.receipts["index"]], new.delta.index)
+
+
 def test_purging_leaves_no_byte_of_a_removed_row(store: Store, tmp_path: Path) -> None:
-    captions = {f"a-{i}": f"words of clip number {i}" for i in range(10)}
-    publish(store, make(store, captions).delta)
-    publish(store, remove(["a-3"]))
+    captions = {f"a-{i}": f"words of clip number {i}" for i in range(10)} | {"a-taken-down": "taken down"}
+    publish(store, make(store, captions, failed=["a-lost"]).delta)
+    publish(store, recaption(store, "a-5", "other words"))
+    gone = remove(["a-taken-down", "a-lost"])
+    healed = table([failure("a-lost", code="")], FAILURES)
+    publish(store, dataclasses.replace(gone, failures=[healed]))
     before = contents(store, read_snapshot(store), tmp_path)
+    traces = {
+        "id": b"a-taken-down",
+        "id of a failed row": b"a-lost",
+        "caption": captions["a-taken-down"].encode(),
+        "replaced caption": captions["a-5"].encode(),
+        "video": b"video of a-taken-down ",
+        "vector": vector_of(captions["a-taken-down"]).tobytes(),
+        "replaced vector": vector_of(captions["a-5"]).tobytes(),
+        "noise": noise_of("a-taken-down", captions["a-taken-down"]).tobytes(),
+    }
+    assert all(any(trace in data for data in everything(store).values()) for trace in traces.values())
     purged = compact(store, purge=True)
     assert contents(store, purged, tmp_path) == before
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4):
         with pytest.raises(SnapshotExpired):
             read_snapshot(store, number)
     assert verify(store).ok
-    noise = noise_of("a-3", captions["a-3"]).tobytes()
-    for key in store.list(""):
-        data = store.read(key)
-        assert b"video of a-3 " not in data, key
-        assert noise not in data, key
-        if key.endswith(".parquet") and key.startswith(("clips", "captions", "index")):
-            with store.open(key) as file:
-                rows = pq.read_table(file).to_pylist()
-            assert "a-3" not in [row["id"] for row in rows], key
-            assert captions["a-3"] not in [row["caption"] for row in rows], key
+    for key, data in everything(store).items():
+        assert [what for what, trace in traces.items() if trace in data] == [], key
     live = [read_nums(store, segment)[~read_deleted(store, segment)] for segment in purged.index]
     assert sorted(np.concatenate(live).tolist()) == sorted(before)
+    again = compact(store, purge=True)
+    assert (again.operation, again.index, again.rows) == ("vacuum", purged.index, purged.rows), "nothing was rewritten"
+
+
+def test_purging_changes_no_answer_of_a_search(store: Store, tmp_path: Path) -> None:
+    captions = {f"a-{i}": f"words of clip number {i}" for i in range(40)}
+    publish(store, make(store, captions).delta)
+    publish(store, recaption(store, "a-5", "other words"))
+    publish(store, remove(["a-3", "a-17"]))
+    queries = np.stack([vector_of(text) for text in ["other words", *captions.values()]])
+
+    def answers(name: str) -> list[npt.NDArray[np.float32]]:
+        (tmp_path / name).mkdir()
+        segments = [open_segment(store, segment, tmp_path / name) for segment in read_snapshot(store).index]
+        scores, origins, positions = search_segments(segments, queries, 50)
+        assert (origins >= 0).sum(axis=1).tolist() == [38] * len(queries)
+        return [scores, origins, positions]
+
+    before = answers("before")
+    compact(store, purge=True)
+    assert all(np.array_equal(one, other) for one, other in zip(before, answers("after"), strict=True))
 
 
 def test_a_damaged_file_is_not_copied(store: Store) -> None:

@@ -52,7 +52,7 @@ def commit(store: Store, parent: Snapshot | None, delta: Delta, info: CommitInfo
     if parent is None:
         store.probe()
     touched = delta.touched()
-    if parent is not None and not (len(touched) or delta.index or delta.replaces or delta.entries):
+    if parent is not None and not (len(touched) or delta.index or delta.replaces or delta.redacted or delta.purges):
         return parent
     base, moved = parent, np.zeros(0, np.int64)
     while True:

@@ -41,7 +41,9 @@ class Delta:
         receipts: of all shards whose files come into the bank, the index's included.
         index: a segment over the captions made, or, if it ``replaces`` others, over theirs too.
         replaces: paths of the index files that leave the snapshot.
-        entries: by path of its index file, new entries of a segment of the snapshot, for the same positions.
+        redacted: by path of its index file, what takes the place of a segment of the snapshot: the same positions,
+            without what was at the deleted ones.
+        purges: whether every overlay table becomes one segment, without tombstones and healed failures.
     """
 
     rows: Tables = ()
@@ -50,7 +52,8 @@ class Delta:
     receipts: Sequence[Receipt] = ()
     index: IndexSegment | None = None
     replaces: frozenset[str] = frozenset()
-    entries: Mapping[str, FileEntry] = field(default_factory=dict)
+    redacted: Mapping[str, IndexSegment] = field(default_factory=dict)
+    purges: bool = False
 
     def touched(self) -> Nums:
         """The sorted numbers of all rows that it changes in any table."""
@@ -109,7 +112,7 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
     fingerprints = _united(base.fingerprints, info.fingerprints)
     noise_sets = base.noise_sets if info.noise_sets is None else info.noise_sets
     number, generation = base.number + 1, base.vacuum
-    write = _Segments(store, generation)
+    write = _Segments(store, generation, delta.purges)
     rows = write.extended("rows", base.rows, delta.rows, _is_removed)
     records = {
         name: write.extended(f"records/{name}", base.records.get(name, ()), delta.records.get(name, ()), _is_removed)
@@ -169,8 +172,8 @@ def named_sources(counted: Tally, names: Iterable[str]) -> dict[str, int]:
 class _Segments:
     """Adds segments to overlay tables, and merges those that have become too many."""
 
-    def __init__(self, store: Store, generation: int) -> None:
-        self.store, self.generation = store, generation
+    def __init__(self, store: Store, generation: int, purges: bool) -> None:
+        self.store, self.generation, self.purges = store, generation, purges
 
     def extended(
         self,
@@ -183,10 +186,11 @@ class _Segments:
     ) -> tuple[FileEntry, ...]:
         """``entries`` and one more with ``tables``; rows that are gone leave when everything is merged."""
         new = write_segment(self.store, folder, tables, self.generation, suffix)
-        if new is None:
+        if new is not None:
+            entries = (*entries, new)
+        elif not self.purges:
             return entries
-        entries = (*entries, new)
-        first = merge_from([entry.rows for entry in entries])
+        first = 0 if self.purges else merge_from([entry.rows for entry in entries])
         if first == len(entries):
             return entries
         merged: Tables = OverlayTable(self.store, entries[first:], key).slices()

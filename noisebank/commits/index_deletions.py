@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from noisebank.errors import BankDamaged
 from noisebank.format.manifest import IndexSegment
 from noisebank.format.trusted import trusted_bytes, trusted_path
-from noisebank.storage import FileEntry, Store, publish_bytes, publish_file
+from noisebank.storage import Store, publish_bytes
 
 if TYPE_CHECKING:
     from noisebank.commits.delta import Delta
@@ -75,7 +73,7 @@ def without_deleted(
     unsearchable = delta.unsearchable()
     gone = np.union1d(unsearchable, np.setdiff1d(fresh, moved))
     present = [segment for segment in segments if segment.index.path not in delta.replaces]
-    renewed = [dataclasses.replace(s, entries=delta.entries.get(s.index.path, s.entries)) for s in present]
+    renewed = [dataclasses.replace(delta.redacted.get(s.index.path, s), deleted=s.deleted) for s in present]
     kept = [mark_deleted(store, segment, gone, generation) for segment in renewed]
     if delta.index:
         kept.append(mark_deleted(store, delta.index, np.union1d(unsearchable, moved), generation))
@@ -94,16 +92,3 @@ def mark_deleted(store: Store, segment: IndexSegment, nums: Nums, generation: in
     entry = publish_bytes(store, packed, "index", _SUFFIX, int(after.sum()), generation)
     return dataclasses.replace(segment, deleted=entry)
 
-
-def redacted_entries(store: Store, segment: IndexSegment, generation: int) -> FileEntry:
-    """The entries of ``segment`` without the ids and captions of deleted positions; their numbers stay."""
-    deleted = pa.array(read_deleted(store, segment))
-    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        source = pq.ParquetFile(trusted_path(store, segment.entries, Path(scratch)))
-        table = source.read()
-        for name in ("id", "source", "caption"):
-            at = table.schema.get_field_index(name)
-            table = table.set_column(at, table.schema.field(at), pc.if_else(deleted, "", table.column(at)))
-        path = Path(scratch, "entries")
-        pq.write_table(table, path, compression="zstd", row_group_size=source.metadata.row_group(0).num_rows)
-        return publish_file(store, path, "index", ".parquet", table.num_rows, generation)

@@ -8,7 +8,7 @@ give equal bytes: seeds are fixed and FAISS runs on one thread while it builds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +181,32 @@ def set_effort(index: Any, effort: int) -> None:
         index.nprobe = effort
     elif isinstance(index, faiss.IndexHNSW):
         index.hnsw.efSearch = effort
+
+
+def erase(index: Any, positions: Sequence[int] | npt.NDArray[np.int64]) -> None:
+    """Overwrites the vectors at ``positions`` with zeros, in place; all others stay where they are.
+
+    The centroid of an inverted list that holds nothing else goes too, for it may be the vector of the one caption that
+    it was trained on.
+
+    Args:
+        index: one that :func:`build_index` makes, not memory-mapped.
+        positions: must be masked out of every search from now on.
+    """
+    if isinstance(index, faiss.IndexHNSW):
+        erase(faiss.downcast_index(index.storage), positions)
+    elif isinstance(index, faiss.IndexIVF):
+        emptied = []
+        for number in range(index.nlist):
+            if size := index.invlists.list_size(number):
+                gone = np.isin(faiss.rev_swig_ptr(index.invlists.get_ids(number), size), positions)
+                codes = faiss.rev_swig_ptr(index.invlists.get_codes(number), size * index.code_size)
+                codes.reshape(size, -1)[gone] = 0
+                emptied += [number] if gone.all() else []
+        erase(faiss.downcast_index(index.quantizer), emptied)
+    else:
+        codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
+        codes.reshape(index.ntotal, -1)[np.asarray(positions, np.int64)] = 0
 
 
 @contextmanager

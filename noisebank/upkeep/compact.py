@@ -7,6 +7,7 @@ row, and the older snapshots, whose files still did, are vacuumed.
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ import pyarrow.parquet as pq
 
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
-from noisebank.commits.index_deletions import redacted_entries
 from noisebank.errors import BankDamaged
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.parts import part_entries, read_parts
@@ -30,6 +30,7 @@ from noisebank.format.trusted import trusted_bytes
 from noisebank.options import ClipOptions
 from noisebank.stages.clips import TAR
 from noisebank.storage import FileEntry, Store
+from noisebank.upkeep.redact import forget, has_traces, redacted
 from noisebank.upkeep.repack import Piece, Repacked, repack_captions, repack_clips, repack_noise
 from noisebank.upkeep.vacuum import vacuum
 
@@ -68,8 +69,7 @@ def compact(store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False) -
         store: the bank.
         maxcount: rows in a full shard.
         purge: also remove every removed row's clip, caption and noise, by rewriting whatever holds one and vacuuming
-            the older snapshots and all unpublished work: run it while no build is running. (Vectors that an index
-            segment computed from removed captions go when segments are merged.)
+            the older snapshots and all unpublished work: run it while no build is running.
 
     Returns:
         The new snapshot, or the present one if there is nothing to do.
@@ -81,7 +81,11 @@ def compact(store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False) -
     base = read_snapshot(store)
     delta = _Compaction(store, base, maxcount, purge).delta() if base.rows else Delta()
     snapshot = commit(store, base, delta, CommitInfo(run_id=f"compact-{uuid.uuid4().hex}", operation="compact"))
-    return vacuum(store, keep=1, unpublished_seconds=0).snapshot if purge else snapshot
+    if not purge:
+        return snapshot
+    snapshot = vacuum(store, keep=1, unpublished_seconds=0).snapshot
+    forget(store, snapshot)
+    return snapshot
 
 
 class _Compaction:
@@ -98,15 +102,23 @@ class _Compaction:
         after = captions.applied(clips.applied(self.rows))
         moved = after.filter(pa.array(clips.touches(self.rows) | captions.touches(self.rows)))
         records = {name: [self._noise(name, after)] for name, entries in self.base.records.items() if entries}
-        worn = [segment for segment in self.base.index if self.purge and segment.deleted]
-        entries = {segment.index.path: redacted_entries(self.store, segment, self.base.vacuum) for segment in worn}
-        return Delta([moved], records, receipts=self.receipts, entries=entries)
+        delta = Delta([moved], records, receipts=self.receipts)
+        if not self.purge:
+            return delta
+        segments = [redacted(self.store, segment, self.base.vacuum) for segment in self.base.index]
+        changed = {old.index.path: new for old, new in zip(self.base.index, segments, strict=True) if new != old}
+        return dataclasses.replace(delta, redacted=changed, purges=has_traces(self.store, self.base))
 
     def _clips(self) -> _Moves:
         moves = _Moves("clip_file", "clip_row")
         files = self._files("clips", self.rows, moves)
         sidecars = {entry.key: entry for entry in part_entries(self._part("sidecars"))}
-        outdated = {file.key: nums for file in files if len(nums := self._outdated(file, sidecars[file.key]))}
+        outdated = {}
+        for file in files:
+            nums = self._outdated(file, sidecars[file.key])
+            has_failed_rows = sidecars[file.key].rows > file.piece.file.rows
+            if len(nums) or (self.purge and has_failed_rows):
+                outdated[file.key] = nums
         for group in self._groups(files, outdated):
             texts = self._texts(np.concatenate([np.zeros(0, np.int64), *(outdated.get(f.key, ()) for f in group)]))
             pieces = [(file.piece, sidecars[file.key]) for file in group]
