@@ -19,7 +19,7 @@ from noisebank.upkeep.repair import repair
 from noisebank.upkeep.vacuum import vacuum as vacuum_bank
 from noisebank.upkeep.verify import verify as verify_snapshot
 
-from .describe import KINDS, describe, diff, read_failures, snapshot_files
+from .describe import KINDS, describe, diff, read_failures, read_unpublished_failures, snapshot_files
 from .errors import ConfigError
 from .storage import open_store
 
@@ -67,7 +67,11 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
 
     parser = add("failures", "every row that is not in the bank, and why", failures)
     _bank(parser)
-    _snapshot(parser)
+    which = parser.add_mutually_exclusive_group()
+    _snapshot(which)
+    which.add_argument(
+        "--unpublished", action="store_true", help="what failed in the last build, if it published nothing"
+    )
 
     parser = add("files", "the files of a snapshot, one a line", files)
     _bank(parser)
@@ -126,7 +130,7 @@ def _bank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bank", metavar="BANK", help="the bank: a local path or gs://, s3://, az://")
 
 
-def _snapshot(parser: argparse.ArgumentParser) -> None:
+def _snapshot(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--snapshot", type=int, metavar="N", help="an earlier snapshot (default: the latest)")
 
 
@@ -196,7 +200,11 @@ def _indented(document: dict[str, Any], indent: str = "") -> Iterator[str]:
 def failures(arguments: argparse.Namespace) -> Outcome:
     """Every row that is not in the bank, and why."""
     store = open_store(arguments.bank)
-    rows = read_failures(store, read_snapshot(store, arguments.snapshot))
+    rows = (
+        read_unpublished_failures(store)
+        if arguments.unpublished
+        else read_failures(store, read_snapshot(store, arguments.snapshot))
+    )
     lines = [f"{row['id']}  {row['stage']}  {row['code']}  {_on_one_line(row['message'])}" for row in rows]
     return Outcome({"failures": rows}, lines or ["none"])
 

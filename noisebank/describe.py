@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ import pyarrow.parquet as pq
 
 from noisebank.commits.delta import FAILURE_KEY
 from noisebank.commits.index_deletions import Nums
-from noisebank.format.manifest import Snapshot
+from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable, slice_edges
 
-from .errors import BankDamaged, ConfigError
-from .planning.plan import read_plan
+from .errors import BankDamaged, BankNotFound, ConfigError
+from .planning.plan import find_refused_plan, read_plan
 from .planning.reduce import PLAN_STAGE
 from .storage import FileEntry, Store
 
@@ -102,11 +103,30 @@ def read_failures(store: Store, snapshot: Snapshot) -> list[dict[str, Any]]:
 
     What a list is to blame for also says where it was read, if the snapshot's plan is still there.
     """
-    if not snapshot.failures:
+    return _failure_rows(store, snapshot.failures, snapshot.plan)
+
+
+def read_unpublished_failures(store: Store) -> list[dict[str, Any]]:
+    """What failed in the last build upon the latest snapshot that published nothing because too much did; as
+    :func:`read_failures`, ``last_snapshot`` 0.
+
+    Raises:
+        BankNotFound: there is neither a snapshot nor such a build.
+    """
+    latest = latest_snapshot(store)
+    refused = find_refused_plan(store, latest.uuid if latest else "")
+    if refused is None and latest is None:
+        raise BankNotFound(f"{store.url}: no snapshot, and no build that published nothing; check the address")
+    return _failure_rows(store, refused[1], refused[0].hash) if refused else []
+
+
+def _failure_rows(store: Store, files: Sequence[FileEntry], plan: str) -> list[dict[str, Any]]:
+    """The failures in a table of them that hold; ``plan`` is the hash of the one that was carried out."""
+    if not files:
         return []
-    table = OverlayTable(store, snapshot.failures, FAILURE_KEY).read()
+    table = OverlayTable(store, files, FAILURE_KEY).read()
     table = table.filter(pc.not_equal(table.column("code"), "")).drop_columns(["num"])
-    places = _places(store, snapshot.plan)
+    places = _places(store, plan)
     rows: list[dict[str, Any]] = table.sort_by([("id", "ascending"), ("stage", "ascending")]).to_pylist()
     for row in rows:
         if row["stage"] == PLAN_STAGE and row["id"] in places:

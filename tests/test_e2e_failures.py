@@ -10,7 +10,7 @@ import pytest
 
 from noisebank.video import addresses
 from tests import media
-from tests.e2e import CAPTIONS, Project, Row
+from tests.e2e import CAPTIONS, Project, Row, noisebank
 from tests.servers import VideoServer
 
 DURATION = "PT00H00M05S"
@@ -104,6 +104,9 @@ def test_every_row_ends_in_one_status_and_finished_work_is_kept(webvid: Project,
         refused = webvid.run("build")
         assert refused.exit_code == 1
         assert "max_failed 0.05" in refused.stderr and "nothing is published" in refused.stderr
+        assert f"'noisebank failures {webvid.bank} --unpublished' lists them all" in refused.stderr
+        unpublished = webvid.look("failures", "--unpublished")["failures"]
+        assert {video_id(failure["id"]): failure["code"] for failure in unpublished} == EXPECTED
         assert not list(webvid.bank.glob("snapshots/*"))
         good = [f"/v{i:02}.mp4" for i in range(GOOD - 1)]
         assert [server.requests[path] for path in good] == [1] * len(good)
@@ -133,6 +136,10 @@ def test_every_row_ends_in_one_status_and_finished_work_is_kept(webvid: Project,
     assert rows["read"] == sum(rows[name] for name in ("new", "changed", "unchanged", "duplicate", "invalid"))
     failures = webvid.look("failures")["failures"]
     assert {video_id(failure["id"]): failure["code"] for failure in failures} == EXPECTED
+    assert webvid.look("failures", "--unpublished")["failures"] == []
+    told = ("id", "source", "uri", "stage", "code", "message", "retryable")
+    permanent = [[f[name] for name in told] for f in failures if not f["retryable"]]
+    assert permanent == [[f[name] for name in told] for f in unpublished if not f["retryable"]]
     assert len(failures) == len(EXPECTED)
     assert {video_id(failure["id"]) for failure in failures if failure["retryable"]} == RETRYABLE
     stages = {video_id(failure["id"]): failure["stage"] for failure in failures}
@@ -183,6 +190,8 @@ def test_running_the_same_command_again_does_not_get_past_the_gate(project: Proj
         refused = project.run("build")
         assert refused.exit_code == 1
         assert "2 of 6 rows failed" in refused.document["error"]["message"]
+        unpublished = project.look("failures", "--unpublished")["failures"]
+        assert [failure["id"] for failure in unpublished] == ["mine-bad0", "mine-bad1"]
     assert not server.requests
     assert not list(project.bank.glob("snapshots/*"))
     summary = project.build("--max_failed", 0.4)
@@ -191,6 +200,11 @@ def test_running_the_same_command_again_does_not_get_past_the_gate(project: Proj
     assert summary["failed_by_code"] == {"http_404": 2}
     assert project.search(CAPTIONS[3]) == ("mine-clip03", CAPTIONS[3])
     assert project.look("sample", CAPTIONS[3], "-o", project.folder / "x.safetensors")["shape"] == [1, 4, 4, 8, 8]
+
+
+def test_an_address_without_a_bank_has_no_unpublished_failures_either(tmp_path: Path) -> None:
+    ran = noisebank("failures", tmp_path, "--unpublished")
+    assert ran.exit_code == 1 and ran.document["error"]["type"] == "BankNotFound"
 
 
 def test_a_noise_set_that_fails_its_quality_gate_is_not_published_on_the_second_try_either(project: Project) -> None:
@@ -202,6 +216,10 @@ def test_a_noise_set_that_fails_its_quality_gate_is_not_published_on_the_second_
         refused = project.run("build")
         assert refused.exit_code == 1
         assert "4 of 4 clips of noise/strict failed" in refused.document["error"]["message"]
+        unpublished = project.look("failures", "--unpublished")["failures"]
+        assert [(failure["stage"], failure["code"]) for failure in unpublished] == [
+            ("noise/strict", "reconstruction_error")
+        ] * 4
     assert project.look("show")["snapshot"] == 1
     summary = project.build("--max_failed", 1)
     assert summary["failed_by_code"] == {"reconstruction_error": 4}

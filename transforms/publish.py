@@ -14,9 +14,10 @@ from noisebank.commits.publishing import Outcome, Schemas
 from noisebank.commits.runs import record_run
 from noisebank.errors import JobFailed, SnapshotConflict, SnapshotExpired
 from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.format.tables import PARQUET, write_segment
 from noisebank.options import Config
-from noisebank.planning.plan import Plan, refuse, removal_problems
-from noisebank.stages.finished import Finished
+from noisebank.planning.plan import FOLDER, Plan, refuse, removal_problems
+from noisebank.stages.finished import Finished, stage_figures
 from noisebank.storage import Store, open_store
 from schemas.failures import FAILURES
 from schemas.noise import RECORDS
@@ -85,7 +86,8 @@ def _publish(
     try:
         outcome.check_failures(config.max_failed)
     except JobFailed as error:
-        refuse(store, hash, str(error))
+        failures = write_segment(store, f"{FOLDER}/{hash}", outcome.failures(), suffix=PARQUET)
+        refuse(store, hash, str(error), [failures] if failures else [])
         raise
     snapshot = parent
     if not plan.is_empty:
@@ -139,18 +141,11 @@ def _rows(plan: Plan, outcome: Outcome) -> dict[str, int]:
 def _summary(
     plan: Plan, parent: Snapshot | None, snapshot: Snapshot | None, finished: list[Finished], outcome: Outcome
 ) -> dict[str, Any]:
-    stages: dict[str, dict[str, float]] = {}
-    for item in finished:
-        receipt = item.receipt
-        figures = stages.setdefault(receipt.stage, {"done": 0, "skipped": 0, "failed": 0, "seconds": 0.0})
-        figures["done" if item.made else "skipped"] += receipt.rows
-        figures["failed"] += len(receipt.failures)
-        figures["seconds"] = round(figures["seconds"] + item.seconds, 3)
     return {
         "snapshot": snapshot.number if snapshot else None,
         "parent": parent.number if parent else None,
         "committed": snapshot is not None and (parent is None or snapshot.number != parent.number),
         "rows": {**_rows(plan, outcome), "in_bank": snapshot.in_bank if snapshot else 0},
-        "stages": dict(sorted(stages.items())),
+        "stages": stage_figures(finished),
         "failed_by_code": outcome.failed_by_code(),
     }

@@ -72,7 +72,7 @@ class Outcome:
         records |= {
             name: _tables(self.store, files) for name, files in self.plan.records.items() if name not in records
         }
-        failures = self._failures()
+        failures = self.failures()
         return Delta(
             rows=[rows] if rows.num_rows else [],
             records={name: [table] for name, table in records.items() if table is not None and table.num_rows},
@@ -138,7 +138,8 @@ class Outcome:
             examples = "; ".join(f"{f.id}: {f.message}" for f in self.failed[:_EXAMPLES])
             raise JobFailed(
                 f"{failed} of {tried} {what} failed, more than max_failed {max_failed:g}; nothing is published. "
-                f"Failed: {codes or f'{failed} invalid'}. {examples + '. ' if examples else ''}Mend what failed "
+                f"Failed: {codes or f'{failed} invalid'}. {examples + '. ' if examples else ''}"
+                f"'noisebank failures {self.store.url} --unpublished' lists them all. Mend what failed "
                 "(--retry_failures tries again what is permanent, such as http_404), or raise max_failed, and run the "
                 "same command again: finished work is kept"
             )
@@ -212,8 +213,8 @@ class Outcome:
         }
         return pa.table(arrays, self.schemas.records)
 
-    def _failures(self) -> pa.Table:
-        """Failures of this build, those that the plan found, and an empty code for what has healed."""
+    def failures(self) -> pa.Table:
+        """Failures of this build, those that the plan found, and an empty code for what has healed, by number."""
         schema = self.schemas.failures
         failed = self.failed
         known = self._known_failures()

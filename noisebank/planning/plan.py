@@ -180,21 +180,47 @@ def find_open_plan(store: Store, parent_uuid: str) -> Plan | None:
 
     A stage that runs on its own works on it; the caller passes the uuid of the latest snapshot (empty: an empty bank).
     """
-    refused = set(refused_plans(store))
-    hashes = [path.split("/")[1] for path in store.list(FOLDER) if path.endswith(f"/{_PLAN}")]
-    plans = [read_plan(store, hash) for hash in hashes if hash not in refused]
+    return _newest_plan(store, parent_uuid, refused=False)
+
+
+def _newest_plan(store: Store, parent_uuid: str, *, refused: bool) -> Plan | None:
+    given_up = set(refused_plans(store))
+    plans = [read_plan(store, hash) for hash in _hashes(store, _PLAN) if (hash in given_up) is refused]
     waiting = [plan for plan in plans if plan.parent_uuid == parent_uuid]
     return max(waiting, key=lambda plan: (plan.created, plan.hash), default=None)
 
 
-def refuse(store: Store, hash: str, reason: str) -> None:
-    """Records that a plan was carried out and its result not published; the next build makes a new plan."""
-    store.commit(f"{FOLDER}/{hash}/{_REFUSED}", seal({"reason": reason}))
+def refuse(store: Store, hash: str, reason: str, failures: Sequence[FileEntry] = ()) -> None:
+    """Records that a plan was carried out and its result not published; the next build makes a new plan.
+
+    Args:
+        store: the bank.
+        hash: of the plan.
+        reason: why.
+        failures: the files of the table of what failed.
+    """
+    document = {"reason": reason, "failures": [entry.to_json() for entry in failures]}
+    store.commit(f"{FOLDER}/{hash}/{_REFUSED}", seal(document))
+
+
+def find_refused_plan(store: Store, parent_uuid: str) -> tuple[Plan, tuple[FileEntry, ...]] | None:
+    """The newest refused plan that updates the snapshot of this uuid (as for :func:`find_open_plan`), and the files of
+    the table of what failed; None if there is none."""
+    plan = _newest_plan(store, parent_uuid, refused=True)
+    if plan is None:
+        return None
+    path = f"{FOLDER}/{plan.hash}/{_REFUSED}"
+    return plan, _entries(unseal(store.read(path), path)["failures"])
 
 
 def refused_plans(store: Store) -> list[str]:
     """Hashes of the plans that were refused, sorted."""
-    return [path.split("/")[1] for path in store.list(FOLDER) if path.endswith(f"/{_REFUSED}")]
+    return _hashes(store, _REFUSED)
+
+
+def _hashes(store: Store, name: str) -> list[str]:
+    """The plans that have a file of this name, sorted."""
+    return [path.split("/")[1] for path in store.list(FOLDER) if path.endswith(f"/{name}")]
 
 
 def read_task(store: Store, task: Task) -> pa.Table:
