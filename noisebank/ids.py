@@ -44,12 +44,6 @@ def safe(text: str) -> str:
     return f"{cleaned[:_LONGEST]}-{xxh64(text):016x}"
 
 
-def clip_id(source: str, video: str, start_ms: int | None = None, end_ms: int | None = None) -> str:
-    """The id of a clip: a whole video, or a range of one in milliseconds."""
-    name = f"{source}-{safe(video)}"
-    return name if start_ms is None or end_ms is None else f"{name}-{start_ms}-{end_ms}"
-
-
 def clip_number(id: str) -> int:
     """The 63-bit number of a clip; the video is the id less the range at its end, if it has one."""
     video = _RANGE.sub("", id)
