@@ -2,7 +2,7 @@
 
 Every step changes the lists, the videos or the options and builds; or kills a build, a vacuum or a compaction between
 any two writes and starts it again; then everything that the bank says is compared with :class:`Model`.
-Run more of it with ``NOISEBANK_LIVES=100 pytest tests/test_state_machine.py`` (lives; 3 by default).
+Run more of it with ``NOISEBANK_LIVES=100 pytest tests/test_state_machine.py`` (lives; 8 by default).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from tests.faults import power_cut
 from tests.minilm import MINILM
 from tests.servers import VideoServer
 
-LIVES = int(os.environ.get("NOISEBANK_LIVES", "3"))
+SHORT = 8
+LIVES = int(os.environ.get("NOISEBANK_LIVES", SHORT))
 STEPS = 6
 IDS = tuple(f"clip{i:02}" for i in range(6))
 VIDEOS = tuple(f"v{i:02}.mp4" for i in range(4))
@@ -490,7 +491,7 @@ def _named(captions: dict[str, str]) -> dict[str, str]:
     return {f"mine-{id}": caption for id, caption in captions.items()}
 
 
-@pytest.mark.timeout(0 if LIVES > 3 else 300)
+@pytest.mark.timeout(0 if LIVES > SHORT else 900)
 def test_the_bank_agrees_with_a_dictionary_whatever_happens_to_it(world: World) -> None:
     run_state_machine_as_test(
         type("OneLife", (Life,), {"world": world}),
@@ -498,7 +499,7 @@ def test_the_bank_agrees_with_a_dictionary_whatever_happens_to_it(world: World) 
             max_examples=LIVES,
             stateful_step_count=STEPS,
             deadline=None,
-            derandomize=LIVES <= 3,
+            derandomize=LIVES <= SHORT,
             phases=(Phase.explicit, Phase.generate),
             suppress_health_check=list(HealthCheck),
             print_blob=True,
