@@ -21,11 +21,11 @@ from apache_beam.runners.runner import PipelineState
 from noisebank import errors
 from noisebank.commits.runs import collect_run
 from noisebank.errors import ConfigError, JobFailed, NoiseBankError
-from noisebank.format.manifest import Snapshot, latest_snapshot
+from noisebank.format.manifest import latest_snapshot
 from noisebank.options import Config
 from noisebank.planning.plan import Plan, find_open_plan, read_plan, removal_problems
 from noisebank.stages.noise import noise_stage
-from noisebank.storage import open_store
+from noisebank.storage import Store, open_store
 from runners.options import beam_options
 from transforms.captions import EmbedCaptions
 from transforms.clips import MakeClips
@@ -33,6 +33,7 @@ from transforms.index import BuildIndex
 from transforms.noise import InvertClips
 from transforms.plan import MakePlan
 from transforms.publish import CheckPlan, Publish
+from transforms.report import Report
 from transforms.work import Done, ReadTasks, Work
 
 from .models import prepare
@@ -78,17 +79,15 @@ def build_pipeline(
         | "ClipTasks" >> ReadTasks(bank, "clips")
         | "Clips" >> MakeClips(bank, config.clips, config.fetch, make=makes["clips"])
     )
-    if stage == "clips":
-        return
     follow = clips | "Follow" >> beam.Map(_follow) | "SpreadShards" >> beam.Reshuffle()
-    done = [clips]
-    if stage != "noise":
+    shards: dict[str, list[beam.PCollection[Done]]] = {"clips": [clips], "captions": [], "noise": []}
+    if stage not in ("clips", "noise"):
         captions = (
             (follow, plans | "CaptionTasks" >> ReadTasks(bank, "captions"))
             | "CaptionShards" >> beam.Flatten()
             | "Captions" >> EmbedCaptions(bank, config.captions, make=makes["captions"])
         )
-        done.append(captions)
+        shards["captions"].append(captions)
     if stage in ("build", "noise", "commit"):
         for noise in config.noise:
             name = noise_stage(noise.name)
@@ -97,12 +96,16 @@ def build_pipeline(
                 | f"Tars {name}" >> beam.Flatten()
                 | f"Invert {name}" >> InvertClips(bank, noise, make=makes["noise"])
             )
-            done.append(inverted)
+            shards["noise"].append(inverted)
     if stage in ("build", "index", "commit"):
         index = plans | "Index" >> BuildIndex(bank, config.index, captions, make=makes["index"])
     if stage in ("build", "commit"):
-        finished = done | "Done" >> beam.Flatten()
+        finished = [done for group in shards.values() for done in group] | "Done" >> beam.Flatten()
         _ = plans | "Publish" >> Publish(config, run_id, finished, index)
+    else:
+        own = [index] if stage == "index" else shards[stage]
+        finished = own | "Made" >> beam.Flatten(pipeline=pipeline) | "Finished" >> beam.Map(lambda made: made.finished)
+        _ = plans | "Report" >> Report(bank, run_id, finished)
 
 
 def _follow(done: Done) -> Work:
@@ -119,7 +122,8 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
         stage: as for :func:`build_pipeline`.
 
     Returns:
-        The summary, as the contract of ``noisebank build --json``; of a single stage its plan's counts.
+        The summary of ``noisebank build --json``; of a stage on its own: ``plan`` (hash), ``planned`` (when), ``rows``
+        (of the plan) and ``stages`` (what this run did).
 
     Raises:
         NoiseBankError: the job failed or published nothing; says why.
@@ -131,18 +135,31 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
     if stage in ("build", "clips"):
         known["fingerprints"], known["models"] = prepare(config)
     else:
-        latest = latest_snapshot(store)
-        plan = find_open_plan(store, latest.uuid if latest else "")
-        if plan is None:
-            raise JobFailed(
-                f"{config.bank}: no open plan; run 'noisebank clips' or 'build' with this configuration first"
-            )
-        known["plan"] = plan.hash
+        known["plan"] = _open_plan(store, config, stage).hash
     with show_progress(store):
         _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
-    if stage in ("build", "commit"):
-        return collect_run(store, run_id)
-    return _plan_summary(config, known.get("plan"))
+    summary = collect_run(store, run_id)
+    if stage == "build":
+        return summary
+    plan = read_plan(store, summary.get("plan") or known["plan"])
+    return {"plan": plan.hash, "planned": plan.created, "rows": _plan_rows(plan), **summary}
+
+
+def _open_plan(store: Store, config: Config, stage: str) -> Plan:
+    """The newest open plan, for a stage that runs on its own.
+
+    Raises:
+        JobFailed: there is none, or it does not have the noise sets that are to be made or published.
+    """
+    latest = latest_snapshot(store)
+    plan = find_open_plan(store, latest.uuid if latest else "")
+    first = "run 'noisebank clips' or 'build' with this configuration first"
+    if plan is None:
+        raise JobFailed(f"{config.bank}: no open plan; {first}")
+    for noise in config.noise if stage in ("noise", "commit") else ():
+        if noise.name not in plan.fingerprints["noise"]:
+            raise JobFailed(f"{config.bank}: noise set {noise.name!r} is not in the open plan; {first}")
+    return plan
 
 
 def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
@@ -154,25 +171,16 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
         store = open_store(scratch)
         (hash,) = (key.split("/")[1] for key in store.list("plans") if key.endswith("/plan.json"))
         plan = read_plan(store, hash)
-        planned = _planned(plan, latest_snapshot(open_store(config.bank)))
-        return {**planned, "refused": removal_problems(plan, config)}
+        latest = latest_snapshot(open_store(config.bank))
+        rows = _plan_rows(plan) | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
+        refused = removal_problems(plan, config)
+        return {"parent": plan.parent, "rows": rows, "stages": plan.todo(), "refused": refused}
 
 
-def _plan_summary(config: Config, hash: str | None) -> dict[str, Any]:
-    """The counts of the plan that a single stage worked on."""
-    store = open_store(config.bank)
-    latest = latest_snapshot(store)
-    plan = read_plan(store, hash) if hash else find_open_plan(store, latest.uuid if latest else "")
-    if plan is None:
-        raise JobFailed(f"{config.bank}: another writer committed meanwhile; run the command again")
-    return {"plan": plan.hash, **_planned(plan, latest)}
-
-
-def _planned(plan: Plan, latest: Snapshot | None) -> dict[str, Any]:
-    """A plan in counts: rows as a build's summary gives them, before anything is done."""
+def _plan_rows(plan: Plan) -> dict[str, int]:
+    """A plan's rows in counts, as a build's summary gives them."""
     names = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
-    rows = {name: plan.counts[name] for name in names} | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
-    return {"parent": plan.parent, "rows": rows, "stages": plan.todo()}
+    return {name: plan.counts[name] for name in names}
 
 
 def _run(options: PipelineOptions, build: Any) -> None:

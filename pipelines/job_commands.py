@@ -115,7 +115,7 @@ def plan(arguments: argparse.Namespace) -> Outcome:
     from .build import plan_only
 
     config, beam = read_config(arguments)
-    return _report(plan_only(config, beam))
+    return _report(plan_only(config, beam), "plan")
 
 
 def _stage_command(stage: str) -> Command:
@@ -123,7 +123,7 @@ def _stage_command(stage: str) -> Command:
         from .build import run_stages
 
         config, beam = read_config(arguments)
-        return _report(run_stages(config, beam, stage))
+        return _report(run_stages(config, beam, stage), stage)
 
     return run
 
@@ -135,22 +135,27 @@ def demo(arguments: argparse.Namespace) -> Outcome:
     return run_demo(Path(arguments.out))
 
 
-def _report(summary: dict[str, Any]) -> Outcome:
+def _report(summary: dict[str, Any], stage: str) -> Outcome:
     """A job's summary as lines for people."""
-    rows = summary["rows"]
-    lines = []
-    if "committed" in summary:
-        lines.append(
-            f"snapshot {summary['snapshot']} committed"
-            if summary["committed"]
-            else f"nothing to commit; snapshot {summary['snapshot']} is up to date"
-            if summary["snapshot"]
-            else "nothing committed"
-        )
-    lines.append("rows: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in rows.items()))
-    for stage, figures in summary["stages"].items():
-        lines.append(f"{stage}: " + ", ".join(f"{value:g} {name}" for name, value in figures.items()))
+    lines = [_headline(summary, stage)] if stage != "plan" else []
+    rows = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary["rows"].items())
+    lines.append(f"rows: {rows}")
+    for name, figures in summary["stages"].items():
+        lines.append(f"{name}: " + ", ".join(f"{value:g} {what}" for what, value in figures.items()))
     for code, count in summary.get("failed_by_code", {}).items():
         lines.append(f"failed {code}: {count}")
     lines += [f"build would refuse: {problem}" for problem in summary.get("refused", ())]
     return Outcome(summary, lines)
+
+
+def _headline(summary: dict[str, Any], stage: str) -> str:
+    """What a job came to. A stage on its own knows its plan alone, not whether a list changed since."""
+    if summary.get("committed"):
+        return f"snapshot {summary['snapshot']} committed"
+    if stage == "build":
+        latest = summary["snapshot"]
+        return f"nothing to commit; snapshot {latest} is up to date" if latest else "nothing committed"
+    plan = f"the plan of {summary['planned']}"
+    if stage == "clips" or any(figures["done"] + figures["failed"] for figures in summary["stages"].values()):
+        return f"{stage}: finished, by {plan}"
+    return f"{stage}: nothing left to do in {plan}; if lists or options changed since, run 'noisebank clips' or 'build'"

@@ -11,6 +11,7 @@ from pipelines.cli import main
 from tests.e2e import CAPTIONS, Project, Row
 
 BAD = Row("bad", "/nowhere/missing.mp4", "a video that is not there")
+ROWS = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
 REFUSALS = [
     ("captions", "no open plan; run 'noisebank clips' or 'build'"),
     ("noise", "no open plan; run 'noisebank clips' or 'build'"),
@@ -62,11 +63,18 @@ def test_stages_run_one_by_one_give_what_build_gives_and_refuse_when_it_is_too_e
 
 def test_a_stage_that_is_finished_does_nothing_again(project: Project) -> None:
     project.write_list(project.rows(3))
-    for command in ("clips", "captions", "noise", "index"):
-        assert project.run(command).exit_code == 0
+    names = {"clips": "clips", "captions": "captions", "noise": "noise/small", "index": "index"}
+    for command, name in names.items():
+        did = project.run(command).document
+        assert {stage: {**figures, "seconds": 0} for stage, figures in did["stages"].items()} == {
+            name: {"done": 3, "skipped": 0, "failed": 0, "seconds": 0}
+        }
+        assert did["stages"][name]["seconds"] > 0
+        assert did["rows"] == {**dict.fromkeys(ROWS, 0), "read": 3, "new": 3}
     before = everything(project.bank)
     for command in ("noise", "captions", "index"):
-        assert project.run(command).exit_code == 0
+        (figures,) = project.run(command).document["stages"].values()
+        assert (figures["done"], figures["skipped"]) == (0, 3)
     assert everything(project.bank) == before
     summary = project.run("commit").document
     assert summary["rows"]["in_bank"] == 3
@@ -77,6 +85,37 @@ def test_a_stage_that_is_finished_does_nothing_again(project: Project) -> None:
         "noise/small": 0,
     }
     assert {figures["skipped"] for figures in summary["stages"].values()} == {3}
+
+
+def test_a_stage_says_what_failed_and_that_it_knows_its_plan_alone(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(command: str) -> str:
+        assert main([command, "-c", str(project.config_file)]) == 0
+        return capsys.readouterr().out
+
+    project.write_list([*project.rows(2), BAD])
+    assert "clips: 2 done, 0 skipped, 1 failed, " in said("clips")
+    assert project.run("build", "--max_failed", 0.5).document["committed"]
+    project.write_list([*project.rows(2), BAD])
+    assert "nothing to commit; snapshot 1 is up to date\n" in said("build")
+    project.write_list([*project.rows(3), BAD])
+    for command in ("captions", "index", "noise", "commit"):
+        headline = said(command).splitlines()[0]
+        assert headline.startswith(f"{command}: nothing left to do in the plan of ")
+        assert headline.endswith("; if lists or options changed since, run 'noisebank clips' or 'build'")
+    assert "clips: 1 done, 0 skipped, 0 failed, " in said("clips")
+    assert "captions: 1 done, 0 skipped, 0 failed, " in said("captions")
+
+
+def test_a_noise_set_that_the_open_plan_lacks_is_not_passed_over(project: Project) -> None:
+    project.write_list(project.rows(1))
+    assert project.run("clips").exit_code == 0
+    project.configure(noise=[*project.config["noise"], {**project.config["noise"][0], "name": "other"}])
+    for command in ("noise", "commit"):
+        ran = project.run(command)
+        assert ran.exit_code == 1
+        assert "noise set 'other' is not in the open plan; run 'noisebank clips'" in ran.document["error"]["message"]
 
 
 def test_plan_writes_nothing_and_says_what_build_then_does(project: Project) -> None:

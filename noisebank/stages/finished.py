@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,19 @@ class Finished:
     receipt: Receipt
     made: bool
     seconds: float
+
+
+def stage_figures(finished: Iterable[Finished]) -> dict[str, dict[str, float]]:
+    """What shards came to, stage by stage: rows ``done`` here, ``skipped`` (made earlier) and ``failed``; ``seconds`` of
+    work, over all workers."""
+    stages: dict[str, dict[str, float]] = {}
+    for item in finished:
+        receipt = item.receipt
+        figures = stages.setdefault(receipt.stage, {"done": 0, "skipped": 0, "failed": 0, "seconds": 0.0})
+        figures["done" if item.made else "skipped"] += receipt.rows
+        figures["failed"] += len(receipt.failures)
+        figures["seconds"] = round(figures["seconds"] + item.seconds, 3)
+    return dict(sorted(stages.items()))
 
 
 def failure_of(row: Mapping[str, Any], stage: str, failure: RowFailure) -> Failure:
