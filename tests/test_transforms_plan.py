@@ -1,6 +1,7 @@
 """MakePlan on the local runner, in one process and in several, with every bundle repeated: one and the same plan."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -8,6 +9,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 
+from noisebank.errors import BankDamaged
+from noisebank.format.sealed import seal, unseal
 from noisebank.options import Config, SourceOptions
 from noisebank.planning import Plan, find_open_plan, read_plan, refuse
 from noisebank.storage import open_store
@@ -84,6 +87,38 @@ def test_the_plan_of_a_killed_build_is_found_and_left_alone(tmp_path: Path, list
         hashes = pipeline | MakePlan(config, FINGERPRINTS, {}, now=0.0)
         assert_that(hashes, equal_to([plan.hash]))
     assert find_open_plan(open_store(bank), "") == plan
+
+
+@pytest.mark.parametrize("name", ["plan.json", "*.arrow", "*.parquet"])
+@pytest.mark.parametrize("damage", ["truncated", "one bit", "deleted"])
+def test_a_damaged_plan_is_made_again(
+    tmp_path: Path, lists: list[Path], plain: dict[str, object], name: str, damage: str
+) -> None:
+    bank = tmp_path / "bank"
+    plan = make_plan(str(bank), lists)
+    for path in sorted((bank / "plans" / plan.hash).glob(name)):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data if damage == "one bit" else data[: len(data) // 2])
+        if damage == "deleted":
+            path.unlink()
+    again = make_plan(str(bank), lists)
+    assert again.hash == plan.hash
+    assert content(bank, again) == plain
+
+
+def test_a_sealed_plan_that_lacks_a_member_is_made_again(tmp_path: Path, lists: list[Path]) -> None:
+    bank = str(tmp_path / "bank")
+    plan = make_plan(bank, lists)
+    store = open_store(bank)
+    path = f"plans/{plan.hash}/plan.json"
+    document = unseal(store.read(path), path)
+    for member in document:
+        store.put(path, seal({name: value for name, value in document.items() if name != member}))
+        assert find_open_plan(store, "") is None, member
+        with pytest.raises(BankDamaged, match=f"{path}.*{member}"):
+            read_plan(store, plan.hash)
+    assert replace(make_plan(bank, lists), created=plan.created) == plan
 
 
 def test_a_plan_to_look_at_writes_nothing_into_the_bank(tmp_path: Path, lists: list[Path]) -> None:

@@ -20,7 +20,7 @@ from noisebank.planning.claims import CLAIMS, ReceiptName, read_claims
 from noisebank.planning.diff import Rules
 from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
-from noisebank.planning.plan import plan_exists, stage_fingerprints, write_plan
+from noisebank.planning.plan import drop_damaged, plan_exists, stage_fingerprints, write_plan
 from noisebank.planning.reduce import reduce_partition
 from noisebank.planning.spill import Piece, partition_range, read_piece, spill
 from noisebank.planning.survey import Survey, survey
@@ -39,7 +39,8 @@ Spilled = tuple[int, tuple[str, Piece] | None]
 class MakePlan(beam.PTransform):
     """Plans a build; one element comes out: the hash of the plan in the bank (:func:`noisebank.planning.read_plan`).
 
-    A plan that is there already, of a build that was killed, is found again by its hash and left as it is.
+    A plan that is there already, of a build that was killed, is found again by its hash and left as it is, unless it
+    is damaged: then it is made again.
 
     Args:
         config: of the build.
@@ -85,7 +86,7 @@ class MakePlan(beam.PTransform):
         scan = (
             read.ranges
             | "Ranges" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "Scanned" >> beam.Map(scanned, self.config, the_survey)
+            | "Scanned" >> beam.Map(self._scanned, the_survey)
         )
         the_scan = beam.pvalue.AsSingleton(scan)
         return (
@@ -100,6 +101,11 @@ class MakePlan(beam.PTransform):
     def _survey(self, _: None) -> Survey:
         fingerprints = stage_fingerprints(self.fingerprints)
         return survey(self.config, fingerprints, open_store(self.config.bank), open_store(self.out), self.now)
+
+    def _scanned(self, ranges: list[ReadRange], found: Survey) -> Scanned:
+        scan = scanned(ranges, self.config, found)
+        drop_damaged(open_store(self.out), scan.hash)
+        return scan
 
     def _write(self, partitions: list[PartitionFiles], found: Survey, scan: Scanned) -> str:
         bank, out = open_store(self.config.bank), open_store(self.out)

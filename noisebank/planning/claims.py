@@ -14,10 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisebank.format.parts import kind_of
-from noisebank.format.receipts import Receipt, find_receipt, list_receipts
+from noisebank.format.receipts import Receipt, find_receipt, find_receipts, list_receipts
 from noisebank.format.status import Status
 
-from ..errors import BankDamaged
 from ..storage import FileEntry, Store
 from .listing import Hashes, Mask, Nums
 from .parent import Parent, matches
@@ -104,11 +103,7 @@ def claimed_receipts(store: Store, plan: Plan) -> list[Receipt]:
     Raises:
         BankDamaged: one of them has disappeared.
     """
-    found = [find_receipt(store, stage, inputs) for stage, inputs in plan.claimed]
-    receipts = [receipt for receipt in found if receipt is not None]
-    if len(receipts) < len(found):
-        raise BankDamaged("a finished shard that the plan took over has disappeared; run the build again")
-    return receipts
+    return find_receipts(store, plan.claimed)
 
 
 def best_claims(claims: pa.Table, nums: Nums, match: Hashes, minimum: Nums) -> Adopted:

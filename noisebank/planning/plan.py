@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -18,7 +19,10 @@ from noisebank.format.sealed import seal, unseal
 from ..errors import BankDamaged
 from ..options import Config
 from ..storage import FileEntry, Store
+from ..storage.files import fits_name
 from .cut import Task
+
+_log = logging.getLogger(__name__)
 
 FOLDER = "plans"
 BATCH_ROWS = 512
@@ -70,6 +74,13 @@ class Plan:
     claimed: tuple[tuple[str, str], ...]
 
     @property
+    def files(self) -> set[str]:
+        """The paths of its files."""
+        entries = [*self.rows, *self.failures, *self.locations, *(e for group in self.records.values() for e in group)]
+        pieces = [piece for tasks in self.tasks.values() for task in tasks for piece in task.pieces]
+        return {entry.path for entry in entries} | {path for path, _, _ in pieces}
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing at all is to be done or committed."""
         return not (any(self.tasks.values()) or self.rows or any(self.records.values()) or self.failures)
@@ -101,8 +112,15 @@ class Plan:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Plan:
-        """From the document ``data``; BankDamaged names the file ``name`` if it differs from its digest."""
+        """From the document ``data``; BankDamaged names the file ``name`` if it is damaged or no plan."""
         document = unseal(data, name)
+        try:
+            return cls._from_json(document)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BankDamaged(f"{name}: not a plan ({error!r})") from error
+
+    @classmethod
+    def _from_json(cls, document: dict[str, Any]) -> Plan:
         tasks = {
             stage: tuple(
                 Task(stage, tuple((path, start, stop) for path, start, stop in pieces), tar) for pieces, tar in tasks
@@ -164,10 +182,25 @@ def read_plan(store: Store, hash: str) -> Plan:
 
     Raises:
         FileNotFoundError: there is none.
-        BankDamaged: it differs from its digest.
+        BankDamaged: it differs from its digest, or is no plan.
     """
     path = f"{FOLDER}/{hash}/{_PLAN}"
     return Plan.from_bytes(store.read(path), path)
+
+
+def drop_damaged(store: Store, hash: str) -> None:
+    """Removes the plan of this hash, if it or a file of it is damaged or missing, so that it is made again."""
+    path = f"{FOLDER}/{hash}/{_PLAN}"
+    try:
+        bad = [file for file in sorted(read_plan(store, hash).files) if not fits_name(store, file)]
+        problem = f"{bad[0]}: missing, or differs from the digest in its name" if bad else ""
+    except FileNotFoundError:
+        return
+    except BankDamaged as error:
+        problem = str(error)
+    if problem:
+        _log.warning("%s; planning again", problem)
+        store.delete(path)
 
 
 def plan_exists(store: Store, hash: str) -> bool:
@@ -179,14 +212,22 @@ def find_open_plan(store: Store, parent_uuid: str) -> Plan | None:
     """The newest plan that updates the snapshot of this uuid and has not been refused; None if there is none.
 
     A stage that runs on its own works on it; the caller passes the uuid of the latest snapshot (empty: an empty bank).
+    A damaged plan is passed over: nobody can carry it out.
     """
     return _newest_plan(store, parent_uuid, refused=False)
 
 
 def _newest_plan(store: Store, parent_uuid: str, *, refused: bool) -> Plan | None:
     given_up = set(refused_plans(store))
-    plans = [read_plan(store, hash) for hash in _hashes(store, _PLAN) if (hash in given_up) is refused]
-    waiting = [plan for plan in plans if plan.parent_uuid == parent_uuid]
+    waiting = []
+    for hash in _hashes(store, _PLAN):
+        try:
+            plan = read_plan(store, hash) if (hash in given_up) is refused else None
+        except BankDamaged as error:
+            _log.warning("%s; passing over this plan", error)
+            continue
+        if plan is not None and plan.parent_uuid == parent_uuid:
+            waiting.append(plan)
     return max(waiting, key=lambda plan: (plan.created, plan.hash), default=None)
 
 
@@ -253,9 +294,11 @@ def _read_rows(store: Store, path: str, start: int, stop: int) -> pa.Table:
             first = start // BATCH_ROWS
             batches = [reader.get_batch(i) for i in range(first, -(-stop // BATCH_ROWS))]
     except FileNotFoundError as error:
-        raise BankDamaged(f"{path}: a file of a plan is missing; delete the plan's folder and build again") from error
+        raise BankDamaged(f"{path}: a file of a plan is missing; run the build again, which plans anew") from error
     except pa.ArrowException as error:
-        raise BankDamaged(f"{path}: a file of a plan cannot be read ({error}); delete the plan's folder") from error
+        raise BankDamaged(
+            f"{path}: a file of a plan cannot be read ({error}); run the build again, which plans anew"
+        ) from error
     return pa.Table.from_batches(batches, reader.schema).slice(start - first * BATCH_ROWS, stop - start)
 
 

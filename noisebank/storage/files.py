@@ -115,6 +115,14 @@ def is_intact(store: Store, entry: FileEntry) -> bool:
     return is_present(store, entry) and stored_sha256(store, entry.path) == entry.sha256
 
 
+def fits_name(store: Store, path: str) -> bool:
+    """Whether the file is there with the content that named it; for files that have their name to themselves."""
+    try:
+        return stored_sha256(store, path)[:_DIGITS] == _name(path).group(1)
+    except FileNotFoundError:
+        return False
+
+
 def is_present(store: Store, entry: FileEntry) -> bool:
     """Whether the file is there with the right size (its content is not read)."""
     try:
