@@ -1,12 +1,22 @@
 """Receipts: a shard is finished when its receipt exists, and only then."""
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from noisebank.format.receipts import Failure, Receipt, find_receipt, finish, inputs_hash, list_receipts
+from noisebank.errors import BankDamaged
+from noisebank.format.receipts import (
+    Failure,
+    Receipt,
+    find_receipt,
+    find_receipts,
+    finish,
+    inputs_hash,
+    list_receipts,
+)
 from noisebank.storage import Store, open_store, publish_file
 
 FAILURE = Failure(5, "webvid-5", "webvid", "a.mp4", "clips", "http_404", "gone", False, 1)
@@ -79,3 +89,24 @@ def test_inputs_hash_depends_on_values_alone() -> None:
         inputs_hash("f", ids, pa.array([1, None, 3], pa.int16())),
     ]
     assert len({value, *others}) == 6
+
+
+def test_many_receipts_come_in_order_and_what_they_share_is_held_once(store: Store, tmp_path: Path) -> None:
+    mine = receipt(store, tmp_path)
+    described = [
+        dataclasses.replace(mine, inputs=f"{i:032x}", info={"model": {"levels": [1.0, 2.0]}, "offset": i})
+        for i in range(40)
+    ]
+    for each in described:
+        finish(store, each)
+    found = find_receipts(store, [("clips", each.inputs) for each in reversed(described)])
+    assert found == described[::-1]
+    assert len({id(each.info["model"]) for each in found}) == 1
+
+
+@pytest.mark.parametrize("lost", ["the receipt", "its file"])
+def test_a_receipt_that_has_disappeared_from_among_many_is_damage(store: Store, tmp_path: Path, lost: str) -> None:
+    mine = finish(store, receipt(store, tmp_path))
+    store.delete(mine.path if lost == "the receipt" else mine.files[0].path)
+    with pytest.raises(BankDamaged, match=f"{mine.path}: a finished shard has disappeared; run the build again"):
+        find_receipts(store, [("clips", mine.inputs)])

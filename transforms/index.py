@@ -21,7 +21,7 @@ from noisebank.planning.plan import Plan
 from noisebank.stages import captions
 from noisebank.stages.finished import Finished
 from noisebank.stages.index import STAGE, IndexJob, adopted_captions, segment_of
-from noisebank.storage import Store, open_store
+from noisebank.storage import FileEntry, Store, open_store
 from schemas.captions import ENTRIES
 
 from .work import Done, count, generation_of, plan_of
@@ -61,13 +61,12 @@ class BuildIndex(beam.PTransform):
         self.bank, self.index, self.done, self.make = bank, index, done, make
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[BuiltIndex]:
-        done = beam.pvalue.AsList(self.done)
-        return plans | beam.FlatMap(_built, self.bank, self.index, self.make, done)
+        captions = beam.pvalue.AsList(self.done | "Files" >> beam.FlatMap(lambda done: done.finished.receipt.files))
+        return plans | "Build" >> beam.FlatMap(_built, self.bank, self.index, self.make, captions)
 
 
-def _built(hash: str, bank: str, index: IndexOptions, make: bool, done: Iterable[Done]) -> Iterator[BuiltIndex]:
-    receipts = [item.finished.receipt for item in done]
-    files = sorted({entry for receipt in receipts for entry in receipt.files}, key=lambda entry: entry.path)
+def _built(hash: str, bank: str, index: IndexOptions, make: bool, entries: Iterable[FileEntry]) -> Iterator[BuiltIndex]:
+    files = sorted(set(entries), key=lambda entry: entry.path)
     store = open_store(bank)
     plan = plan_of(bank, hash)
     adopted = adopted_captions(store, plan)

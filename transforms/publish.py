@@ -4,6 +4,7 @@ failed; then one snapshot, and how the run ended for whoever started it."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -14,6 +15,7 @@ from noisebank.commits.publishing import Outcome, Schemas
 from noisebank.commits.runs import record_run
 from noisebank.errors import JobFailed, SnapshotConflict, SnapshotExpired
 from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.format.receipts import find_receipts
 from noisebank.format.tables import PARQUET, write_segment
 from noisebank.options import Config
 from noisebank.planning.plan import FOLDER, Plan, refuse, removal_problems
@@ -27,6 +29,17 @@ from .index import BuiltIndex
 from .work import Done, plan_of
 
 _SCHEMAS = Schemas(ROWS, RECORDS, FAILURES)
+
+
+@dataclass(frozen=True)
+class FinishedShard:
+    """What the commit is told of a finished shard. It reads the receipt itself: with failures and the description of
+    a model the receipts of a large build are hundreds of megabytes, too much for a side input."""
+
+    stage: str
+    inputs: str
+    made: bool
+    seconds: float
 
 
 class CheckPlan(beam.PTransform):
@@ -62,8 +75,15 @@ class Publish(beam.PTransform):
         self.config, self.run_id, self.done, self.index = config, run_id, done, index
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[dict[str, Any]]:
-        done, index = beam.pvalue.AsList(self.done), beam.pvalue.AsList(self.index)
-        return plans | beam.Map(_publish, self.config, self.run_id, done, index)
+        shards = beam.pvalue.AsList(self.done | "Shards" >> beam.Map(finished_shard))
+        index = beam.pvalue.AsList(self.index)
+        return plans | "Commit" >> beam.Map(_publish, self.config, self.run_id, shards, index)
+
+
+def finished_shard(done: Done) -> FinishedShard:
+    """The part of a finished shard that goes to the commit."""
+    receipt = done.finished.receipt
+    return FinishedShard(receipt.stage, receipt.inputs, done.finished.made, done.finished.seconds)
 
 
 def _checked(hash: str, config: Config) -> str:
@@ -74,14 +94,14 @@ def _checked(hash: str, config: Config) -> str:
 
 
 def _publish(
-    hash: str, config: Config, run_id: str, done: Iterable[Done], indices: Iterable[BuiltIndex]
+    hash: str, config: Config, run_id: str, shards: Iterable[FinishedShard], indices: Iterable[BuiltIndex]
 ) -> dict[str, Any]:
     store = open_store(config.bank)
     plan = plan_of(config.bank, hash)
     parent = _parent(store, plan)
-    done = list(done)
+    shards = sorted(shards, key=lambda shard: (shard.stage, shard.inputs))
     index = next(iter(indices), None)
-    receipts = [item.finished.receipt for item in done]
+    receipts = find_receipts(store, [(shard.stage, shard.inputs) for shard in shards])
     outcome = Outcome(store, plan, parent, receipts, _SCHEMAS, *((index.segment, index.replaces) if index else ()))
     try:
         outcome.check_failures(config.max_failed)
@@ -92,7 +112,8 @@ def _publish(
     snapshot = parent
     if not plan.is_empty:
         snapshot = commit(store, parent, outcome.delta(), _info(config, plan, run_id, outcome))
-    finished = [item.finished for item in done] + ([index.finished] if index else [])
+    finished = [Finished(receipt, s.made, s.seconds) for receipt, s in zip(receipts, shards, strict=True)]
+    finished += [index.finished] if index else []
     summary = _summary(plan, parent, snapshot, finished, outcome)
     record_run(store, run_id, summary)
     return summary

@@ -39,7 +39,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished shard on its way to the commit."""
+    """A finished shard on its way to the next stages and the commit."""
 
     work: Work
     finished: Finished

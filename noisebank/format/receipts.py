@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,9 +24,10 @@ from noisebank.storage.files import is_present
 
 _log = logging.getLogger(__name__)
 _HEX_DIGITS = 32
+_READERS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a row is not in the bank, at which stage: a row of ``failures/*.parquet`` but for the snapshot numbers."""
 
@@ -122,6 +124,28 @@ def find_receipt(store: Store, stage: str, inputs: str) -> Receipt | None:
         store.delete(path)
         return None
     return receipt
+
+
+def find_receipts(store: Store, names: Iterable[tuple[str, str]]) -> list[Receipt]:
+    """The receipts of many finished shards, ``(stage, inputs)`` each, in order; several are read at once.
+
+    What one says in its ``info`` as the one before of its stage does (a model's description) is in memory once.
+
+    Raises:
+        BankDamaged: one of them, or a file that it names, has disappeared.
+    """
+    receipts: list[Receipt] = []
+    said: dict[str, dict[str, Any]] = {}
+    names = list(names)
+    with ThreadPoolExecutor(_READERS) as pool:
+        for name, receipt in zip(names, pool.map(lambda name: find_receipt(store, *name), names), strict=True):
+            if receipt is None:
+                raise BankDamaged(f"{receipt_path(*name)}: a finished shard has disappeared; run the build again")
+            before = said.get(receipt.stage, {})
+            info = {key: before[key] if before.get(key) == value else value for key, value in receipt.info.items()}
+            said[receipt.stage] = info
+            receipts.append(replace(receipt, info=info))
+    return receipts
 
 
 def read_receipt(store: Store, path: str) -> Receipt | None:
