@@ -88,6 +88,33 @@ def test_temporary_files_are_invisible_and_swept(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["b"], "writing leaves no temporary file"
 
 
+def test_a_folder_goes_with_its_last_file(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "bank")
+    for key in ("plans/a/plan.json", "plans/a/x.arrow", "plans/b/plan.json", "top"):
+        store.put(key, b"")
+    store.delete("plans/a/x.arrow")
+    assert (tmp_path / "bank/plans/a").is_dir()
+    store.delete("plans/a/plan.json")
+    assert [path.name for path in (tmp_path / "bank/plans").iterdir()] == ["b"]
+    for key in ("plans/b/plan.json", "top", "plans/b/never.json"):
+        store.delete(key)
+    assert list((tmp_path / "bank").iterdir()) == []
+
+
+def test_writers_survive_others_who_empty_their_folder(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "bank")
+
+    def write_and_delete(writer: int) -> None:
+        for i in range(200):
+            store.put(f"a/b/{writer}-{i}", b"x")
+            assert store.read(f"a/b/{writer}-{i}") == b"x"
+            store.delete(f"a/b/{writer}-{i}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write_and_delete, range(4)))
+    assert list((tmp_path / "bank").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "key", ["../x", "/etc/passwd", "a/../../x", "a//b", "", ".", "a/.hidden", "a\\b", "a b", "a\n"]
 )

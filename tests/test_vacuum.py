@@ -140,6 +140,8 @@ def test_plans(store: Store) -> None:
     assert store.list("plans") == [f"plans/{name}/plan.json" for name in ("kept", "open", "spill-1")]
     vacuum(store, unpublished_seconds=-1)
     assert store.list("plans") == ["plans/kept/plan.json"]
+    if (folder := store.local_path("plans")) is not None:
+        assert [path.name for path in folder.iterdir()] == ["kept"], "no empty folders"
 
 
 def _plan(store: Store, hash: str, parent: int) -> None:

@@ -1,7 +1,7 @@
 """A bank in a local folder.
 
 Durable and atomic by the means of the file system: a temporary file in the same folder, fsync, then a hard link (which
-fails if the name is taken) or a rename, then fsync of the folder.
+fails if the name is taken) or a rename, then fsync of the folder. As in an object store, there are no empty folders.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -83,7 +84,7 @@ class LocalStore(Store):
         return self._path(key).stat().st_size
 
     def delete(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
+        self._remove(self._path(key))
 
     def local_path(self, key: str) -> Path:
         return self._path(key)
@@ -94,7 +95,7 @@ class LocalStore(Store):
         for path in abandoned:
             try:
                 if path.lstat().st_mtime < before:
-                    path.unlink()
+                    self._remove(path)
                     removed += 1
             except FileNotFoundError:  # (its writer has just finished)
                 continue
@@ -109,6 +110,13 @@ class LocalStore(Store):
             raise BankDamaged(f"{path}: a symbolic link; files of a bank are real files inside its folder")
         return path
 
+    def _remove(self, path: Path) -> None:
+        """Removes a file, and the folders that it leaves empty."""
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # (not empty, or gone)
+            for folder in path.relative_to(self.root).parents[:-1]:
+                self.root.joinpath(folder).rmdir()
+
     def _replace(self, key: str, write: Callable[[BinaryIO], object]) -> None:
         path = self._path(key)
         temporary = self._written(path, write)
@@ -117,13 +125,9 @@ class LocalStore(Store):
 
     def _written(self, path: Path, write: Callable[[BinaryIO], object]) -> Path:
         """A temporary file beside ``path``, written and synced."""
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for folder in [path.parent, *path.parent.parents][: len(path.relative_to(self.root).parts)]:
-                _sync_folder(folder)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
         try:
-            with temporary.open("xb") as file:
+            with self._created(temporary) as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -131,6 +135,19 @@ class LocalStore(Store):
             temporary.unlink(missing_ok=True)
             raise
         return temporary
+
+    def _created(self, path: Path, attempts: int = 8) -> BinaryIO:
+        """A new file with its folder, which another process that finds it empty may remove at any moment."""
+        try:
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                for folder in [path.parent, *path.parent.parents][: len(path.relative_to(self.root).parts)]:
+                    _sync_folder(folder)
+            return path.open("xb")
+        except FileNotFoundError:
+            if attempts == 1:
+                raise
+            return self._created(path, attempts - 1)
 
 
 def _files(folder: Path) -> Iterator[Path]:
