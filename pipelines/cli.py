@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from noisebank.commands import Command, Outcome, add_read_commands
 from noisebank.errors import ConfigError, NoiseBankError
+from runners.logs import set_up_logging
 
 from .job_commands import add_job_commands
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = parse_arguments(arguments)
     except ConfigError as error:
         return _print_error(error, as_json="--json" in arguments)
-    _set_up_logging(known.verbose)
+    set_up_logging(known.verbose)
     try:
         outcome = known.run(known)
     except NoiseBankError as error:
@@ -105,28 +106,6 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     add_job_commands(add)
     add_read_commands(add)
     return parser, commands
-
-
-def _set_up_logging(verbose: bool) -> None:
-    """Our own log at INFO, libraries' warnings; everything with ``--verbose``."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%H:%M:%S",
-        force=True,  # (Beam logs while it is imported, which installs a handler of Python's own)
-    )
-    for package in ("noisebank", "transforms", "pipelines", "runners"):
-        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
-    if not verbose:
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        logging.getLogger().handlers[0].addFilter(_is_news)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether people want to see it: not Beam's remark on apitools, nor its traceback of an error that we print."""
-    raised = record.exc_info[1] if record.exc_info else None
-    return "apitools" not in record.getMessage() and not isinstance(raised, NoiseBankError)
 
 
 def _is_of_storage(error: Exception) -> bool:

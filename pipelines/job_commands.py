@@ -112,7 +112,7 @@ def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
 
 def plan(arguments: argparse.Namespace) -> Outcome:
     """What ``build`` would do; writes nothing."""
-    from .build import plan_only
+    from .jobs import plan_only
 
     config, beam = read_config(arguments)
     return _report(plan_only(config, beam), "plan")
@@ -120,7 +120,7 @@ def plan(arguments: argparse.Namespace) -> Outcome:
 
 def _stage_command(stage: str) -> Command:
     def run(arguments: argparse.Namespace) -> Outcome:
-        from .build import run_stages
+        from .jobs import run_stages
 
         config, beam = read_config(arguments)
         return _report(run_stages(config, beam, stage), stage)

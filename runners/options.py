@@ -9,7 +9,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from noisebank.errors import ConfigError
 
-LOCAL_RUNNERS = (None, "DirectRunner", "FnApiRunner")
+LOCAL = "FnApiRunner"
 
 
 def beam_options(words: Sequence[str]) -> PipelineOptions:
@@ -28,9 +28,9 @@ def beam_options(words: Sequence[str]) -> PipelineOptions:
     if unknown:
         raise ConfigError(f"{unknown[0]}: neither an option of noisebank nor of Beam; see --help")
     runner = getattr(known, "runner", None)
-    if runner in LOCAL_RUNNERS:
+    if runner in (None, "DirectRunner", LOCAL):
         kept = _without(words, "--runner")
-        return PipelineOptions([*kept, "--runner=FnApiRunner"])
+        return PipelineOptions([*kept, f"--runner={LOCAL}"])
     return PipelineOptions(list(words))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -282,14 +283,20 @@ def test_members_of_lists_take_hyphens_and_underscores(project: Project, flag: s
     assert not beam
 
 
-def test_job_commands_run_as_a_module_too(project: Project) -> None:
+@pytest.mark.parametrize(
+    "flags",
+    [["--runner=DirectRunner"], ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]],
+    ids=["one process", "worker processes"],
+)
+def test_job_commands_run_as_a_module_too_and_log_our_lines_alone(project: Project, flags: list[str]) -> None:
     project.write_list(project.rows(1))
-    words = [sys.executable, "-m", "pipelines.build", "--json", "-c", str(project.config_file), "--runner=DirectRunner"]
+    words = [sys.executable, "-m", "pipelines.build", "--json", "-c", str(project.config_file), *flags]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"]["in_bank"] == 1
     assert done.stdout.count("\n") == 1
-    assert "clips: shard of 1 rows: 1 good" in done.stderr
+    lines = [re.fullmatch(r"\d\d:\d\d:\d\d I (\w+).*", line) for line in done.stderr.splitlines()]
+    assert [line and line[1] for line in lines] == ["clips", "clips", "index"], done.stderr
 
 
 def test_help_lists_the_commands_without_importing_what_they_need() -> None:

@@ -1,0 +1,133 @@
+"""How a build, one stage of it or a plan is run: models, the open plan, Beam's runner, and what came of it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
+
+from noisebank import errors
+from noisebank.commits.runs import collect_run
+from noisebank.errors import ConfigError, JobFailed, NoiseBankError
+from noisebank.format.manifest import latest_snapshot
+from noisebank.options import Config
+from noisebank.planning.plan import Plan, find_open_plan, read_plan, removal_problems
+from noisebank.storage import Store, open_store
+from runners.local import local_runner
+from runners.options import beam_options
+from transforms.plan import MakePlan
+
+from .graph import build_pipeline
+from .models import prepare
+from .progress import show_progress
+
+_log = logging.getLogger(__name__)
+_STEP = re.compile(r" \[while running '.*'\]$", re.DOTALL)
+"""What Beam adds to a message."""
+_RAISED = re.compile(r"noisebank\.errors\.(\w+): (.*?)(?: \[while running .*)?$", re.MULTILINE)
+
+
+def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dict[str, Any]:
+    """Runs a build or one stage of it to its end.
+
+    Args:
+        config: of the build.
+        beam_arguments: Beam's own options.
+        stage: as for :func:`build_pipeline`.
+
+    Returns:
+        The summary of ``noisebank build --json``; of a stage on its own: ``plan`` (hash), ``planned`` (when), ``rows``
+        (of the plan) and ``stages`` (what this run did).
+
+    Raises:
+        NoiseBankError: the job failed or published nothing; says why.
+    """
+    options = beam_options(beam_arguments)
+    store = open_store(config.bank)
+    run_id = uuid.uuid4().hex
+    known: dict[str, Any] = {}
+    if stage in ("build", "clips"):
+        known["fingerprints"], known["models"] = prepare(config)
+    else:
+        known["plan"] = _open_plan(store, config, stage).hash
+    with show_progress(store):
+        _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
+    summary = collect_run(store, run_id)
+    if stage == "build":
+        return summary
+    plan = read_plan(store, summary.get("plan") or known["plan"])
+    return {"plan": plan.hash, "planned": plan.created, "rows": _plan_rows(plan), **summary}
+
+
+def _open_plan(store: Store, config: Config, stage: str) -> Plan:
+    """The newest open plan, for a stage that runs on its own.
+
+    Raises:
+        JobFailed: there is none, or it does not have the noise sets that are to be made or published.
+    """
+    latest = latest_snapshot(store)
+    plan = find_open_plan(store, latest.uuid if latest else "")
+    first = "run 'noisebank clips' or 'build' with this configuration first"
+    if plan is None:
+        raise JobFailed(f"{config.bank}: no open plan; {first}")
+    for noise in config.noise if stage in ("noise", "commit") else ():
+        if noise.name not in plan.fingerprints["noise"]:
+            raise JobFailed(f"{config.bank}: noise set {noise.name!r} is not in the open plan; {first}")
+    return plan
+
+
+def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
+    """What a build would do, in counts, and why it would refuse to, if so; nothing is written to the bank."""
+    fingerprints, models = prepare(config)
+    with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
+        options = beam_options(beam_arguments)
+        _run(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
+        store = open_store(scratch)
+        (hash,) = (key.split("/")[1] for key in store.list("plans") if key.endswith("/plan.json"))
+        plan = read_plan(store, hash)
+        latest = latest_snapshot(open_store(config.bank))
+        rows = _plan_rows(plan) | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
+        refused = removal_problems(plan, config)
+        return {"parent": plan.parent, "rows": rows, "stages": plan.todo(), "refused": refused}
+
+
+def _plan_rows(plan: Plan) -> dict[str, int]:
+    """A plan's rows in counts, as a build's summary gives them."""
+    names = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
+    return {name: plan.counts[name] for name in names}
+
+
+def _run(options: PipelineOptions, build: Any) -> None:
+    """Runs a pipeline; an error of noisebank's raised on a worker comes back as itself, without Beam's wrapping.
+
+    Raises:
+        NoiseBankError: the error raised on a worker; ConfigError if the runner refuses its options; JobFailed if the
+            job was cancelled, or with Beam's own error.
+    """
+    try:
+        pipeline = beam.Pipeline(local_runner(options), options)
+    except ValueError as error:
+        raise ConfigError(f"Beam options: {error}") from error
+    build(pipeline)
+    try:
+        state = pipeline.run().wait_until_finish()
+    except NoiseBankError as error:
+        raise type(error)(_STEP.sub("", str(error))) from error
+    except Exception as error:  # (runners raise what they like)
+        if "KeyboardInterrupt" in str(error):
+            raise KeyboardInterrupt from error
+        raised = _RAISED.findall(str(error))
+        if not raised:
+            raise JobFailed(f"the job failed: {error}") from error
+        name, message = raised[-1]
+        kind = getattr(errors, name, JobFailed)
+        raise (kind if issubclass(kind, NoiseBankError) else JobFailed)(message) from error
+    if state != PipelineState.DONE:
+        raise JobFailed(f"the job ended as {state}; run the same command again to go on from what is finished")

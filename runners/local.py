@@ -1,0 +1,26 @@
+"""Beam's runner on this machine, with worker processes that log as this one does."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+from .logs import is_verbose
+from .options import LOCAL
+
+
+def local_runner(options: PipelineOptions) -> PipelineRunner | None:
+    """The runner of a job on this machine; None for one that Beam finds by its name."""
+    if options.view_as(StandardOptions).runner != LOCAL:
+        return None
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode != "multi_processing":
+        return FnApiRunner()
+    direct.direct_running_mode = None  # (it would put Beam's own command in the place of ours)
+    command = f"{shlex.quote(sys.executable)} -m runners.worker{' --verbose' if is_verbose() else ''}"
+    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command))

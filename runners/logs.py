@@ -1,0 +1,43 @@
+"""What people see of the log, in this process and in the processes that it starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from noisebank.errors import NoiseBankError
+
+_OURS = ("noisebank", "transforms", "pipelines", "runners")
+_REMARKS = ("apitools not found", "No semi_persistent_directory found")
+"""Beam's, on what nobody here needs."""
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Our own log at INFO, libraries' warnings; everything with ``verbose``."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,  # (Beam logs while it is imported, which installs a handler of Python's own)
+    )
+    for package in _OURS:
+        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not verbose:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        logging.getLogger().handlers[0].addFilter(_is_news)
+
+
+def is_verbose() -> bool:
+    """Whether everything is logged."""
+    return logging.getLogger(_OURS[0]).isEnabledFor(logging.DEBUG)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether people want to see it: neither what libraries say at INFO (a worker of Beam's lets it through), nor
+    Beam's remarks, nor its traceback of an error that we print."""
+    ours = record.name.partition(".")[0] in _OURS
+    raised = record.exc_info[1] if record.exc_info else None
+    known = isinstance(raised, NoiseBankError) or record.getMessage().startswith(_REMARKS)
+    return (ours or record.levelno >= logging.WARNING) and not known

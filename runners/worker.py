@@ -1,0 +1,21 @@
+"""A worker process of Beam's, whose log goes straight to stderr, as that of the process that started it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .logs import set_up_logging
+
+
+def main() -> None:
+    """Works until the process that started it has no more requests."""
+    set_up_logging("--verbose" in sys.argv)
+    os.environ.pop("LOGGING_API_SERVICE_DESCRIPTOR", None)  # (where Beam would send it a second time)
+    from apache_beam.runners.worker import sdk_worker_main  # (logs while it is imported)
+
+    sdk_worker_main.main([])
+
+
+if __name__ == "__main__":
+    main()
