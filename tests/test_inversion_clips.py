@@ -11,6 +11,7 @@ from noisebank.inversion.clips import (
     ClipRecord,
     MeteredNetwork,
     choose_batch_size,
+    fastest_batch_size,
     invert_clips,
     is_measured,
 )
@@ -195,3 +196,22 @@ def test_prompt_and_guidance_are_part_of_the_inversion(adapter):
 
 def test_auto_batch_size_without_an_accelerator(adapter):
     assert choose_batch_size(adapter, (4, 2, 4, 4)) == CPU_BATCH_SIZE
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({1: 1.0, 2: 1.1, 4: 1.3, 8: 2.5, 16: 9.0}, 4),  # 8 would gain 4%
+        ({1: 1.0, 2: 1.1, 4: 1.3}, 4),  # 8 does not fit
+        ({1: 1.0, 2: 2.0}, 1),
+        ({}, 1),
+        (dict.fromkeys((1, 2, 4, 8, 16, 32), 1.0), 16),  # the largest allowed
+    ],
+)
+def test_the_batch_is_doubled_while_that_pays_and_fits(seconds, expected):
+    def timed(size):
+        if size not in seconds:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return seconds[size]
+
+    assert fastest_batch_size(timed, largest=16) == expected

@@ -198,6 +198,16 @@ def test_the_device_and_its_precision(
     assert loaded == [{"device": device, "dtype": dtype, "motion_adapter": "m", "compile": True}]
 
 
+def test_float32_is_not_rounded_to_tf32(options: NoiseOptions) -> None:
+    kept = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        load_adapter(options)
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = kept
+
+
 @pytest.mark.parametrize("compile", [False, True])
 def test_the_network_is_compiled_where_it_is_asked_for(
     options: NoiseOptions, monkeypatch: pytest.MonkeyPatch, compile: bool

@@ -75,6 +75,9 @@ def load_adapter(options: NoiseOptions) -> ModelAdapter:
     ``auto`` is float32 on a CPU and bfloat16 on a GPU that has it: no model's activations overflow it, so no clip is
     lost to infinities. Its rounding is the floor of the error, where one warm-started call a step is as good as many;
     a model that runs in float16 gets a smaller error from ``precision: float16`` (the frontier in docs/inversion.md).
+
+    float32 means float32: torch would let convolutions round their inputs to the 10 bits of TF32, those of the VAE too,
+    which is as coarse as float16. That is switched off for the whole process.
     """
     import torch
     from diffusers.utils import logging as diffusers_logging
@@ -83,6 +86,7 @@ def load_adapter(options: NoiseOptions) -> ModelAdapter:
 
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     automatic = "float32"

@@ -170,7 +170,8 @@ def _invert_batch(
         dtype=adapter.dtype,
         generators=[torch.Generator().manual_seed(n) for n in (*numbers, *[numbers[-1]] * padding)],
     )
-    stored = store(inversion.noise.cpu()).to(latents.device)
+    noise = inversion.noise.cpu()
+    stored = store(noise).to(latents.device)
     measured = [i for i in range(count) if is_measured(numbers[i], options.measured)]
     errors = _errors(network, inversion.noise, latents, levels, measured)
     stored_errors = _errors(network, stored, latents, levels, measured)
@@ -178,7 +179,6 @@ def _invert_batch(
     max_error = options.max_reconstruction_error if inversion.network_calls else float("inf")
     failures = [_failure(finite[i], stored_errors.get(i), max_error) for i in range(count)]
     statistics = noise_statistics(inversion.noise)
-    noise = inversion.noise.cpu()
     return [
         failures[i]
         or ClipRecord(
@@ -221,27 +221,33 @@ def _failure(finite: bool, stored_error: float | None, max_error: float) -> RowF
 
 
 @lru_cache(maxsize=8)  # (once a process, so that its shards are all made alike)
-def choose_batch_size(adapter: ModelAdapter, shape: tuple[int, int, int, int], largest: int = 64) -> int:
-    """``batch_size: auto``: double the batch while that pays and fits, by a short probe of the network on the device.
+def choose_batch_size(
+    adapter: ModelAdapter, shape: tuple[int, int, int, int], prompt: str = "", guidance_scale: float = 1.0
+) -> int:
+    """``batch_size: auto``, by a short probe of the network on the device; :data:`CPU_BATCH_SIZE` without a GPU.
 
     Args:
         adapter: the loaded model.
         shape: ``(C, F, H, W)`` of the latents.
-        largest: where to stop.
-
-    Returns:
-        The batch size after which doubling gains less than 5%; :data:`CPU_BATCH_SIZE` without a GPU.
+        prompt, guidance_scale: as the inversion will call the network; guidance doubles what goes through it.
     """
     if adapter.device.type != "cuda":
         return CPU_BATCH_SIZE
-    network = adapter.network()
+    network = adapter.network(prompt, guidance_scale)
+    best = fastest_batch_size(lambda size: _seconds_per_call(network, torch.zeros(size, *shape, device=adapter.device)))
+    torch.cuda.empty_cache()
+    return best
+
+
+def fastest_batch_size(seconds: Callable[[int], float], largest: int = 64) -> int:
+    """The power of two, up to ``largest``, after which doubling gains less than 5% or runs out of memory; ``seconds``
+    times one network call on a batch of a size."""
     best, best_rate = 1, 0.0
     size = 1
     while size <= largest:
         try:
-            rate = size / _seconds_per_call(network, torch.zeros(size, *shape, device=adapter.device))
+            rate = size / seconds(size)
         except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
             break
         if rate < 1.05 * best_rate:
             break

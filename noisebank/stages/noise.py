@@ -168,8 +168,11 @@ class _Inversion:
         self.shape = shape
         self.clips = {row["id"]: row for row in clips.select(["id", "num", "sha256"]).to_pylist()}
         self.network = MeteredNetwork(adapter.network(options.prompt, options.guidance_scale), adapter.device)
-        chosen = options.batch_size
-        self.batch_size = chosen if isinstance(chosen, int) else choose_batch_size(adapter, shape)
+        self.batch_size = (
+            options.batch_size
+            if isinstance(options.batch_size, int)
+            else choose_batch_size(adapter, shape, options.prompt, options.guidance_scale)
+        )
 
     def outcomes(self, tar: Path) -> Iterator[ClipRecord | RowFailure]:
         """The record or failure of every clip, in the order of the tar."""
