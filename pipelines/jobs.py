@@ -21,7 +21,7 @@ from noisebank.options import Config
 from noisebank.planning.plan import Plan, find_open_plan, read_plan, removal_problems
 from noisebank.storage import Store, open_store
 from runners.local import local_runner
-from runners.options import beam_options
+from runners.options import beam_options, check_addresses, runs_elsewhere
 from transforms.plan import MakePlan
 
 from .graph import build_pipeline
@@ -50,6 +50,7 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
         NoiseBankError: the job failed or published nothing; says why.
     """
     options = beam_options(beam_arguments)
+    check_addresses(options, [config.bank, *(path for source in config.sources for path in source.path)])
     store = open_store(config.bank)
     run_id = uuid.uuid4().hex
     known: dict[str, Any] = {}
@@ -84,10 +85,18 @@ def _open_plan(store: Store, config: Config, stage: str) -> Plan:
 
 
 def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
-    """What a build would do, in counts, and why it would refuse to, if so; nothing is written to the bank."""
+    """What a build would do, in counts, and why it would refuse to, if so; nothing is written to the bank.
+
+    Raises:
+        ConfigError: the workers would run on other machines; also as :func:`run_stages`.
+    """
+    options = beam_options(beam_arguments)
+    if runs_elsewhere(options):
+        raise ConfigError(
+            "plan: it leaves nothing where other machines could read it, so it runs here alone; leave out --runner"
+        )
     fingerprints, models = prepare(config)
     with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
-        options = beam_options(beam_arguments)
         _run(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
         store = open_store(scratch)
         (hash,) = (key.split("/")[1] for key in store.list("plans") if key.endswith("/plan.json"))
@@ -113,7 +122,7 @@ def _run(options: PipelineOptions, build: Any) -> None:
     """
     try:
         pipeline = beam.Pipeline(local_runner(options), options)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise ConfigError(f"Beam options: {error}") from error
     build(pipeline)
     try:

@@ -1,15 +1,27 @@
-"""Beam's options from the command line: everything that is not noisebank's must be Beam's, or it is an error."""
+"""Beam's options from the command line: everything that is not noisebank's must be Beam's, or it is an error; and
+whether the workers that they ask for can read what they must."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterable, Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import (
+    FlinkRunnerOptions,
+    PipelineOptions,
+    PortableOptions,
+    SparkRunnerOptions,
+    StandardOptions,
+)
 
 from noisebank.errors import ConfigError
 
 LOCAL = "FnApiRunner"
+_log = logging.getLogger(__name__)
+_ON_THIS_MACHINE = re.compile(r"embed|local(\[.+)?|\[(local|auto)\]|(https?://)?(localhost|127\.0\.0\.1)(:\d+)?/?")
+"""Masters and job servers that start workers here."""
 
 
 def beam_options(words: Sequence[str]) -> PipelineOptions:
@@ -32,6 +44,37 @@ def beam_options(words: Sequence[str]) -> PipelineOptions:
         kept = _without(words, "--runner")
         return PipelineOptions([*kept, f"--runner={LOCAL}"])
     return PipelineOptions(list(words))
+
+
+def runs_elsewhere(options: PipelineOptions) -> bool:
+    """Whether the workers run on other machines than this, as far as the options tell."""
+    name = _runner(options)
+    masters = {
+        "flink": options.view_as(FlinkRunnerOptions).flink_master,
+        "portable": options.view_as(PortableOptions).job_endpoint or "embed",
+        "spark": options.view_as(SparkRunnerOptions).spark_master_url or "local",
+    }
+    return "dataflow" in name or (name in masters and not _ON_THIS_MACHINE.fullmatch(masters[name]))
+
+
+def check_addresses(options: PipelineOptions, addresses: Iterable[str]) -> None:
+    """Refuses local paths that workers on other machines cannot read; warns where a mounted folder may be meant.
+
+    Raises:
+        ConfigError: names the first path that cannot be read.
+    """
+    for address in addresses if runs_elsewhere(options) else ():
+        scheme, separator, _ = address.partition("://")
+        wanted = f"{address}: workers on other machines cannot read it; use an address such as gs://, s3:// or az://"
+        if scheme == "memory" or ("dataflow" in _runner(options) and (not separator or scheme == "file")):
+            raise ConfigError(wanted)
+        if not separator or scheme == "file":
+            _log.warning("%s, unless this is a folder that all of them mount (with hard links)", wanted)
+
+
+def _runner(options: PipelineOptions) -> str:
+    """The runner's short name, such as ``dataflow``."""
+    return str(options.view_as(StandardOptions).runner).rpartition(".")[2].lower().removesuffix("runner")
 
 
 class _StrictParser(argparse.ArgumentParser):

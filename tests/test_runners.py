@@ -1,0 +1,72 @@
+"""Where a job may run: workers on other machines must be able to read the bank and the lists."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from noisebank.errors import ConfigError
+from runners.options import beam_options, check_addresses, runs_elsewhere
+from tests.e2e import Project
+
+DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=europe-west4", "--temp_location=gs://bucket/tmp")
+
+
+@pytest.mark.parametrize(
+    ("words", "elsewhere"),
+    [
+        ((), False),
+        (("--runner=DirectRunner",), False),
+        (("--runner=PrismRunner",), False),
+        (DATAFLOW, True),
+        (("--runner", "dataflow"), True),
+        (("--runner=FlinkRunner",), False),
+        (("--runner=FlinkRunner", "--flink_master=[local]"), False),
+        (("--runner=FlinkRunner", "--flink_master=localhost:8081"), False),
+        (("--runner=FlinkRunner", "--flink_master=flink.internal:8081"), True),
+        (("--runner=flink", "--flink_master=http://10.0.0.7:8081"), True),
+        (("--runner=SparkRunner",), False),
+        (("--runner=SparkRunner", "--spark_master_url=spark://host:7077"), True),
+        (("--runner=PortableRunner", "--job_endpoint=localhost:8099"), False),
+        (("--runner=PortableRunner", "--job_endpoint=jobs.internal:8099"), True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_which_workers_run_on_other_machines(words: tuple[str, ...], elsewhere: bool) -> None:
+    assert runs_elsewhere(beam_options(words)) == elsewhere
+
+
+def test_dataflow_takes_no_local_path() -> None:
+    options = beam_options(DATAFLOW)
+    check_addresses(options, ["gs://me/bank", "https://host.example/list.csv", "s3://b/x", "az://c/y"])
+    for address in ("./bank", "/mnt/bank", "file:///mnt/bank", "memory://bank"):
+        with pytest.raises(ConfigError, match=f"{address}: workers on other machines .* gs://, s3:// or az://"):
+            check_addresses(options, ["gs://me/bank", address])
+
+
+def test_a_cluster_may_share_a_mounted_folder_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    options = beam_options(["--runner=FlinkRunner", "--flink_master=flink.internal:8081"])
+    with caplog.at_level(logging.WARNING, "runners"):
+        check_addresses(options, ["/mnt/bank", "gs://me/list.csv"])
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["/mnt/bank"]
+    with pytest.raises(ConfigError, match="memory://bank"):
+        check_addresses(options, ["memory://bank"])
+    check_addresses(beam_options([]), ["memory://bank", "./bank"])
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("command", ["build", "clips", "noise"])
+def test_a_bank_or_list_that_workers_cannot_read_is_a_usage_error(project: Project, command: str) -> None:
+    project.write_list(project.rows(1))
+    ran = project.run(command, *DATAFLOW)
+    assert ran.exit_code == 2 and f"{project.bank}: workers on other machines" in ran.document["error"]["message"]
+    ran = project.run(command, *DATAFLOW, "--bank=gs://me/bank")
+    assert ran.exit_code == 2 and f"{project.folder / 'list.csv'}: workers" in ran.document["error"]["message"]
+    assert not project.bank.exists()
+
+
+def test_plan_runs_here_alone(project: Project) -> None:
+    project.write_list(project.rows(1))
+    ran = project.run("plan", *DATAFLOW)
+    assert ran.exit_code == 2 and "leave out --runner" in ran.document["error"]["message"]
