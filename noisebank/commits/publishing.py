@@ -218,14 +218,9 @@ class Outcome:
         schema = self.schemas.failures
         failed = self.failed
         known = self._known_failures()
-        made = pa.Table.from_pylist(
-            [
-                {**{name: getattr(failure, name) for name in schema.names[:9]}, "last_snapshot": 0}
-                | {"first_snapshot": known.get((failure.num, failure.stage), 0)}
-                for failure in failed
-            ],
-            schema,
-        )
+        columns = {name: [getattr(failure, name) for failure in failed] for name in _FAILURE_FIELDS}
+        columns["first_snapshot"] = [known.get((failure.num, failure.stage), 0) for failure in failed]
+        made = pa.table({**columns, "last_snapshot": [0] * len(failed)}, schema)
         healed = pa.Table.from_pylist(
             [
                 dict.fromkeys(("id", "source", "uri", "code", "message"), "")

@@ -26,8 +26,8 @@ class Finished:
 
 
 def stage_figures(finished: Iterable[Finished]) -> dict[str, dict[str, float]]:
-    """What shards came to, stage by stage: rows ``done`` here, ``skipped`` (made earlier) and ``failed``; ``seconds`` of
-    work, over all workers."""
+    """What shards came to, stage by stage: rows ``done`` here, ``skipped`` (made earlier) and ``failed``; ``seconds``
+    of work, over all workers."""
     stages: dict[str, dict[str, float]] = {}
     for item in finished:
         receipt = item.receipt
