@@ -136,7 +136,7 @@ class LocalStore(Store):
             raise
         return temporary
 
-    def _created(self, path: Path, attempts: int = 8) -> BinaryIO:
+    def _created(self, path: Path, attempts: int = 32) -> BinaryIO:
         """A new file with its folder, which another process that finds it empty may remove at any moment."""
         try:
             if not path.parent.is_dir():
@@ -144,7 +144,7 @@ class LocalStore(Store):
                 for folder in [path.parent, *path.parent.parents][: len(path.relative_to(self.root).parts)]:
                     _sync_folder(folder)
             return path.open("xb")
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):  # (mkdir may raise either)
             if attempts == 1:
                 raise
             return self._created(path, attempts - 1)
