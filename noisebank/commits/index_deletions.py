@@ -91,4 +91,3 @@ def mark_deleted(store: Store, segment: IndexSegment, nums: Nums, generation: in
     packed = np.packbits(after, bitorder="little").tobytes()
     entry = publish_bytes(store, packed, "index", _SUFFIX, int(after.sum()), generation)
     return dataclasses.replace(segment, deleted=entry)
-
