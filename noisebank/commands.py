@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from .errors import ConfigError
 from .storage import open_store
 
 if TYPE_CHECKING:
+    import torch
+
     from .bank import NoiseBank
 
 
@@ -153,14 +156,13 @@ def _on_one_line(text: str) -> str:
 def sample(arguments: argparse.Namespace) -> Outcome:
     """Mixed noise to a file."""
     import torch
-    from safetensors.torch import save
 
     if not Path(arguments.output).parent.is_dir():
         raise ConfigError(f"--output: {arguments.output}: its folder does not exist; make it first")
     bank = _open(arguments, noise_set=arguments.noise_set)
     generator = torch.Generator().manual_seed(arguments.seed)
     mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator, digest=True)
-    Path(arguments.output).write_bytes(save({"latents": mixed.latents.contiguous()}))
+    save_latents(Path(arguments.output), mixed.latents)
     hit = mixed.hits[0]
     document = {
         "output": arguments.output,
@@ -175,6 +177,23 @@ def sample(arguments: argparse.Namespace) -> Outcome:
     }
     shape = "x".join(map(str, mixed.latents.shape))
     return Outcome(document, [f"{arguments.output}: latents {shape} float32, mixed with {hit.id} ({hit.score:.4f})"])
+
+
+def save_latents(path: Path, latents: torch.Tensor) -> None:
+    """A safetensors file with the key ``latents``: whole or not at all, with the permissions of any new file."""
+    from safetensors.torch import save
+
+    data = save({"latents": latents.contiguous()})
+    if path.exists() and not path.is_file():  # (a pipe or a device, which nothing may take the place of)
+        path.write_bytes(data)
+        return
+    path = path.resolve()
+    part = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def show(arguments: argparse.Namespace) -> Outcome:

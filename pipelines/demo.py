@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from noisebank.commands import Outcome
+from noisebank.commands import Outcome, save_latents
 from noisebank.config import load_config
 from noisebank.errors import ConfigError, JobFailed
 
@@ -147,7 +147,6 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     """Three searches, latents, a generated clip, and stored clips given back beside their sources."""
     import torch
     from diffusers import TextToVideoSDPipeline
-    from safetensors.torch import save_file
 
     from noisebank import NoiseBank
 
@@ -165,7 +164,7 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     inputs = bank.inputs(PROMPTS[0], eta=0.2, generator=generator, pipe=pipe)
-    save_file({"latents": inputs["latents"].contiguous()}, out / "latents.safetensors")
+    save_latents(out / "latents.safetensors", inputs["latents"])
     _log.info("generating a clip from the mixed noise")
     frames = pipe(PROMPTS[0], **inputs, num_inference_steps=STEPS, guidance_scale=1.0, output_type="np").frames[0]
     _save_video(out / "generated.mp4", frames)

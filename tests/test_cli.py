@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from noisebank.describe import KINDS
 from pipelines.cli import main, parse_arguments
@@ -122,6 +125,31 @@ def test_sample_depends_on_prompt_eta_and_seed_alone(bank_folder: Path, tmp_path
     assert first == latents("--seed", 0, "--eta", 0.2, "--set", "small")
     assert first != latents("--seed", 1)
     assert first != latents("--eta", 0.3)
+
+
+def test_sample_writes_a_whole_file_that_others_may_read(bank_folder: Path, tmp_path: Path) -> None:
+    latents, kept = tmp_path / "x.safetensors", tmp_path / "kept"
+    latents.write_bytes(b"an earlier file")
+    kept.hardlink_to(latents)
+    before = os.umask(0o027)
+    try:
+        assert noisebank("sample", bank_folder, "a dog", "-o", latents).exit_code == 0
+    finally:
+        os.umask(before)
+    assert kept.read_bytes() == b"an earlier file"
+    assert load_file(latents)["latents"].shape == (1, 4, 4, 8, 8)
+    assert stat.S_IMODE(latents.stat().st_mode) == 0o640
+    assert {path.name for path in tmp_path.iterdir()} == {"x.safetensors", "kept"}
+
+
+def test_sample_writes_into_a_pipe(bank_folder: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_bytes)
+        assert noisebank("sample", bank_folder, "a dog", "-o", pipe).exit_code == 0
+        assert load(read.result())["latents"].shape == (1, 4, 4, 8, 8)
+    assert pipe.is_fifo()
 
 
 def test_without_json_people_read_lines(bank_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
