@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +25,8 @@ import yaml
 from noisebank.commands import Outcome, save_latents
 from noisebank.config import load_config
 from noisebank.errors import ConfigError, JobFailed
+from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.storage import open_store
 
 _log = logging.getLogger(__name__)
 VIDEOS = 12
@@ -151,8 +153,7 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     from noisebank import NoiseBank
 
     bank = NoiseBank.open(str(out / "bank"))
-    lines = [f"bank: {summary['rows']['in_bank']} clips in snapshot {summary['snapshot']}"]
-    lines += [f"  failed {code}: {count}" for code, count in summary["failed_by_code"].items()]
+    lines = account(summary["rows"], read_snapshot(open_store(out / "bank")))
     searches = {}
     for prompt in PROMPTS:
         hits = bank.search(prompt, k=3)
@@ -179,6 +180,13 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     lines.append("  (generated.mp4 is made by a model with random weights: it shows that the way works, not a picture)")
     lines.append(f"next: {sys.argv[0]} show {out / 'bank'}; {sys.argv[0]} failures {out / 'bank'}")
     return Outcome({**summary, "searches": searches, "files": [str(out / name) for name in files]}, lines)
+
+
+def account(rows: Mapping[str, int], snapshot: Snapshot) -> list[str]:
+    """Where every row of the list ended: in the bank, among its failures, or as a duplicate."""
+    lines = [f"bank: {snapshot.in_bank} clips of {rows['read']} rows in snapshot {snapshot.number}"]
+    lines += [f"  failed {code}: {count}" for code, count in sorted(snapshot.failure_counts.items())]
+    return [*lines, f"  listed twice: {rows['duplicate']}"]
 
 
 def _replay(out: Path, bank: Any, pipe: Any, id: str) -> Any:

@@ -32,7 +32,7 @@ from tests.servers import VideoServer
 
 FLAGS = ("--max_failed", "1", "--max_changed", "1", "--max_removed", "1")
 PRELOADED = (
-    "pipelines.build",
+    "pipelines.jobs",
     "apache_beam.runners.portability.fn_api_runner",
     "sentence_transformers",
     "transformers.models.bert.modeling_bert",
