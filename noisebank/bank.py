@@ -276,7 +276,7 @@ class NoiseBank:
     def _embedded(self, prompts: Sequence[str]) -> Any:
         from noisebank.search.embed import Embedder, load_embedder
 
-        known = self._pinned.snapshot.models.get("captions", {})
+        known = self._pinned.snapshot.models["captions"]
         with self._lock:
             if not isinstance(self._embedder, Embedder):
                 self._embedder = load_embedder(self._embedder or known["model"], known.get("digest"))
@@ -307,7 +307,7 @@ class NoiseBank:
 
 
 def _noise_sets(snapshot: Snapshot) -> tuple[str, ...]:
-    return tuple(sorted(snapshot.models.get("noise", {})))
+    return tuple(sorted(snapshot.models["noise"]))
 
 
 def _reopen(store: Store, snapshot: int, noise_set: str | None, embedder: str | Embedder | None) -> NoiseBank:

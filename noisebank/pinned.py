@@ -34,6 +34,7 @@ from .errors import BankDamaged, ClipNotFound
 from .ids import clip_number
 from .storage import FileEntry, Store
 
+_AXES = "CFHW"
 _OPEN_SHARDS = 128
 _REMEMBERED_PLACES = 65_536
 _FIRST_TRIES = 16
@@ -175,7 +176,13 @@ class PinnedSet:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """``(C, F, H, W)`` of a record."""
-        channels, frames, height, width = self.model["shape"]
+        shape = self.model["shape"]
+        if len(shape) != len(_AXES):
+            raise BankDamaged(
+                f"{self._pinned.snapshot.path}: the shape of noise set {self.name!r} is {shape}, {_AXES} is wanted; "
+                "run verify"
+            )
+        channels, frames, height, width = shape
         return channels, frames, height, width
 
     def _find(self, num: int) -> Place | None:

@@ -8,11 +8,12 @@ the overlay tables, so that it stays small however large the bank is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypedDict
 
 from noisebank.errors import BankDamaged, BankNotFound, SnapshotExpired, UnsupportedFormat
 from noisebank.format.sealed import seal, unseal
+from noisebank.format.typed import typed
 from noisebank.storage import FileEntry, Store
 
 FORMAT = 1
@@ -58,11 +59,51 @@ class IndexSegment:
         return tuple(file for file in (self.index, self.entries, self.info, self.deleted) if file)
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> IndexSegment:
-        """From a JSON object."""
-        files = {name: FileEntry.from_json(document[name]) for name in ("index", "entries", "info")}
-        deleted = FileEntry.from_json(document["deleted"]) if document["deleted"] else None
-        return cls(**{**document, **files, "deleted": deleted})
+    def from_json(cls, document: object, name: str = "index segment") -> IndexSegment:
+        """From a JSON object, called ``name`` in errors.
+
+        Raises:
+            BankDamaged: it is none; names the member.
+        """
+        segment: IndexSegment = typed(document, cls, name)
+        return segment
+
+
+class _Noise(TypedDict, total=False):
+    """What readers need to know of a noise set: the options it was made with, and its model (``describe``)."""
+
+    model: str
+    inverter: str
+    dtype: Literal["float16", "int8"]
+    shape: list[int]
+    num_inference_steps: int
+    family: str
+    pipeline: str
+    layout: Literal["BCFHW", "BFCHW", "BCHW", "BSD"]
+    spatial_ratio: int
+    temporal_ratio: int
+    call: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    levels: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    weights: Mapping[str, Any]
+
+
+class _Captions(TypedDict, total=False):
+    model: str
+    digest: str
+    dim: int
+
+
+class _Models(TypedDict, total=False):
+    captions: _Captions
+    noise: Mapping[str, _Noise]
+
+
+class _Fingerprints(TypedDict, total=False):
+    clips: str
+    captions: str
+    noise: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -146,24 +187,16 @@ class Snapshot:
         return seal(asdict(self))
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Snapshot:
-        """From a JSON object."""
-        entries = {name: _entries(document[name]) for name in ("rows", "failures", "expired")}
-        by_name = {
-            name: {key: _entries(group) for key, group in document[name].items()} for name in ("parts", "records")
-        }
-        touched = FileEntry.from_json(document["touched"]) if document["touched"] else None
-        index = tuple(IndexSegment.from_json(segment) for segment in document["index"])
-        return cls(
-            **{
-                **document,
-                **entries,
-                **by_name,
-                "touched": touched,
-                "index": index,
-                "noise_sets": tuple(document["noise_sets"]),
-            }
-        )
+    def from_json(cls, document: object, name: str = "snapshot") -> Snapshot:
+        """From a JSON object, called ``name`` in errors.
+
+        Raises:
+            BankDamaged: it is none; names the member.
+        """
+        snapshot: Snapshot = typed(document, cls, name)
+        models = typed(snapshot.models, _Models, f"{name}.models")
+        fingerprints = typed(snapshot.fingerprints, _Fingerprints, f"{name}.fingerprints")
+        return replace(snapshot, models=models, fingerprints=fingerprints)
 
 
 def snapshot_path(number: int) -> str:
@@ -232,21 +265,11 @@ def expired_stub(snapshot: Snapshot, by: int) -> bytes:
 
 
 def _parsed(document: dict[str, Any], number: int, path: str) -> Snapshot:
-    if not isinstance(document.get("format"), int) or document["format"] > FORMAT:
+    if isinstance(format := document.get("format"), int) and format > FORMAT:
         raise UnsupportedFormat(
-            f"{path}: format {document.get('format')}, this version reads up to {FORMAT}; install a newer noisebank"
+            f"{path}: format {format}, this version reads up to {FORMAT}; install a newer noisebank"
         )
-    names = {member.name for member in fields(Snapshot)}
-    if document.keys() != names:
-        raise BankDamaged(f"{path}: missing or unknown: {', '.join(sorted(document.keys() ^ names))}; run verify")
-    try:
-        snapshot = Snapshot.from_json(document)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BankDamaged(f"{path}: not a snapshot ({error!r}); run verify") from error
+    snapshot = Snapshot.from_json(document, f"{path}: snapshot")
     if snapshot.number != number:
         raise BankDamaged(f"{path}: says that it is snapshot {snapshot.number}; files were swapped")
     return snapshot
-
-
-def _entries(documents: list[dict[str, Any]]) -> tuple[FileEntry, ...]:
-    return tuple(FileEntry.from_json(document) for document in documents)

@@ -19,12 +19,15 @@ _NAME = re.compile(r"([0-9a-f]{32})(-v([1-9][0-9]*))?\.[a-z]+")
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A data file as manifests and receipts name it."""
+    """A data file as manifests and receipts name it; BankDamaged if its path is not one of a data file."""
 
     path: str
     bytes: int
     sha256: str
     rows: int
+
+    def __post_init__(self) -> None:
+        _name(checked_key(self.path))
 
     @property
     def key(self) -> int:
@@ -42,10 +45,8 @@ class FileEntry:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> FileEntry:
-        """From a JSON object; BankDamaged if its path is not one of a data file."""
-        entry = cls(document["path"], document["bytes"], document["sha256"], document["rows"])
-        _name(checked_key(entry.path))
-        return entry
+        """From a JSON object."""
+        return cls(document["path"], document["bytes"], document["sha256"], document["rows"])
 
 
 def data_path(folder: str, digest: str, suffix: str, generation: int = 0) -> str:
