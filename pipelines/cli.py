@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -28,12 +29,14 @@ Looking it up:   noisebank search BANK "a dog on the beach"
                  noisebank sample BANK "a dog on the beach" -o latents.safetensors
 
 exit codes: 0 done; 1 the job failed or too many rows failed, nothing published;
-            2 usage or configuration error; 3 another writer committed a conflicting change
+            2 usage or configuration error; 3 another writer committed a conflicting change; 130 interrupted
 """
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code, as shells have it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Runs one command, by default the process's own, and returns its exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         known = parse_arguments(arguments)
@@ -46,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(known, error)
     except KeyboardInterrupt:
         print("noisebank: interrupted; run the same command again to go on from what is finished", file=sys.stderr)
-        return 130
+        if argv is None:
+            os._exit(INTERRUPTED)  # (at once: Python would wait for downloads that have begun)
+        return INTERRUPTED
     except Exception as error:
         if not _is_of_storage(error):
             raise

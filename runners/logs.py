@@ -36,8 +36,8 @@ def is_verbose() -> bool:
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether people want to see it: neither what libraries say at INFO (a worker of Beam's lets it through), nor
-    Beam's remarks, nor its traceback of an error that we print."""
+    Beam's remarks, nor its traceback of an error or interrupt that we report."""
     ours = record.name.partition(".")[0] in _OURS
     raised = record.exc_info[1] if record.exc_info else None
-    known = isinstance(raised, NoiseBankError) or record.getMessage().startswith(_REMARKS)
+    known = isinstance(raised, NoiseBankError | KeyboardInterrupt) or record.getMessage().startswith(_REMARKS)
     return (ours or record.levelno >= logging.WARNING) and not known

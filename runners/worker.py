@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from .logs import set_up_logging
@@ -10,6 +11,7 @@ from .logs import set_up_logging
 
 def main() -> None:
     """Works until the process that started it has no more requests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # (Ctrl-C ends it without a word)
     set_up_logging("--verbose" in sys.argv)
     os.environ.pop("LOGGING_API_SERVICE_DESCRIPTOR", None)  # (where Beam would send it a second time)
     from apache_beam.runners.worker import sdk_worker_main  # (logs while it is imported)

@@ -80,7 +80,7 @@ def make_clips(
         end the iteration.
     """
     sandbox = sandbox or shared_sandbox()
-    with tempfile.TemporaryDirectory(prefix="noisebank-", dir=workdir) as folder:
+    with tempfile.TemporaryDirectory(prefix="noisebank-", dir=workdir, ignore_cleanup_errors=True) as folder:
         work = _Work(requests, clips, options, sandbox, Path(folder))
         try:
             work.start()
@@ -171,10 +171,10 @@ class _Work:
         return outcome
 
     def stop(self) -> None:
-        """Gives up what has not begun and waits for what has."""
+        """Gives up what has not begun; what has ends on its own (whoever interrupts a build does not wait for it)."""
         self._backlog.stop()
-        self._downloads.shutdown(cancel_futures=True)
-        self._decodes.shutdown(cancel_futures=True)
+        self._downloads.shutdown(wait=False, cancel_futures=True)
+        self._decodes.shutdown(wait=False, cancel_futures=True)
 
     def _guarded(self, numbers: list[int], step: Any) -> None:
         """Runs a step; its failure, or any error, is the outcome of the requests concerned."""

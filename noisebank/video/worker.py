@@ -75,7 +75,6 @@ def serve(handle: Callable[[dict[str, Any]], Answer]) -> None:
     """
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_SPACE, MAX_ADDRESS_SPACE))
@@ -94,4 +93,7 @@ def serve(handle: Callable[[dict[str, Any]], Answer]) -> None:
 
 if __name__ == "__main__":
     importlib.import_module("noisebank.video.decode")  # before the hello: what is not installed shows at the start
-    serve(make_clip)
+    try:
+        serve(make_clip)
+    except BrokenPipeError:  # the parent has gone
+        os._exit(1)
