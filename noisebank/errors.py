@@ -66,6 +66,12 @@ class JobFailed(NoiseBankError):
     """The job ran, but nothing was published: too many rows failed, or a stage is unfinished."""
 
 
+class Interrupted(NoiseBankError):
+    """Ctrl-C; what is finished stays finished."""
+
+    exit_code = 130
+
+
 FAILURE_CODES = (
     "bad_dimensions",
     "bad_duration",

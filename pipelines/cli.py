@@ -10,13 +10,12 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from noisebank.commands import Command, Outcome, add_read_commands
-from noisebank.errors import ConfigError, NoiseBankError
+from noisebank.errors import ConfigError, Interrupted, NoiseBankError
 from runners.logs import set_up_logging
 
 from .job_commands import add_job_commands
@@ -31,8 +30,6 @@ Looking it up:   noisebank search BANK "a dog on the beach"
 exit codes: 0 done; 1 the job failed or too many rows failed, nothing published;
             2 usage or configuration error; 3 another writer committed a conflicting change; 130 interrupted
 """
-INTERRUPTED = 128 + signal.SIGINT
-"""Exit code, as shells have it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,10 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NoiseBankError as error:
         return _fail(known, error)
     except KeyboardInterrupt:
-        print("noisebank: interrupted; run the same command again to go on from what is finished", file=sys.stderr)
+        code = _fail(known, Interrupted("interrupted; run the same command again to go on from what is finished"))
         if argv is None:
-            os._exit(INTERRUPTED)  # (at once: Python would wait for downloads that have begun)
-        return INTERRUPTED
+            sys.stdout.flush()
+            os._exit(code)  # (at once: Python would wait for downloads that have begun)
+        return code
     except Exception as error:
         if not _is_of_storage(error):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tests.servers import VideoServer
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 30
+SAID = "interrupted; run the same command again to go on from what is finished"
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,7 @@ def test_a_build_that_is_interrupted_exits_with_130_and_a_rerun_finishes(
 ) -> None:
     project.write_list([*project.rows(1), *project.rows(1, start=1, address=f"{server.url}/hang")])
     project.configure(fetch={"allow_private_hosts": True, "timeout": PATIENCE_S, "retries": 0})
-    command = [sys.executable, "-m", "pipelines.cli", "build", "-c", str(project.config_file), *flags]
+    command = [sys.executable, "-m", "pipelines.cli", "build", "--json", "-c", str(project.config_file), *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as build:
         until = time.monotonic() + PATIENCE_S
@@ -35,9 +37,9 @@ def test_a_build_that_is_interrupted_exits_with_130_and_a_rerun_finishes(
         os.killpg(build.pid, signal.SIGINT)  # (as a terminal does)
         out, err = build.communicate(timeout=PATIENCE_S)
     assert build.returncode == 130, err
-    assert out == ""
+    assert json.loads(out)["error"] == {"type": "Interrupted", "message": SAID, "exit_code": 130}
     *before, last = err.splitlines()
-    assert last == "noisebank: interrupted; run the same command again to go on from what is finished"
+    assert last == f"noisebank build: {SAID}"
     assert flags or not before  # (Beam's threads say that their workers ended)
     assert not list(project.bank.glob("snapshots/*"))
     server.healthy = True
