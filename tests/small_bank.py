@@ -132,6 +132,18 @@ def vector_of(caption: str) -> npt.NDArray[np.float32]:
     return vector / np.linalg.norm(vector)
 
 
+def decoded_files(store: Store) -> dict[str, bytes]:
+    """Every file of a bank by its key, the columns of Parquet files decoded."""
+    files = {}
+    for key in store.list(""):
+        files[key] = store.read(key)
+        if key.endswith(".parquet"):
+            for column in pq.read_table(pa.BufferReader(files[key])).columns:
+                buffers = [buffer for chunk in column.chunks for buffer in chunk.buffers()]
+                files[key] += b"".join(buffer.to_pybytes() for buffer in buffers if buffer)
+    return files
+
+
 def _checksum(noise: npt.NDArray[np.float16]) -> int:
     return xxhash.xxh3_64_intdigest(noise.tobytes())
 

@@ -28,7 +28,19 @@ from noisebank.storage import Store, open_store
 from noisebank.upkeep.compact import compact
 from noisebank.upkeep.verify import verify
 from schemas.failures import FAILURES
-from tests.small_bank import SET, SHAPE, failure, make, noise_of, num_of, publish, remove, table, vector_of
+from tests.small_bank import (
+    SET,
+    SHAPE,
+    decoded_files,
+    failure,
+    make,
+    noise_of,
+    num_of,
+    publish,
+    remove,
+    table,
+    vector_of,
+)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -128,18 +140,6 @@ def test_half_dead_shards_are_rewritten(store: Store, tmp_path: Path) -> None:
     assert describe(store, compacted)["bytes"] < describe(store, before)["bytes"]
 
 
-def everything(store: Store) -> dict[str, bytes]:
-    """Every file of a bank by its key, the columns of Parquet files decoded."""
-    files = {}
-    for key in store.list(""):
-        files[key] = store.read(key)
-        if key.endswith(".parquet"):
-            for column in pq.read_table(pa.BufferReader(files[key])).columns:
-                buffers = [buffer for chunk in column.chunks for buffer in chunk.buffers()]
-                files[key] += b"".join(buffer.to_pybytes() for buffer in buffers if buffer)
-    return files
-
-
 def recaption(store: Store, id: str, caption: str) -> Delta:
     """A new caption for a clip that stays as it is."""
     new = make(store, {id: caption})
@@ -170,14 +170,14 @@ def test_purging_leaves_no_byte_of_a_removed_row(store: Store, tmp_path: Path) -
         "replaced vector": vector_of(captions["a-5"]).tobytes(),
         "noise": noise_of("a-taken-down", captions["a-taken-down"]).tobytes(),
     }
-    assert all(any(trace in data for data in everything(store).values()) for trace in traces.values())
+    assert all(any(trace in data for data in decoded_files(store).values()) for trace in traces.values())
     purged = compact(store, purge=True)
     assert contents(store, purged, tmp_path) == before
     for number in (1, 2, 3, 4):
         with pytest.raises(SnapshotExpired):
             read_snapshot(store, number)
     assert verify(store).ok
-    for key, data in everything(store).items():
+    for key, data in decoded_files(store).items():
         assert [what for what, trace in traces.items() if trace in data] == [], key
     live = [read_nums(store, segment)[~read_deleted(store, segment)] for segment in purged.index]
     assert sorted(np.concatenate(live).tolist()) == sorted(before)
