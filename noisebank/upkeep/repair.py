@@ -1,7 +1,8 @@
 """Repair: a new snapshot without the damaged shards, so that the next build makes exactly those again.
 
 What cannot be made again from the sources (the tables of rows, the manifest parts) is not touched: that needs a copy or
-an earlier snapshot.
+an earlier snapshot. (Receipts and data files do not tell which of two versions of a row holds, nor which rows were
+taken down: tables made of them would bring those back.)
 """
 
 from __future__ import annotations
