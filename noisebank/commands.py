@@ -80,7 +80,10 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
     _bank(parser)
     parser.add_argument("--kind", help=f"{', '.join(KINDS)}, noise/NAME or records/NAME (default: all)")
     _snapshot(parser)
+    _add_upkeep_commands(add)
 
+
+def _add_upkeep_commands(add: Callable[[str, str, Command], argparse.ArgumentParser]) -> None:
     parser = add("verify", "re-read every file of a snapshot against its checksum", verify)
     _bank(parser)
     _snapshot(parser)

@@ -123,10 +123,22 @@ class CaptionOptions:
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """How good the search index must be."""
+    """How good the search index must be, and what it may cost. Counts for the segments that are built from then on."""
 
     min_recall: float = option(
         0.95, "smallest recall@1 and recall@5 against exact search", hashed=False, minimum=0.0, maximum=1.0
+    )
+    memory: int | None = option(
+        None,
+        "bytes that a segment may take in memory (2GB); one that would take more holds 8 bits a dimension",
+        hashed=False,
+        parse=parse_bytes,
+        minimum=1,
+    )
+    final: bool = option(
+        False,
+        "searched much, updated seldom: above 50,000 captions a graph (HNSW), which answers sooner and is built slower",
+        hashed=False,
     )
 
 

@@ -19,7 +19,7 @@ from noisebank.format.noise_file import NoiseWriter
 from noisebank.format.receipts import Receipt, finish, inputs_hash
 from noisebank.format.status import Status
 from noisebank.ids import clip_number, source_number, xxh64
-from noisebank.options import CaptionOptions
+from noisebank.options import CaptionOptions, IndexOptions
 from noisebank.search.embed import Embedder, load_embedder
 from noisebank.stages.captions import make_captions_shard
 from noisebank.stages.index import IndexJob, segment_of
@@ -69,7 +69,7 @@ def embed(store: Store, captions: Mapping[str, str], fingerprint: str = FINGERPR
 def index_job(store: Store, receipts: Sequence[Receipt], parent: Snapshot | None, **options: Any) -> IndexJob:
     """The index job of a build."""
     files = tuple(file for receipt in receipts for file in receipt.files)
-    values = {"fingerprint": FINGERPRINT, "min_recall": 0.95, "schema": ENTRIES, "gone": np.zeros(0, np.int64)}
+    values = {"fingerprint": FINGERPRINT, "options": IndexOptions(), "schema": ENTRIES, "gone": np.zeros(0, np.int64)}
     return IndexJob(store, files, parent, **{**values, **options})
 
 

@@ -73,17 +73,21 @@ def segment(
 
 
 @pytest.mark.parametrize(
-    ("n", "factory"),
+    ("n", "memory", "final", "factory"),
     [
-        (1, "Flat"),
-        (50_000, "Flat"),
-        (50_001, "IVF894,Flat"),
-        (2_000_000, "IVF5657,Flat"),
-        (2_000_001, "IVF5657,SQ8"),
+        (1, None, False, "Flat"),
+        (50_000, None, True, "Flat"),
+        (50_001, None, False, "IVF894,Flat"),
+        (2_000_000, None, False, "IVF5657,Flat"),
+        (2_000_000, None, True, "HNSW32,Flat"),
+        (2_000_001, None, False, "IVF5657,SQ8"),
+        (2_000_001, None, True, "IVF5657,SQ8"),
+        (1_000_000, 10**9, False, "IVF4000,SQ8"),
+        (1_000_000, 2 * 10**9, False, "IVF4000,Flat"),
     ],
 )
-def test_the_type_follows_from_the_size(n: int, factory: str) -> None:
-    assert choose_index(n).factory == factory
+def test_the_type_follows_from_size_and_memory(n: int, memory: int | None, final: bool, factory: str) -> None:
+    assert choose_index(n, 384, memory, final).factory == factory
 
 
 def test_queries_are_no_indexed_vectors_and_lie_between_two() -> None:
@@ -116,7 +120,7 @@ def test_effort_is_raised_until_the_recall_is_reached_and_is_written_with_the_in
     assert (flat.spec.factory, flat.effort, flat.recall) == ("Flat", 0, {1: 1.0, 5: 1.0})
 
 
-@pytest.mark.parametrize("factory", ["Flat", "IVF40,Flat", "IVF40,SQ8"])
+@pytest.mark.parametrize("factory", ["Flat", "IVF40,Flat", "IVF40,SQ8", "HNSW32,Flat"])
 def test_equal_vectors_give_equal_bytes(tmp_path: Path, factory: str) -> None:
     spec = IndexSpec(factory, 40 if factory.startswith("IVF") else 0)
     for name in "ab":
@@ -129,7 +133,7 @@ def test_a_recall_out_of_reach_is_refused_with_the_numbers() -> None:
         build_index(unit(2000), 0.99, IndexSpec("IVF5,PQ2", 5))
 
 
-@pytest.mark.parametrize("spec", [None, IVF])
+@pytest.mark.parametrize("spec", [None, IVF, IndexSpec("HNSW32,Flat")])
 def test_segments_search_like_one_and_deleted_positions_are_never_found(tmp_path: Path, spec: IndexSpec | None) -> None:
     vectors = unit(3000)
     queries = held_out_queries(unit(3000, seed=5), 40)
@@ -225,26 +229,29 @@ def test_segments_merge_when_they_are_many_or_worn() -> None:
     assert merge_segments_from([1000, 80, 5], [1000, 100, 5]) == 3
 
 
-@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat", "IVF8,SQ8"])
+@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat", "IVF8,SQ8", "HNSW8,Flat"])
 def test_erased_vectors_are_in_no_byte_and_the_others_answer_as_before(factory: str) -> None:
     stored = unit(400)
-    nlist = 8 if "IVF" in factory else 0
-    index = build_index(stored, 0.0, IndexSpec(factory, nlist)).index
-    emptied = np.flatnonzero(index.quantizer.search(stored, 1)[1][:, 0] == 3) if nlist else np.arange(0)
-    gone = np.union1d([5, 6, 399], emptied)
+    index = build_index(stored, 0.0, IndexSpec(factory, 8 if "IVF" in factory else 0)).index
+    codes = index.storage if "HNSW" in factory else index
+    alone = np.flatnonzero(index.quantizer.search(stored, 1)[1][:, 0] == 3) if "IVF" in factory else np.arange(0)
+    gone = np.union1d([5, 6, 399], alone)
     rest = np.setdiff1d(np.arange(400), gone)
-    codes = [row[-index.code_size :].tobytes() for row in index.sa_encode(stored)]
-    centroids = [index.quantizer.reconstruct(i).tobytes() for i in range(nlist)]
-    written = faiss.serialize_index(index).tobytes()
-    assert all(code in written for code in (*codes, *centroids))
+    encoded = codes.sa_encode(stored) if "SQ8" in factory else stored.view(np.uint8)
+    centroid = index.quantizer.reconstruct(3).tobytes() if "IVF" in factory else stored[5].tobytes()
+    code_size = encoded.shape[1]
+    lines = [row[-stored.shape[1] :].tobytes() if "SQ8" in factory else row.tobytes() for row in encoded]
+    assert code_size and all(line in faiss.serialize_index(index).tobytes() for line in lines)
     selector = faiss.IDSelectorArray(rest)
-    parameters = (
-        faiss.SearchParametersIVF(sel=selector, nprobe=nlist) if nlist else faiss.SearchParameters(sel=selector)
-    )
+    parameters = {
+        "IVF": faiss.SearchParametersIVF(sel=selector, nprobe=8),
+        "HNS": faiss.SearchParametersHNSW(sel=selector, efSearch=400),
+    }.get(factory[:3], faiss.SearchParameters(sel=selector))
     before = index.search(stored[rest], 3, params=parameters)
     erase(index, gone)
-    written = faiss.serialize_index(index).tobytes()
-    assert [i for i, code in enumerate(codes) if code in written] == rest.tolist()
-    assert [i for i, centroid in enumerate(centroids) if centroid not in written] == ([3] if nlist else [])
-    after = index.search(stored[rest], 3, params=parameters)
-    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+    data = faiss.serialize_index(index).tobytes()
+    assert [i for i, line in enumerate(lines) if line in data] == rest.tolist()
+    assert centroid not in data
+    if "HNSW" not in factory:  # (a graph is walked by way of what was erased)
+        after = index.search(stored[rest], 3, params=parameters)
+        assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))

@@ -15,6 +15,7 @@ from noisebank.errors import BankDamaged, JobFailed
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.ids import clip_number
+from noisebank.options import IndexOptions
 from noisebank.pinned import PinnedSnapshot
 from noisebank.stages.index import segment_of
 from noisebank.storage import Store, open_store
@@ -63,7 +64,10 @@ def test_the_same_captions_from_other_shards_give_the_same_files_and_a_finished_
     split = index_job(store, pieces[::-1], None).run()
     assert split.made and segment_of(split.receipt)[0] == segment_of(first.receipt)[0]
     assert index_job(store, pieces, None).inputs == index_job(store, pieces[::-1], None).inputs
-    assert index_job(store, pieces, None, min_recall=0.9).inputs != index_job(store, pieces, None).inputs
+    assert (
+        index_job(store, pieces, None, options=IndexOptions(min_recall=0.9)).inputs
+        != index_job(store, pieces, None).inputs
+    )
 
 
 def test_a_small_update_is_a_small_segment_and_replaced_captions_are_not_found(store: Store) -> None:
@@ -114,7 +118,7 @@ def test_captions_of_another_model_do_not_mix(store: Store) -> None:
 
 
 def test_a_recall_that_cannot_be_reached_publishes_nothing(store: Store) -> None:
-    job = index_job(store, [embed(store, FIRST)], None, min_recall=1.1)
+    job = index_job(store, [embed(store, FIRST)], None, options=IndexOptions(min_recall=1.1))
     with pytest.raises(JobFailed, match=r"recall@1 1\.000, recall@5 1\.000 .*min_recall is 1\.1"):
         job.run()
     assert store.list("index") == []
@@ -138,3 +142,24 @@ def test_the_manifest_names_the_captions_that_a_merge_reads(store: Store) -> Non
     (entry,) = part_entries(read_parts(store, snapshot.parts["captions"]))
     table = pq.read_table(pa.BufferReader(store.read(entry.path)))
     assert sorted(table.column("id").to_pylist()) == sorted(FIRST)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (IndexOptions(), "IVF18,Flat"),
+        (IndexOptions(final=True), "HNSW32,Flat"),
+        (IndexOptions(min_recall=0.5, memory=1000), "IVF18,SQ8"),
+    ],
+)
+def test_the_options_decide_the_type_and_the_index_answers(
+    store: Store, monkeypatch: pytest.MonkeyPatch, options: IndexOptions, kind: str
+) -> None:
+    monkeypatch.setattr("noisebank.search.index.FLAT_LIMIT", 10)
+    job = index_job(store, [embed(store, FIRST)], None, options=options)
+    segment, _ = segment_of(job.run().receipt)
+    assert segment.kind == kind and segment.recall >= options.min_recall
+    entries = pq.read_table(store.local_path(segment.entries.path))
+    index = faiss.read_index(str(store.local_path(segment.index.path)))
+    _, positions = index.search(embedder().embed(["a whale in a forest"]), 1)
+    assert entries.column("caption")[positions[0, 0]].as_py() == "a whale in a forest"

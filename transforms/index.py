@@ -74,7 +74,7 @@ def _built(hash: str, bank: str, index: IndexOptions, make: bool, entries: Itera
         return
     parent = None if plan.parent is None else read_snapshot(store, plan.parent)
     fingerprint = plan.fingerprints[captions.STAGE]
-    job = IndexJob(store, tuple(files), parent, fingerprint, index.min_recall, ENTRIES, _gone(store, plan), adopted)
+    job = IndexJob(store, tuple(files), parent, fingerprint, index, ENTRIES, _gone(store, plan), adopted)
     if make:
         finished = job.run(generation_of(bank, hash))
         count(finished, STAGE)

@@ -25,6 +25,8 @@ FULL_LIMIT = 2_000_000
 RECALL_AT = (1, 5)
 
 _BLOCK = 65_536
+_FLOAT_BYTES = 4
+_HNSW_LINKS = 32
 _FIRST_EFFORT = 8
 _POINTS_PER_LIST = 64
 _QUERIES = 512
@@ -52,19 +54,28 @@ class IndexSpec:
     nlist: int = 0
 
 
-def choose_index(n: int) -> IndexSpec:
-    """The index for ``n`` vectors.
+def choose_index(n: int, dim: int, memory: int | None = None, final: bool = False) -> IndexSpec:
+    """The index for ``n`` vectors of ``dim`` float32.
 
-    Exact up to 50,000 vectors; then inverted lists, ``nlist = 4 sqrt(n)``; above 2 million vectors with 8 bits a
-    dimension. Product quantisation is never chosen: its recall is 0.65.
+    Exact up to 50,000 vectors; then inverted lists, ``nlist = 4 sqrt(n)``; above 2 million vectors, or where they do
+    not fit in ``memory`` bytes, with 8 bits a dimension. Product quantisation is never chosen: its recall is 0.65.
 
-    >>> choose_index(10_000), choose_index(1_000_000)
+    Args:
+        n: vectors.
+        dim: numbers in a vector.
+        memory: bytes that the index may take; None: as many as it needs.
+        final: nothing will be added for long and latency matters: a graph, unless it does not fit.
+
+    >>> choose_index(10_000, 384), choose_index(1_000_000, 384)
     (IndexSpec(factory='Flat', nlist=0), IndexSpec(factory='IVF4000,Flat', nlist=4000))
     """
-    if n <= FLAT_LIMIT:
+    fits = memory is None or n * dim * _FLOAT_BYTES <= memory
+    if n <= FLAT_LIMIT and fits:
         return IndexSpec("Flat")
+    if final and n <= FULL_LIMIT and fits:
+        return IndexSpec(f"HNSW{_HNSW_LINKS},Flat")
     nlist = max(1, round(4 * math.sqrt(n)))
-    return IndexSpec(f"IVF{nlist},{'Flat' if n <= FULL_LIMIT else 'SQ8'}", nlist)
+    return IndexSpec(f"IVF{nlist},{'Flat' if n <= FULL_LIMIT and fits else 'SQ8'}", nlist)
 
 
 @dataclass(frozen=True)
@@ -72,9 +83,9 @@ class TunedIndex:
     """A finished index.
 
     Args:
-        index: the FAISS index; ids are the positions of the vectors, and its own nprobe is ``effort``.
+        index: the FAISS index; ids are the positions of the vectors, and its own nprobe or efSearch is ``effort``.
         spec: its type.
-        effort: lists visited a query (nprobe); 0 for exact search.
+        effort: lists visited (nprobe) or candidates kept (efSearch) a query; 0 for exact search.
         recall: recall@k by k, for k in 1 and 5.
     """
 
@@ -100,7 +111,7 @@ def build_index(vectors: Vectors, min_recall: float, spec: IndexSpec | None = No
         JobFailed: the recall is lower even at the highest effort.
     """
     n, dim = vectors.shape
-    spec = spec or choose_index(n)
+    spec = spec or choose_index(n, dim)
     with one_thread():
         index = faiss.index_factory(dim, spec.factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
@@ -111,7 +122,7 @@ def build_index(vectors: Vectors, min_recall: float, spec: IndexSpec | None = No
         exact = exact_scores(vectors, queries, max(RECALL_AT))
         recall: dict[int, float] = {}
         effort = 0
-        for effort in _efforts(index):
+        for effort in _efforts(index, n):
             set_effort(index, effort)
             _, positions = index.search(queries, max(RECALL_AT))
             recall = recall_of(_scores(vectors, queries, positions), exact)
@@ -165,9 +176,11 @@ def recall_of(found: Vectors, exact: Vectors) -> dict[int, float]:
 
 
 def set_effort(index: Any, effort: int) -> None:
-    """Sets nprobe, which is written with the index; nothing for exact indexes."""
+    """Sets nprobe or efSearch, which are written with the index; nothing for exact indexes."""
     if isinstance(index, faiss.IndexIVF):
         index.nprobe = effort
+    elif isinstance(index, faiss.IndexHNSW):
+        index.hnsw.efSearch = effort
 
 
 def erase(index: Any, positions: Sequence[int] | npt.NDArray[np.int64]) -> None:
@@ -180,7 +193,9 @@ def erase(index: Any, positions: Sequence[int] | npt.NDArray[np.int64]) -> None:
         index: one that :func:`build_index` makes, not memory-mapped.
         positions: must be masked out of every search from now on.
     """
-    if isinstance(index, faiss.IndexIVF):
+    if isinstance(index, faiss.IndexHNSW):
+        erase(faiss.downcast_index(index.storage), positions)
+    elif isinstance(index, faiss.IndexIVF):
         emptied = []
         for number in range(index.nlist):
             if size := index.invlists.list_size(number):
@@ -205,11 +220,14 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(threads)
 
 
-def _efforts(index: Any) -> list[int]:
+def _efforts(index: Any, n: int) -> list[int]:
     """Efforts to try, doubling up to the last that can help."""
-    if not isinstance(index, faiss.IndexIVF):
+    if isinstance(index, faiss.IndexIVF):
+        last = index.nlist
+    elif isinstance(index, faiss.IndexHNSW):
+        last = n
+    else:
         return [0]
-    last = index.nlist
     doubling = [_FIRST_EFFORT << i for i in range(max(0, last // _FIRST_EFFORT).bit_length())]
     return [*(effort for effort in doubling if effort < last), last]
 

@@ -131,7 +131,10 @@ class Segment:
         if isinstance(index, faiss.IndexIVF):
             nprobe = index.nlist if exhaustive else index.nprobe
             parameters: Any = faiss.SearchParametersIVF(sel=self._selector, nprobe=nprobe)
+        elif isinstance(index, faiss.IndexHNSW) and not exhaustive:
+            parameters = faiss.SearchParametersHNSW(sel=self._selector, efSearch=max(k, index.hnsw.efSearch))
         else:
+            index = faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSW) else index
             parameters = faiss.SearchParameters(sel=self._selector) if self._selector else None
         scores, positions = index.search(np.ascontiguousarray(queries), k, params=parameters)
         return np.where(positions < 0, -np.inf, scores), positions

@@ -28,9 +28,10 @@ from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.receipts import Receipt, find_receipt, finish, inputs_hash
 from noisebank.format.tables import OverlayTable
 from noisebank.format.trusted import trusted_bytes
+from noisebank.options import IndexOptions
 from noisebank.planning.claims import claimed_receipts
 from noisebank.planning.plan import Plan
-from noisebank.search.index import TunedIndex, Vectors, build_index
+from noisebank.search.index import TunedIndex, Vectors, build_index, choose_index
 from noisebank.search.segments import ENTRY_GROUP, Entries, Segment, merge_segments_from, open_segment, union_recall
 from noisebank.storage import FileEntry, Store, file_sha256, publish_file
 
@@ -55,7 +56,7 @@ class IndexJob:
         captions: the files of the captions shards of the build.
         parent: the snapshot that the build updates; None for an empty bank.
         fingerprint: of the captions stage.
-        min_recall: smallest recall@1 and recall@5 against exact search, over all segments of the new snapshot.
+        options: recall that the segments of the new snapshot must have together, and the type of this one.
         schema: of the entries (``schemas.captions.ENTRIES``).
         gone: numbers of the clips that leave the bank in this build.
         adopted: files of finished captions shards that the build took over, and which of their rows it uses.
@@ -65,7 +66,7 @@ class IndexJob:
     captions: tuple[FileEntry, ...]
     parent: Snapshot | None
     fingerprint: str
-    min_recall: float
+    options: IndexOptions
     schema: pa.Schema
     gone: Nums
     adopted: tuple[tuple[FileEntry, Nums], ...] = ()
@@ -76,8 +77,8 @@ class IndexJob:
         captions = sorted(entry.sha256 for entry in self.captions)
         captions += sorted(f"{entry.sha256} {rows.tolist()}" for entry, rows in self.adopted)
         older = [[old.index.sha256, old.deleted.sha256 if old.deleted else ""] for old in self._older]
-        recall = pa.array([self.min_recall])
-        return inputs_hash(self.fingerprint, *map(pa.array, (captions, older, self.gone)), recall)
+        options = [json.dumps(dataclasses.asdict(self.options))]
+        return inputs_hash(self.fingerprint, *map(pa.array, (captions, older, self.gone, options)))
 
     def run(self, generation: int = 0) -> Finished:
         """Builds the segment, unless its receipt exists; :func:`segment_of` reads the receipt.
@@ -109,11 +110,13 @@ class IndexJob:
         while True:
             kept, replaced = self._older[:first], self._older[first:]
             entries, vectors = self._collected(replaced, scratch)
-            tuned = build_index(vectors, self.min_recall)
+            n, dim = vectors.shape
+            spec = choose_index(n, dim, self.options.memory, self.options.final)
+            tuned = build_index(vectors, self.options.min_recall, spec)
             tuned.write(scratch / _INDEX)
             pq.write_table(entries, scratch / _ENTRIES, compression="zstd", row_group_size=ENTRY_GROUP)
             recall = self._recall(tuned, kept, entries.column("num").to_numpy(), scratch)
-            if min(recall.values()) >= self.min_recall or not kept:
+            if min(recall.values()) >= self.options.min_recall or not kept:
                 return self._published(tuned, recall, scratch, generation), replaced
             _log.info("recall over %d segments is %s; merging them all", len(kept) + 1, recall)
             first = 0
