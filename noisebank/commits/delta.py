@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from noisebank.commits.index_deletions import without_deleted
+from noisebank.commits.index_deletions import mark_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import part_rows, update_parts
 from noisebank.format.receipts import Receipt
@@ -122,7 +123,7 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
     failures = write.extended("failures", base.failures, numbered, _is_healed, FAILURE_KEY, PARQUET)
     counted = count(store, rows, records, noise_sets)
     parts, data_bytes = _parts(store, base, delta, counted, generation)
-    index = without_deleted(store, base.index, delta, moved, generation)
+    index = _without_deleted(store, base.index, delta, moved, generation)
     names = {*base.sources, *info.sources}
     return Snapshot(
         number=number,
@@ -238,3 +239,26 @@ def _is_healed(table: pa.Table) -> pa.ChunkedArray:
 
 def _is_zero(table: pa.Table, name: str) -> pa.ChunkedArray:
     return pc.equal(table.column(name), pa.scalar(0, table.schema.field(name).type))
+
+
+def _without_deleted(
+    store: Store, segments: tuple[IndexSegment, ...], delta: Delta, moved: Nums, generation: int
+) -> tuple[IndexSegment, ...]:
+    """The segments after a commit: those before it with more bits set, and the new one.
+
+    Args:
+        store: the bank.
+        segments: of the newest snapshot, oldest first.
+        delta: the commit.
+        moved: numbers whose caption was changed by others since the new segment was built; theirs counts.
+        generation: number of the last vacuum.
+    """
+    fresh = read_nums(store, delta.index) if delta.index else np.zeros(0, np.int64)
+    unsearchable = delta.unsearchable()
+    gone = np.union1d(unsearchable, np.setdiff1d(fresh, moved))
+    present = [segment for segment in segments if segment.index.path not in delta.replaces]
+    renewed = [dataclasses.replace(delta.redacted.get(s.index.path, s), deleted=s.deleted) for s in present]
+    kept = [mark_deleted(store, segment, gone, generation) for segment in renewed]
+    if delta.index:
+        kept.append(mark_deleted(store, delta.index, np.union1d(unsearchable, moved), generation))
+    return tuple(segment for segment in kept if segment.live)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,6 @@ from noisebank.errors import BankDamaged
 from noisebank.format.manifest import IndexSegment
 from noisebank.format.trusted import trusted_bytes, trusted_path
 from noisebank.storage import Store, publish_bytes
-
-if TYPE_CHECKING:
-    from noisebank.commits.delta import Delta
 
 Nums = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -55,29 +51,6 @@ def read_nums(store: Store, segment: IndexSegment) -> Nums:
     if len(nums) != segment.size:
         raise BankDamaged(f"{segment.entries.path}: {len(nums)} rows for {segment.size} positions; run verify")
     return nums
-
-
-def without_deleted(
-    store: Store, segments: tuple[IndexSegment, ...], delta: Delta, moved: Nums, generation: int
-) -> tuple[IndexSegment, ...]:
-    """The segments after a commit: those before it with more bits set, and the new one.
-
-    Args:
-        store: the bank.
-        segments: of the newest snapshot, oldest first.
-        delta: the commit.
-        moved: numbers whose caption was changed by others since the new segment was built; theirs counts.
-        generation: number of the last vacuum.
-    """
-    fresh = read_nums(store, delta.index) if delta.index else np.zeros(0, np.int64)
-    unsearchable = delta.unsearchable()
-    gone = np.union1d(unsearchable, np.setdiff1d(fresh, moved))
-    present = [segment for segment in segments if segment.index.path not in delta.replaces]
-    renewed = [dataclasses.replace(delta.redacted.get(s.index.path, s), deleted=s.deleted) for s in present]
-    kept = [mark_deleted(store, segment, gone, generation) for segment in renewed]
-    if delta.index:
-        kept.append(mark_deleted(store, delta.index, np.union1d(unsearchable, moved), generation))
-    return tuple(segment for segment in kept if segment.live)
 
 
 def mark_deleted(store: Store, segment: IndexSegment, nums: Nums, generation: int) -> IndexSegment:
