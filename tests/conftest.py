@@ -62,5 +62,5 @@ def bank_folder(tmp_path_factory: pytest.TempPathFactory, small_model: Path, vid
     rows = project.rows(6)
     project.write_list([*rows, rows[0]._replace(id="gone", uri="gone.mp4"), rows[1]._replace(id="mute", caption=" ")])
     command = [sys.executable, "-m", "pipelines.cli", "build", "-c", str(project.config_file), "--max_failed", "0.5"]
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=600)
     return project.bank

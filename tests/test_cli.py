@@ -25,7 +25,7 @@ JOBS = ("plan", "build", "clips", "captions", "index", "noise", "commit")
 
 def python(code: str) -> str:
     """What a program prints, in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -319,7 +319,7 @@ def test_members_of_lists_take_hyphens_and_underscores(project: Project, flag: s
 def test_job_commands_run_as_a_module_too_and_log_our_lines_alone(project: Project, flags: list[str]) -> None:
     project.write_list(project.rows(1))
     words = [sys.executable, "-m", "pipelines.build", "--json", "-c", str(project.config_file), *flags]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"]["in_bank"] == 1
     assert done.stdout.count("\n") == 1
@@ -383,7 +383,7 @@ def test_what_people_read_has_no_line_breaks_or_control_characters(
 
 def test_an_error_of_a_job_is_one_line(project: Project) -> None:
     command = [sys.executable, "-m", "pipelines.cli", "plan", "-c", str(project.config_file)]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
     missing = project.folder / "list.csv"
     assert ran.returncode == 2 and ran.stdout == ""
     assert ran.stderr == f"noisebank plan: source mine: path {str(missing)!r}: no such file\n"

@@ -29,7 +29,7 @@ IDS = [f"mine-clip{i:02}" for i in range(6)]
 def command(*words: object) -> dict[str, Any]:
     """The JSON document that a ``noisebank`` command prints."""
     line = [sys.executable, "-m", "pipelines.cli", str(words[0]), "--json", *map(str, words[1:])]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=120)
+    done = subprocess.run(line, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=600)
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     return document

@@ -42,7 +42,7 @@ def slow(project: Project, server: VideoServer) -> Iterator[subprocess.Popen[str
 
 def ended(build: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
     """Exit code and document of a build."""
-    printed, _ = build.communicate(timeout=120)
+    printed, _ = build.communicate(timeout=600)
     return build.returncode, json.loads(printed)
 
 
