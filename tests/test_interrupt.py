@@ -16,7 +16,7 @@ from tests.e2e import Project
 from tests.servers import VideoServer
 
 ROOT = Path(__file__).parents[1]
-PATIENCE_S = 30
+PATIENCE_S = 600
 SAID = "interrupted; run the same command again to go on from what is finished"
 
 
@@ -27,7 +27,7 @@ def test_a_build_that_is_interrupted_exits_with_130_and_a_rerun_finishes(
     project: Project, server: VideoServer, flags: list[str]
 ) -> None:
     project.write_list([*project.rows(1), *project.rows(1, start=1, address=f"{server.url}/hang")])
-    project.configure(fetch={"allow_private_hosts": True, "timeout": PATIENCE_S, "retries": 0})
+    project.configure(fetch={"allow_private_hosts": True, "timeout": 30, "retries": 0})
     command = [sys.executable, "-m", "pipelines.cli", "build", "--json", "-c", str(project.config_file), *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as build:
