@@ -71,6 +71,9 @@ class Interrupted(NoiseBankError):
 
     exit_code = 130
 
+    def __init__(self) -> None:
+        super().__init__("interrupted; run the same command again to go on from what is finished")
+
 
 FAILURE_CODES = (
     "bad_dimensions",

@@ -12,12 +12,14 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NoReturn
 
 from noisebank.commands import Command, Outcome, add_read_commands
 from noisebank.errors import ConfigError, Interrupted, NoiseBankError
 from runners.logs import set_up_logging
 
+from .interrupts import ended_by_interrupt
 from .job_commands import add_job_commands
 
 DESCRIPTION = "Turns captioned videos into a searchable bank of inverted noise, and looks noise up in it."
@@ -41,15 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print_error(error, as_json="--json" in arguments)
     set_up_logging(known.verbose)
     try:
-        outcome = known.run(known)
+        with ended_by_interrupt(lambda: _leave(known)) if argv is None else nullcontext():
+            outcome = known.run(known)
     except NoiseBankError as error:
         return _fail(known, error)
     except KeyboardInterrupt:
-        code = _fail(known, Interrupted("interrupted; run the same command again to go on from what is finished"))
-        if argv is None:
-            sys.stdout.flush()
-            os._exit(code)  # (at once: Python would wait for downloads that have begun)
-        return code
+        return _fail(known, Interrupted())
     except Exception as error:
         if not _is_of_storage(error):
             raise
@@ -114,6 +113,13 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
 def _is_of_storage(error: Exception) -> bool:
     """Whether a disk or an object store is to blame: full, read-only, not to be reached, no access."""
     return isinstance(error, OSError) or type(error).__module__.startswith("obstore.")
+
+
+def _leave(known: argparse.Namespace) -> NoReturn:
+    """Ends the process at once, after Ctrl-C: Python itself would wait for downloads that have begun."""
+    code = _fail(known, Interrupted())
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _fail(known: argparse.Namespace, error: NoiseBankError) -> int:

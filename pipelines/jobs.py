@@ -130,8 +130,6 @@ def _run(options: PipelineOptions, build: Any) -> None:
     except NoiseBankError as error:
         raise type(error)(_STEP.sub("", str(error))) from error
     except Exception as error:  # (runners raise what they like)
-        if "KeyboardInterrupt" in str(error):
-            raise KeyboardInterrupt from error
         raised = _RAISED.findall(str(error))
         if not raised:
             raise JobFailed(f"the job failed: {error}") from error

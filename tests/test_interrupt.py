@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.interrupts import ended_by_interrupt
 from tests.e2e import Project
 from tests.servers import VideoServer
 
@@ -44,3 +45,44 @@ def test_a_build_that_is_interrupted_exits_with_130_and_a_rerun_finishes(
     assert not list(project.bank.glob("snapshots/*"))
     server.healthy = True
     assert project.build()["rows"]["in_bank"] == 2
+
+
+@pytest.mark.parametrize(
+    "doing",
+    [
+        "time.sleep(600)",
+        """
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        raise RuntimeError("the workers are gone")""",
+        """
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        time.sleep(600)""",
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)",
+    ],
+    ids=["waiting", "made another error", "lost", "held up in C"],
+)
+def test_an_interrupt_ends_the_process_whatever_becomes_of_it(doing: str) -> None:
+    program = f"""
+import hashlib, os, sys, time
+from pipelines.interrupts import ended_by_interrupt
+
+with ended_by_interrupt(lambda: os._exit(130)):
+    print("ready", flush=True)
+    {doing.strip()}
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        time.sleep(0.2)  # (it is doing it by now)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=PATIENCE_S) == 130
+
+
+def test_without_an_interrupt_everything_is_as_before() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with ended_by_interrupt(lambda: pytest.fail("nobody interrupted")):
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before and signal.set_wakeup_fd(-1) == -1

@@ -1,0 +1,56 @@
+"""Ctrl-C ends the process of a command, whatever it is doing; what is finished stays finished.
+
+``KeyboardInterrupt`` alone does not: the main thread may be held up in a library, which may also lose it in a callback
+or make an error of its own of the end of its workers, which get the signal too.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+GRACE_S = 5.0
+"""For the main thread to clean up after itself."""
+
+
+@contextmanager
+def ended_by_interrupt(leave: Callable[[], object]) -> Iterator[None]:
+    """What runs in it is ended by Ctrl-C. For the main thread.
+
+    Args:
+        leave: says so and ends the process.
+    """
+    came, once = threading.Event(), threading.Lock()
+    heard, rung = socket.socketpair()
+
+    def leave_once() -> None:
+        with once:  # (for good)
+            leave()
+
+    def handle(*_: object) -> None:
+        if not came.is_set():
+            came.set()
+            raise KeyboardInterrupt
+
+    def watch() -> None:
+        with heard:
+            while signals := heard.recv(64):
+                if signal.SIGINT in signals:
+                    time.sleep(GRACE_S)
+                    leave_once()
+
+    rung.setblocking(False)
+    threading.Thread(target=watch, daemon=True).start()
+    before = signal.signal(signal.SIGINT, handle), signal.set_wakeup_fd(rung.fileno())
+    try:
+        yield
+    finally:
+        if came.is_set():
+            leave_once()
+        signal.set_wakeup_fd(before[1])
+        signal.signal(signal.SIGINT, before[0])
+        rung.close()
