@@ -151,9 +151,10 @@ def _convert(hint: Any, value: Any, where: str, member: dataclasses.Field[Any]) 
             raise ConfigError(f"{where}: a list is wanted, not {value!r}")
         return tuple(_build(arguments[0], entry, f"{where}[{i}]") for i, entry in enumerate(value))
     parse = member.metadata["parse"]
+    default = value is None and type(None) in arguments
     try:
-        converted = parse(value) if parse else _scalar(hint, value)
-    except (TypeError, ValueError) as error:
+        converted = parse(value) if parse and not default else _scalar(hint, value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{where}: {value!r} is not allowed; wanted: {error}") from error
     _limits(converted, where, member)
     return converted

@@ -22,5 +22,5 @@ def local_runner(options: PipelineOptions) -> PipelineRunner | None:
     if direct.direct_running_mode != "multi_processing":
         return FnApiRunner()
     direct.direct_running_mode = None  # (it would put Beam's own command in the place of ours)
-    command = f"{shlex.quote(sys.executable)} -m runners.worker{' --verbose' if is_verbose() else ''}"
+    command = f"exec {shlex.quote(sys.executable)} -m runners.worker{' --verbose' if is_verbose() else ''}"
     return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command))

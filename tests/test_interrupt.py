@@ -47,6 +47,21 @@ def test_a_build_that_is_interrupted_exits_with_130_and_a_rerun_finishes(
     assert project.build()["rows"]["in_bank"] == 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_do_not_outlive_the_build(project: Project, server: VideoServer, number: signal.Signals) -> None:
+    project.write_list(project.rows(2, address=f"{server.url}/hang"))
+    flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    project.configure(fetch={"allow_private_hosts": True, "timeout": 600, "retries": 0})
+    command = [sys.executable, "-m", "pipelines.cli", "build", "-c", str(project.config_file), *flags]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE) as build:
+        while not server.requests["/hang/v00.mp4"]:
+            assert build.poll() is None
+            time.sleep(0.05)
+        build.send_signal(number)  # (to that process alone)
+        build.communicate(timeout=60)  # (its stderr ends when the last of them has)
+    assert build.returncode == (-9 if number == signal.SIGKILL else 130)
+
+
 @pytest.mark.parametrize(
     "doing",
     [

@@ -25,7 +25,7 @@ from noisebank.format.manifest import Snapshot, read_snapshot, snapshot_numbers
 from noisebank.format.parts import read_parts
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
-from noisebank.format.trusted import trusted_bytes
+from noisebank.format.trusted import trusted_table
 from noisebank.storage import FileEntry, Store
 
 _log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def _check_expired(store: Store, base: Snapshot | None, delta: Delta) -> None:
 
 def read_expired(store: Store, lists: Sequence[FileEntry]) -> set[str]:
     """The paths that vacuums listed for deletion."""
-    tables = [pq.read_table(pa.BufferReader(trusted_bytes(store, entry))) for entry in lists]
+    tables = [trusted_table(store, entry) for entry in lists]
     return {path for table in tables for path in table.column("path").to_pylist()}
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from noisebank.format.receipts import Receipt
 from noisebank.format.tables import merge_from
-from noisebank.format.trusted import trusted_bytes
+from noisebank.format.trusted import trusted_table
 from noisebank.storage import FileEntry, Store, publish_bytes
 
 FOLDER = "parts"
@@ -69,7 +69,7 @@ def read_parts(store: Store, entries: Sequence[FileEntry]) -> pa.Table:
     Raises:
         BankDamaged: a part is missing or damaged.
     """
-    tables = [pq.read_table(pa.BufferReader(trusted_bytes(store, entry))).cast(PART) for entry in entries]
+    tables = [trusted_table(store, entry).cast(PART) for entry in entries]
     return pa.concat_tables([PART.empty_table(), *tables]).combine_chunks()
 
 

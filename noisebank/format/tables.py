@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from noisebank.errors import BankDamaged
+from noisebank.format.trusted import arrow_buffer
 from noisebank.storage import FileEntry, Store, publish_file
 
 BATCH_ROWS = 65_536
@@ -298,7 +299,7 @@ class _Finder:
     def __init__(self, store: Store, entry: FileEntry) -> None:
         with _damage(entry):
             path = store.local_path(entry.path)
-            source = pa.memory_map(str(path)) if path else pa.BufferReader(store.read(entry.path))
+            source = pa.memory_map(str(path)) if path else pa.BufferReader(arrow_buffer(store.read(entry.path)))
             reader = pa.ipc.open_file(source)
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._columns = [[column.to_numpy() for column in batch.columns] for batch in batches]

@@ -7,8 +7,11 @@ take over. What is remote is copied to this machine once, and always compared.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from noisebank.errors import BankDamaged
 from noisebank.storage import FileEntry, Store, file_sha256, open_store
@@ -64,6 +67,26 @@ def trusted_bytes(store: Store, entry: FileEntry) -> bytes:
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise BankDamaged(f"{entry.path}: differs from its checksum; run verify")
     return content
+
+
+def trusted_table(store: Store, entry: FileEntry, columns: Sequence[str] | None = None) -> pa.Table:
+    """A small Parquet file, all of it or some columns.
+
+    Raises:
+        BankDamaged: the file is missing or differs from its sha256.
+    """
+    return pq.read_table(pa.BufferReader(arrow_buffer(trusted_bytes(store, entry))), columns=columns)
+
+
+def arrow_buffer(content: bytes) -> pa.Buffer:
+    """A copy in Arrow's own memory.
+
+    Arrow's threads free what they read when they are done with it; memory of Python's, freed by one of them while the
+    interpreter ends, would abort the process.
+    """
+    buffer = pa.allocate_buffer(len(content))
+    memoryview(buffer).cast("B")[:] = content
+    return buffer
 
 
 def _copy(store: Store, entry: FileEntry, scratch: Path) -> tuple[Path, str]:

@@ -27,6 +27,7 @@ RECALL_AT = (1, 5)
 _BLOCK = 65_536
 _FLOAT_BYTES = 4
 _HNSW_LINKS = 32
+_LINK_BYTES = 4
 _FIRST_EFFORT = 8
 _POINTS_PER_LIST = 64
 _QUERIES = 512
@@ -69,12 +70,15 @@ def choose_index(n: int, dim: int, memory: int | None = None, final: bool = Fals
     >>> choose_index(10_000, 384), choose_index(1_000_000, 384)
     (IndexSpec(factory='Flat', nlist=0), IndexSpec(factory='IVF4000,Flat', nlist=4000))
     """
-    fits = memory is None or n * dim * _FLOAT_BYTES <= memory
+    full = n * dim * _FLOAT_BYTES
+    links = n * 2 * _HNSW_LINKS * _LINK_BYTES
+    room = math.inf if memory is None else memory
+    fits = full <= room
     if n <= FLAT_LIMIT and fits:
         return IndexSpec("Flat")
-    if final and n <= FULL_LIMIT and fits:
+    if final and n <= FULL_LIMIT and full + links <= room:
         return IndexSpec(f"HNSW{_HNSW_LINKS},Flat")
-    nlist = max(1, round(4 * math.sqrt(n)))
+    nlist = min(n, round(4 * math.sqrt(n)))
     return IndexSpec(f"IVF{nlist},{'Flat' if n <= FULL_LIMIT and fits else 'SQ8'}", nlist)
 
 
@@ -184,17 +188,17 @@ def set_effort(index: Any, effort: int) -> None:
 
 
 def erase(index: Any, positions: Sequence[int] | npt.NDArray[np.int64]) -> None:
-    """Overwrites the vectors at ``positions`` with zeros, in place; all others stay where they are.
+    """Overwrites the vectors at ``positions``, in place; all others stay where they are.
 
-    The centroid of an inverted list that holds nothing else goes too, for it may be the vector of the one caption that
-    it was trained on.
+    With zeros; in a graph, which is walked by way of them, with the nearest vector that stays. The centroid of an
+    inverted list that holds nothing else goes too, for it may be the vector of the one caption that it was trained on.
 
     Args:
         index: one that :func:`build_index` makes, not memory-mapped.
         positions: must be masked out of every search from now on.
     """
     if isinstance(index, faiss.IndexHNSW):
-        erase(faiss.downcast_index(index.storage), positions)
+        _erase_in_graph(index, np.asarray(positions, np.int64))
     elif isinstance(index, faiss.IndexIVF):
         emptied = []
         for number in range(index.nlist):
@@ -207,6 +211,19 @@ def erase(index: Any, positions: Sequence[int] | npt.NDArray[np.int64]) -> None:
     else:
         codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
         codes.reshape(index.ntotal, -1)[np.asarray(positions, np.int64)] = 0
+
+
+def _erase_in_graph(index: Any, positions: npt.NDArray[np.int64]) -> None:
+    storage = faiss.downcast_index(index.storage)
+    stay = np.setdiff1d(np.arange(index.ntotal), positions)
+    if not (len(stay) and len(positions)):
+        erase(storage, positions)
+        return
+    chosen = faiss.IDSelectorBitmap(np.packbits(np.isin(np.arange(index.ntotal), stay), bitorder="little"))
+    parameters = faiss.SearchParametersHNSW(sel=chosen, efSearch=index.hnsw.efSearch)
+    _, nearest = index.search(index.reconstruct_batch(positions), 1, params=parameters)
+    codes = faiss.rev_swig_ptr(storage.codes.data(), index.ntotal * storage.code_size).reshape(index.ntotal, -1)
+    codes[positions] = codes[np.where(nearest[:, 0] < 0, stay[0], nearest[:, 0])]
 
 
 @contextmanager

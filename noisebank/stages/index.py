@@ -27,7 +27,7 @@ from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.receipts import Receipt, find_receipt, finish, inputs_hash
 from noisebank.format.tables import OverlayTable
-from noisebank.format.trusted import trusted_bytes
+from noisebank.format.trusted import trusted_table
 from noisebank.options import IndexOptions
 from noisebank.planning.claims import claimed_receipts
 from noisebank.planning.plan import Plan
@@ -153,7 +153,7 @@ class IndexJob:
         return entries.take(pa.array(order)), vectors
 
     def _captions(self, entry: FileEntry, columns: list[str] | None = None) -> pa.Table:
-        return pq.read_table(pa.BufferReader(trusted_bytes(self.store, entry)), columns=columns)
+        return trusted_table(self.store, entry, columns)
 
     def _places(self, nums: Nums) -> list[tuple[FileEntry, Nums]]:
         """Captions files of the parent snapshot that hold the captions of ``nums``, and their rows there."""

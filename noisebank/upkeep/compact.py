@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
@@ -26,7 +25,7 @@ from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.receipts import Receipt
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
-from noisebank.format.trusted import trusted_bytes
+from noisebank.format.trusted import trusted_table
 from noisebank.options import ClipOptions
 from noisebank.stages.clips import TAR
 from noisebank.storage import FileEntry, Store
@@ -212,7 +211,7 @@ class _Compaction:
         return np.searchsorted(self.rows.column("num").to_numpy(), nums)
 
     def _parquet(self, entry: FileEntry, columns: list[str]) -> pa.Table:
-        return pq.read_table(pa.BufferReader(trusted_bytes(self.store, entry)), columns=columns)
+        return trusted_table(self.store, entry, columns)
 
     def _part(self, kind: str) -> pa.Table:
         return read_parts(self.store, self.base.parts.get(kind, ()))

@@ -29,7 +29,8 @@ _WORDS = ("id", "source", "caption")
 def redacted(store: Store, segment: IndexSegment, generation: int) -> IndexSegment:
     """``segment`` without the ids, captions and vectors of its deleted positions; their numbers stay.
 
-    The positions stay too, and so does every answer. A segment that is redacted already is returned as it is.
+    The positions stay too, and so do the answers: all of exact search, nearly all where lists or a graph are walked. A
+    segment that is redacted already is returned as it is.
 
     Args:
         store: the bank.
