@@ -128,6 +128,18 @@ def test_tars_get_the_captions_that_hold_now(store: Store, tmp_path: Path) -> No
     assert compact(store, maxcount=4) == compacted
 
 
+def test_tars_that_are_merged_get_them_too(store: Store, tmp_path: Path) -> None:
+    for name in "abc":
+        publish(store, make(store, {f"{name}-{i}": f"old {name}{i}" for i in range(3)}).delta)
+    publish(store, recaption(store, "a-2", "new caption"))
+    compacted = compact(store, maxcount=100)
+    (entry,) = snapshot_files(store, compacted, "clips")
+    (tmp_path / "x.tar").write_bytes(store.read(entry.path))
+    texts = {sample.id: sample.caption for sample in read_shard(tmp_path / "x.tar")}
+    assert (len(texts), texts["a-2"], texts["b-2"]) == (9, "new caption", "old b2")
+    assert compact(store, maxcount=100) == compacted
+
+
 def test_half_dead_shards_are_rewritten(store: Store, tmp_path: Path) -> None:
     publish(store, make(store, {f"a-{i}": f"{i}" for i in range(10)}).delta)
     publish(store, remove([f"a-{i}" for i in range(4)]))

@@ -35,6 +35,7 @@ from noisebank.upkeep.vacuum import vacuum
 
 Nums = npt.NDArray[np.int64]
 _FULL_SHARD = ClipOptions().maxcount
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class _Compaction:
             if len(nums) or (self.purge and has_failed_rows):
                 outdated[file.key] = nums
         for group in self._groups(files, outdated):
-            texts = self._texts(np.concatenate([np.zeros(0, np.int64), *(outdated.get(f.key, ()) for f in group)]))
+            texts = self._texts(np.concatenate([outdated.get(file.key, _NONE) for file in group]))
             pieces = [(file.piece, sidecars[file.key]) for file in group]
             self._add(moves, repack_clips(self.store, pieces, texts, group[0].fingerprint, self.base.vacuum))
         return moves
@@ -200,7 +201,7 @@ class _Compaction:
     def _texts(self, nums: Nums) -> dict[int, str]:
         """The captions held of ``nums``."""
         texts: dict[int, str] = {}
-        rows = self.rows.take(pa.array(self._at(nums.astype(np.int64))))
+        rows = self.rows.take(pa.array(self._at(nums)))
         for file in self._files("captions", rows, _Moves("caption_file", "caption_row")):
             column = self._parquet(file.piece.file, ["caption"]).column("caption").take(pa.array(file.piece.rows))
             texts |= dict(zip(file.piece.nums.tolist(), column.to_pylist(), strict=True))
