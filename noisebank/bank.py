@@ -116,13 +116,15 @@ class NoiseBank:
         """At most ``k`` captions nearest to ``prompt``, nearest first.
 
         Raises:
-            ValueError: ``k`` is less than 1.
+            ValueError: ``k`` is less than 1, or ``prompt`` is no text.
             ConfigError: the captions model cannot be had, or is another than the bank's.
             BankDamaged: a file of the index is missing or damaged.
             SnapshotExpired: the snapshot was vacuumed meanwhile.
         """
         if k < 1:
             raise ValueError(f"k {k} is not allowed; at least 1")
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompt {prompt!r} is not allowed; one text")
         pinned = self._pinned
         with pinned.reading():
             return pinned.nearest(self._embedded([prompt]), k)[0]

@@ -93,7 +93,13 @@ def _add_upkeep_commands(add: Callable[[str, str, Command], argparse.ArgumentPar
 
     parser = add("vacuum", "remove what no kept snapshot refers to", vacuum)
     _bank(parser)
-    parser.add_argument("--keep", type=int, default=1, metavar="N", help="newest snapshots to keep (default: 1)")
+    parser.add_argument(
+        "--keep",
+        type=int,
+        default=1,
+        metavar="N",
+        help="newest snapshots to keep, with the one that this commits (default: 1)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
 
     parser = add("compact", "merge small shards and renew the captions in tars, by copying alone", compact)
@@ -227,7 +233,9 @@ def failures(arguments: argparse.Namespace) -> Outcome:
         if arguments.unpublished
         else read_failures(store, read_snapshot(store, arguments.snapshot))
     )
-    lines = [f"{row['id']}  {row['stage']}  {row['code']}  {_on_one_line(row['message'])}" for row in rows]
+    lines = [
+        f"{row['id']}  {row['stage']}  {row['code']}  {row['uri']}  {_on_one_line(row['message'])}" for row in rows
+    ]
     return Outcome({"failures": rows}, lines or ["none"])
 
 

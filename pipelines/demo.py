@@ -141,7 +141,7 @@ def _write_config(out: Path, model: Path, captions_model: Path) -> Path:
         "max_changed": 1.0,
     }
     path = out / "bank.yaml"
-    path.write_text("# noisebank build -c bank.yaml\n" + yaml.safe_dump(config, sort_keys=False))
+    path.write_text(f"# noisebank build -c {path}\n" + yaml.safe_dump(config, sort_keys=False))
     return path
 
 

@@ -102,4 +102,4 @@ def test_without_yt_dlp_the_row_says_what_to_install(tmp_path: Path, monkeypatch
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(RowFailure, match=r"noisebank\[youtube\]") as caught:
         fetch(f"youtube:{VIDEO}", tmp_path / "out", FetchOptions())
-    assert caught.value.code == "youtube_missing"
+    assert (caught.value.code, caught.value.retryable) == ("youtube_missing", True)

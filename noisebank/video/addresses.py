@@ -51,7 +51,8 @@ def connect(host: str, port: int, timeout: float, allow_private_hosts: bool) -> 
         if not allow_private_hosts and not is_public(str(sockaddr[0])):
             raise RowFailure(
                 "private_address",
-                f"{host} is at {sockaddr[0]}, which is not public; fetch.allow_private_hosts permits it",
+                f"{host} is at {sockaddr[0]}, which is not public; fetch.allow_private_hosts permits it, "
+                "and --retry-failures private_address tries again",
             )
     failure: OSError | None = None
     for family, type_, protocol, _, sockaddr in found:

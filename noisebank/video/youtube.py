@@ -29,13 +29,13 @@ def download(video: str, destination: Path, options: FetchOptions, start_ms: int
 
     Raises:
         RowFailure: ``youtube_missing`` (yt-dlp is not installed), ``youtube_unavailable`` (private, removed, ...),
-            ``too_large``, ``timeout`` or ``youtube_error``; the last two may heal.
+            ``too_large``, ``timeout`` or ``youtube_error``; the first and the last two may heal.
     """
     try:
         import yt_dlp
     except ImportError as error:
         raise RowFailure(
-            "youtube_missing", f"youtube:{video} needs yt-dlp: pip install 'noisebank[youtube]'"
+            "youtube_missing", f"youtube:{video} needs yt-dlp: pip install 'noisebank[youtube]'", retryable=True
         ) from error
     settings = download_settings(destination, options)
     if start_ms is not None and end_ms is not None:
