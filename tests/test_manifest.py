@@ -85,6 +85,12 @@ def test_truncated(store: Store, snapshot: Snapshot, size: int) -> None:
         read_snapshot(store)
 
 
+@pytest.mark.parametrize("data", [b"[" * 100_000 + b"]" * 100_000, seal({"recall": float("nan")}), seal({"a": -1e999})])
+def test_what_json_cannot_say_is_damage(data: bytes) -> None:
+    with pytest.raises(BankDamaged, match=r"a\.json: not JSON"):
+        unseal(data, "a.json")
+
+
 def test_swapped_snapshots_are_found(store: Store, snapshot: Snapshot) -> None:
     publish(store, make(store, {"a-3": "three"}).delta)
     store.put(snapshot_path(1), store.read(snapshot_path(2)))

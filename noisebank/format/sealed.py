@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from noisebank.errors import BankDamaged
 
@@ -28,8 +28,8 @@ def unseal(data: bytes, name: str) -> dict[str, Any]:
             file ``name``.
     """
     try:
-        document = json.loads(data)
-    except ValueError as error:
+        document = json.loads(data, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise BankDamaged(f"{name}: not JSON ({error}); restore it from a copy") from error
     if not isinstance(document, dict) or _DIGEST not in document:
         raise BankDamaged(f"{name}: a JSON object with a digest is wanted; restore it from a copy")
@@ -37,6 +37,10 @@ def unseal(data: bytes, name: str) -> dict[str, Any]:
     if data != seal(document):
         raise BankDamaged(f"{name}: differs from the digest in it; restore it from a copy")
     return document
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _digest(document: Mapping[str, Any]) -> str:
