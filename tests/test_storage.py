@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from noisebank.errors import BankDamaged, ConfigError, NoiseBankError, UnsupportedStore
-from noisebank.storage import FileEntry, Store, open_store, publish_file
+from noisebank.storage import FileEntry, Store, local, open_store, publish_file
 from noisebank.storage.files import data_path, is_intact
 
 
@@ -113,6 +113,31 @@ def test_writers_survive_others_who_empty_their_folder(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write_and_delete, range(4)))
     assert list((tmp_path / "bank").iterdir()) == []
+
+
+def test_writers_survive_others_who_delete_what_they_have_just_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path / "bank")
+    sync_folder, link = local._sync_folder, os.link
+
+    def delete_and_sync(folder: Path) -> None:
+        if store.exists("a/b"):
+            store.delete("a/b")
+        sync_folder(folder)
+
+    def link_in_vain(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        raise FileExistsError(target)  # by the time the writer looks, it is gone
+
+    monkeypatch.setattr(local, "_sync_folder", delete_and_sync)
+    store.put("a/b", b"x")
+    assert store.commit("a/b", b"x")
+    assert list((tmp_path / "bank").iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "link", link_in_vain)
+    assert store.commit("a/b", b"x")
+    assert store.read("a/b") == b"x"
 
 
 @pytest.mark.parametrize(

@@ -30,19 +30,19 @@ class LocalStore(Store):
 
     def commit(self, key: str, data: bytes) -> bool:
         path = self._path(key)
-        if path.exists():
+        with suppress(FileNotFoundError):
             return path.read_bytes() == data
         temporary = self._written(path, lambda file: file.write(data))
         try:
             os.link(temporary, path)
         except FileExistsError:
-            return path.read_bytes() == data
+            return self.commit(key, data)  # (who came first may delete it again)
         except OSError as error:
             if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK):
                 raise UnsupportedStore(
                     f"{self.url}: this file system has no hard links ({error}), which commits need; use another disk"
                 ) from error
-            if not path.exists() or path.read_bytes() != data:  # (a network file system may lose the answer)
+            if not _holds(path, data):  # (a network file system may lose the answer)
                 raise
         finally:
             temporary.unlink()
@@ -156,8 +156,18 @@ def _files(folder: Path) -> Iterator[Path]:
             yield Path(parent, name)
 
 
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:  # (another process has deleted what was in it, and with that the folder)
+        return
     try:
         os.fsync(descriptor)
     finally:
