@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import json
+import os
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +197,19 @@ def test_purging_leaves_no_byte_of_a_removed_row(store: Store, tmp_path: Path) -
     assert sorted(np.concatenate(live).tolist()) == sorted(before)
     again = compact(store, purge=True)
     assert (again.operation, again.index, again.rows) == ("vacuum", purged.index, purged.rows), "nothing was rewritten"
+
+
+def test_a_purge_takes_what_a_wrong_clock_has_dated_in_the_future(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    publish(store, make(store, {"a-1": "one"}).delta)
+    receipts = make(store, {"a-2": "taken down"}).receipts.values()
+    unpublished = [path for receipt in receipts for path in (receipt.path, *(entry.path for entry in receipt.files))]
+    for leftovers in (unpublished, [".half-a-clip.tmp"]):
+        for name in leftovers:
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (time.time() + 3600,) * 2)
+        compact(store, purge=True)
+        assert not [name for name in leftovers if (tmp_path / name).exists()]
 
 
 def test_purging_changes_no_answer_of_a_search(store: Store, tmp_path: Path) -> None:

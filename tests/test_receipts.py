@@ -17,6 +17,7 @@ from noisebank.format.receipts import (
     inputs_hash,
     list_receipts,
 )
+from noisebank.format.sealed import seal, unseal
 from noisebank.storage import Store, open_store, publish_file
 
 FAILURE = Failure(5, "webvid-5", "webvid", "a.mp4", "clips", "http_404", "gone", False, 1)
@@ -51,7 +52,7 @@ def test_the_first_of_two_attempts_counts(store: Store, tmp_path: Path) -> None:
     assert find_receipt(store, "clips", "ab" * 16) == counted[0]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "file gone", "file cut"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "swapped", "another type", "file gone", "file cut"])
 def test_a_receipt_that_cannot_be_trusted_is_not_one(store: Store, tmp_path: Path, damage: str) -> None:
     mine = finish(store, receipt(store, tmp_path))
     data = store.read(mine.path)
@@ -59,6 +60,10 @@ def test_a_receipt_that_cannot_be_trusted_is_not_one(store: Store, tmp_path: Pat
         store.put(mine.path, data.replace(b'"rows": 2', b'"rows": 3', 1))
     elif damage == "cut":
         store.put(mine.path, data[:-9])
+    elif damage == "swapped":
+        store.put(mine.path, dataclasses.replace(mine, inputs="cd" * 16).to_bytes())
+    elif damage == "another type":
+        store.put(mine.path, seal({**unseal(data, mine.path), "rows": "2"}))
     elif damage == "file gone":
         store.delete(mine.files[0].path)
     else:

@@ -191,7 +191,6 @@ def test_data_files_are_named_by_their_content(store: Store, tmp_path: Path) -> 
     entry = publish_file(store, path, "noise/m", ".arrow", 3)
     assert entry.path == "noise/m/2cf24dba5fb0a30e26e83b2ac5b9e29e.arrow"
     assert (entry.key, entry.bytes, entry.rows, entry.generation) == (0x2CF24DBA5FB0A30E, 5, 3, 0)
-    assert FileEntry.from_json(entry.to_json()) == entry
     assert store.read(entry.path) == b"hello"
     later = publish_file(store, path, "noise/m", ".arrow", 3, generation=12)
     assert later.path == "noise/m/2cf24dba5fb0a30e26e83b2ac5b9e29e-v12.arrow"
@@ -210,9 +209,9 @@ def test_a_damaged_file_of_the_same_name_is_replaced(store: Store, tmp_path: Pat
 
 def test_a_foreign_name_is_no_data_file() -> None:
     with pytest.raises(BankDamaged):
-        FileEntry.from_json({"path": "clips/../../x.tar", "bytes": 1, "sha256": "", "rows": 1})
+        FileEntry("clips/../../x.tar", 1, "", 1)
     with pytest.raises(BankDamaged):
-        FileEntry.from_json({"path": "clips/mine.tar", "bytes": 1, "sha256": "", "rows": 1})
+        FileEntry("clips/mine.tar", 1, "", 1)
     assert data_path("clips", "ab" * 32, ".tar") == f"clips/{'ab' * 16}.tar"
 
 

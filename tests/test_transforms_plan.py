@@ -13,6 +13,7 @@ from noisebank.errors import BankDamaged
 from noisebank.format.sealed import seal, unseal
 from noisebank.options import Config, SourceOptions
 from noisebank.planning import Plan, find_open_plan, read_plan, refuse
+from noisebank.planning.plan import find_refused_plan
 from noisebank.storage import open_store
 from tests.planned import FINGERPRINTS, Bank, Broken, webvid_row, write_csv
 from transforms.plan import MakePlan
@@ -119,6 +120,29 @@ def test_a_sealed_plan_that_lacks_a_member_is_made_again(tmp_path: Path, lists: 
         with pytest.raises(BankDamaged, match=f"{path}.*{member}"):
             read_plan(store, plan.hash)
     assert replace(make_plan(bank, lists), created=plan.created) == plan
+
+
+def test_a_plan_that_is_another_is_made_again(tmp_path: Path, lists: list[Path]) -> None:
+    bank = str(tmp_path / "bank")
+    plan, other = make_plan(bank, lists), make_plan(bank, lists[:1])
+    store = open_store(bank)
+    path = f"plans/{plan.hash}/plan.json"
+    store.put(path, other.to_bytes())
+    with pytest.raises(BankDamaged, match=f"{path}: says that it is {other.hash}; files were swapped"):
+        read_plan(store, plan.hash)
+    assert replace(make_plan(bank, lists), created=plan.created) == plan
+
+
+@pytest.mark.parametrize("damage", [{"reason": "x"}, {"reason": "x", "failures": [{"path": "/etc/passwd"}]}])
+def test_a_damaged_refusal_is_named(tmp_path: Path, lists: list[Path], damage: dict[str, object]) -> None:
+    bank = str(tmp_path / "bank")
+    plan, store = make_plan(bank, lists), open_store(bank)
+    refuse(store, plan.hash, "too many failed", plan.failures)
+    assert find_refused_plan(store, "") == (plan, plan.failures)
+    path = f"plans/{plan.hash}/refused.json"
+    store.put(path, seal(damage))
+    with pytest.raises(BankDamaged, match=path):
+        find_refused_plan(store, "")
 
 
 def test_a_plan_to_look_at_writes_nothing_into_the_bank(tmp_path: Path, lists: list[Path]) -> None:

@@ -100,7 +100,7 @@ def test_unpublished_shards_stay_until_they_are_old(store: Store) -> None:
     assert landed.in_bank == 2
     lost = orphan.receipts["captions"].files[0].path
     assert store.exists(lost), "young files that nothing names may be on their way to a receipt"
-    done = vacuum(store, unpublished_seconds=-1)
+    done = vacuum(store, unpublished_seconds=0)
     assert {lost, orphan.receipts["clips"].path} <= set(done.files)
     assert list_receipts(store, "clips") == sorted(receipt["inputs"] for receipt in _published(store)), (
         "receipts of published shards stay"
@@ -138,7 +138,7 @@ def test_plans(store: Store) -> None:
     publish(store, make(store, {"a-2": "two"}).delta, plan="kept")
     vacuum(store)
     assert store.list("plans") == [f"plans/{name}/plan.json" for name in ("kept", "open", "spill-1")]
-    vacuum(store, unpublished_seconds=-1)
+    vacuum(store, unpublished_seconds=0)
     assert store.list("plans") == ["plans/kept/plan.json"]
     if (folder := store.local_path("plans")) is not None:
         assert [path.name for path in folder.iterdir()] == ["kept"], "no empty folders"
@@ -160,14 +160,14 @@ def test_the_snapshot_that_a_running_build_updates_stays(store: Store) -> None:
     assert vacuum(store).expired == (3, 1)
     assert verify(store, 2).ok
     assert vacuum(store).expired == (), "nothing more to do"
-    assert vacuum(store, unpublished_seconds=-1).expired == (4, 2)
+    assert vacuum(store, unpublished_seconds=0).expired == (4, 2)
     assert verify(store).ok
 
 
 def test_foreign_files_are_left_alone(store: Store) -> None:
     publish(store, make(store, {"a-1": "one"}).delta)
     store.put("clips/holiday.tar", b"mine")
-    vacuum(store, unpublished_seconds=-1)
+    vacuum(store, unpublished_seconds=0)
     assert store.read("clips/holiday.tar") == b"mine"
 
 

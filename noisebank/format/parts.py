@@ -7,6 +7,7 @@ part for its new files and rewrites only the parts whose files it drops; few par
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ def part_rows(receipts: Iterable[Receipt]) -> dict[str, pa.Table]:
     rows: dict[str, list[dict[str, object]]] = {}
     for receipt in receipts:
         for entry in receipt.files:
-            row = {"key": entry.key, **entry.to_json(), "stage": receipt.stage, "inputs": receipt.inputs}
+            row = {"key": entry.key, **asdict(entry), "stage": receipt.stage, "inputs": receipt.inputs}
             row |= {"fingerprint": receipt.fingerprint, **{name: receipt.info.get(name) for name in _LAYOUT}}
             rows.setdefault(kind_of(entry.path), []).append(row)
     return {kind: pa.Table.from_pylist(group, PART) for kind, group in rows.items()}

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from noisebank.errors import BankDamaged
 from noisebank.format.sealed import seal, unseal
+from noisebank.format.typed import typed
 from noisebank.storage import FileEntry, Store
 from noisebank.storage.files import is_present
 
@@ -76,14 +77,11 @@ class Receipt:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Receipt:
-        """From the document ``data``; BankDamaged names the file ``name`` if it is damaged."""
-        document = unseal(data, name)
-        try:
-            document["files"] = tuple(FileEntry.from_json(entry) for entry in document["files"])
-            document["failures"] = tuple(Failure(**failure) for failure in document["failures"])
-            return cls(**document)
-        except (KeyError, TypeError) as error:
-            raise BankDamaged(f"{name}: not a receipt ({error!r})") from error
+        """From the document ``data``; BankDamaged names the file ``name`` if it is damaged, or another shard's."""
+        receipt: Receipt = typed(unseal(data, name), cls, name)
+        if receipt.path != name:
+            raise BankDamaged(f"{name}: says that it is {receipt.path}; files were swapped")
+        return receipt
 
 
 def receipt_path(stage: str, inputs: str) -> str:

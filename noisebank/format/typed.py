@@ -17,7 +17,7 @@ def typed(value: Any, type: Any, name: str) -> Any:
         value: what ``json.loads`` gave.
         type: a dataclass (an object with exactly its members), a ``TypedDict`` (an object; see :class:`Described`),
             ``Mapping[str, X]``, ``tuple[X, ...]`` or ``list[X]``, ``X | None``, ``Literal[...]``, ``int``, ``float``,
-            ``str`` or ``Any``.
+            ``bool``, ``str`` or ``Any``.
         name: of the value in its document, for errors.
 
     Raises:
@@ -65,7 +65,7 @@ class Described(dict[str, Any]):
 
 
 def _checked(value: Any, type: Any, name: str) -> Any:
-    if not isinstance(value, type) or isinstance(value, bool):
+    if not isinstance(value, type) or (isinstance(value, bool) and type is not bool):
         wanted = " or ".join(one.__name__ for one in (type if isinstance(type, tuple) else (type,)))
         raise BankDamaged(f"{name}: {value!r:.80} is not of type {wanted}; run verify")
     return value

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from noisebank.format.sealed import seal, unseal
+from noisebank.format.typed import typed
 
 from ..errors import BankDamaged
 from ..options import Config
@@ -28,6 +29,7 @@ FOLDER = "plans"
 BATCH_ROWS = 512
 """Rows of a record batch of a task file: what a shard reads at least."""
 _PLAN, _REFUSED = "plan.json", "refused.json"
+_Entries = tuple[FileEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,15 @@ class Plan:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Plan:
-        """From the document ``data``; BankDamaged names the file ``name`` if it is damaged or no plan."""
+        """From the document ``data``; BankDamaged names the file ``name`` if it is damaged, no plan or another plan."""
         document = unseal(data, name)
         try:
-            return cls._from_json(document)
+            plan = cls._from_json(document)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BankDamaged(f"{name}: not a plan ({error!r})") from error
+        if _plan_path(plan.hash) != name:
+            raise BankDamaged(f"{name}: says that it is {plan.hash}; files were swapped")
+        return plan
 
     @classmethod
     def _from_json(cls, document: dict[str, Any]) -> Plan:
@@ -127,8 +132,8 @@ class Plan:
             )
             for stage, tasks in document["tasks"].items()
         }
-        entries = {key: _entries(document[key]) for key in ("rows", "failures", "locations")}
-        records = {name: _entries(group) for name, group in document["records"].items()}
+        entries = {key: typed(document[key], _Entries, key) for key in ("rows", "failures", "locations")}
+        records = typed(document["records"], Mapping[str, _Entries], "records")
         source_names = {int(number): name for number, name in document["source_names"].items()}
         claimed = tuple((stage, inputs) for stage, inputs in document["claimed"])
         known = {"tasks": tasks, "records": records, "source_names": source_names, "claimed": claimed}
@@ -173,7 +178,7 @@ def plan_hash(
 
 def write_plan(store: Store, plan: Plan) -> Plan:
     """Publishes a plan whose files are written; returns the one that counts, this or an earlier one of its hash."""
-    path = f"{FOLDER}/{plan.hash}/{_PLAN}"
+    path = _plan_path(plan.hash)
     return plan if store.commit(path, plan.to_bytes()) else read_plan(store, plan.hash)
 
 
@@ -184,13 +189,13 @@ def read_plan(store: Store, hash: str) -> Plan:
         FileNotFoundError: there is none.
         BankDamaged: it differs from its digest, or is no plan.
     """
-    path = f"{FOLDER}/{hash}/{_PLAN}"
+    path = _plan_path(hash)
     return Plan.from_bytes(store.read(path), path)
 
 
 def drop_damaged(store: Store, hash: str) -> None:
     """Removes the plan of this hash, if it or a file of it is damaged or missing, so that it is made again."""
-    path = f"{FOLDER}/{hash}/{_PLAN}"
+    path = _plan_path(hash)
     try:
         bad = [file for file in sorted(read_plan(store, hash).files) if not fits_name(store, file)]
         problem = f"{bad[0]}: missing, or differs from the digest in its name" if bad else ""
@@ -205,7 +210,7 @@ def drop_damaged(store: Store, hash: str) -> None:
 
 def plan_exists(store: Store, hash: str) -> bool:
     """Whether the plan of this hash has been written."""
-    return store.exists(f"{FOLDER}/{hash}/{_PLAN}")
+    return store.exists(_plan_path(hash))
 
 
 def find_open_plan(store: Store, parent_uuid: str) -> Plan | None:
@@ -231,6 +236,14 @@ def _newest_plan(store: Store, parent_uuid: str, *, refused: bool) -> Plan | Non
     return max(waiting, key=lambda plan: (plan.created, plan.hash), default=None)
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """What stands beside a plan whose result was not published."""
+
+    reason: str
+    failures: tuple[FileEntry, ...]
+
+
 def refuse(store: Store, hash: str, reason: str, failures: Sequence[FileEntry] = ()) -> None:
     """Records that a plan was carried out and its result not published; the next build makes a new plan.
 
@@ -240,8 +253,7 @@ def refuse(store: Store, hash: str, reason: str, failures: Sequence[FileEntry] =
         reason: why.
         failures: the files of the table of what failed.
     """
-    document = {"reason": reason, "failures": [entry.to_json() for entry in failures]}
-    store.commit(f"{FOLDER}/{hash}/{_REFUSED}", seal(document))
+    store.commit(f"{FOLDER}/{hash}/{_REFUSED}", seal(asdict(_Refusal(reason, tuple(failures)))))
 
 
 def find_refused_plan(store: Store, parent_uuid: str) -> tuple[Plan, tuple[FileEntry, ...]] | None:
@@ -251,12 +263,17 @@ def find_refused_plan(store: Store, parent_uuid: str) -> tuple[Plan, tuple[FileE
     if plan is None:
         return None
     path = f"{FOLDER}/{plan.hash}/{_REFUSED}"
-    return plan, _entries(unseal(store.read(path), path)["failures"])
+    refusal: _Refusal = typed(unseal(store.read(path), path), _Refusal, path)
+    return plan, refusal.failures
 
 
 def refused_plans(store: Store) -> list[str]:
     """Hashes of the plans that were refused, sorted."""
     return _hashes(store, _REFUSED)
+
+
+def _plan_path(hash: str) -> str:
+    return f"{FOLDER}/{hash}/{_PLAN}"
 
 
 def _hashes(store: Store, name: str) -> list[str]:
@@ -300,7 +317,3 @@ def _read_rows(store: Store, path: str, start: int, stop: int) -> pa.Table:
             f"{path}: a file of a plan cannot be read ({error}); run the build again, which plans anew"
         ) from error
     return pa.Table.from_batches(batches, reader.schema).slice(start - first * BATCH_ROWS, stop - start)
-
-
-def _entries(documents: list[dict[str, Any]]) -> tuple[FileEntry, ...]:
-    return tuple(FileEntry.from_json(document) for document in documents)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import BankDamaged
 from .base import Store, checked_key
@@ -38,15 +36,6 @@ class FileEntry:
     def generation(self) -> int:
         """Number of the last vacuum before the file was written; 0: none."""
         return int(_name(self.path).group(3) or 0)
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> FileEntry:
-        """From a JSON object."""
-        return cls(document["path"], document["bytes"], document["sha256"], document["rows"])
 
 
 def data_path(folder: str, digest: str, suffix: str, generation: int = 0) -> str:

@@ -9,6 +9,7 @@ was killed halfway is finished by the next.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,8 @@ def vacuum(
         store: the bank.
         keep: how many snapshots stay readable, the vacuum's own included.
         dry_run: only say what would go.
-        unpublished_seconds: age from which unpublished work goes too.
+        unpublished_seconds: age from which unpublished work goes too; 0: all of it, also what a wrong clock has dated
+            in the future.
 
     Raises:
         BankNotFound: there is no bank.
@@ -72,7 +74,7 @@ def vacuum(
     """
     if keep < 1:
         raise ConfigError(f"keep: {keep} is not allowed; at least 1 (the newest snapshot always stays)")
-    before = time.time() - unpublished_seconds
+    before = time.time() - unpublished_seconds if unpublished_seconds else math.inf
     while True:
         base = read_snapshot(store)
         if not dry_run:
@@ -83,6 +85,8 @@ def vacuum(
         expiring = [snapshot for snapshot in readable if snapshot not in staying]
         garbage, receipts = _garbage(store, [base, *staying], expiring, before)
         if not garbage and not receipts and expiring in ([], [base]):
+            if not dry_run:
+                store.sweep(before)
             return Vacuumed(base, (), (), 0)
         numbers = tuple(snapshot.number for snapshot in expiring)
         removed = tuple(sorted(file.key for file in (*garbage, *receipts)))
