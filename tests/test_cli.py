@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -325,6 +326,12 @@ def test_job_commands_run_as_a_module_too_and_log_our_lines_alone(project: Proje
     assert done.stdout.count("\n") == 1
     lines = [re.fullmatch(r"\d\d:\d\d:\d\d I (\w+).*", line) for line in done.stderr.splitlines()]
     assert [line and line[1] for line in lines] == ["clips", "clips", "index"], done.stderr
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"noisebank {version('noisebank')}\n"
 
 
 def test_help_lists_the_commands_without_importing_what_they_need() -> None:

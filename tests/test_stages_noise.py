@@ -262,7 +262,8 @@ def test_one_line_a_shard_says_how_fast(store: Store, adapter: ModelAdapter, cap
         make(store, adapter, MP4S | {IDS[0]: b"nothing"})
     (message,) = [record.getMessage() for record in caplog.records]
     pattern = (
-        r"clips/\S+\.tar: 4 clips inverted, 1 failed, (\S+) clips/s, network (\d+)% of the time, peak memory (\S+) GB"
+        r"noise/\w+ of clips/\S+\.tar: 4 clips inverted, 1 failed, "
+        r"(\S+) clips/s, network (\d+)% of the time, peak memory (\S+) GB"
     )
     rate, share, peak = (float(group) for group in re.fullmatch(pattern, message).groups())  # type: ignore[union-attr]
     assert rate > 0 and 0 < share <= 100 and 0.1 < peak < 64

@@ -130,7 +130,8 @@ def make_noise_shard(
 def _log_shard(receipt: Receipt, seconds: float, network: MeteredNetwork) -> None:
     """One line a shard; ``seconds`` since the model was loaded."""
     _log.info(
-        "%s: %d clips inverted, %d failed, %.2f clips/s, network %.0f%% of the time, peak memory %.2f GB",
+        "%s of %s: %d clips inverted, %d failed, %.2f clips/s, network %.0f%% of the time, peak memory %.2f GB",
+        receipt.stage,
         receipt.info["tar"],
         receipt.rows,
         len(receipt.failures),
