@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from noisebank.errors import ConfigError
@@ -46,6 +48,18 @@ def test_a_caption_gives_the_same_bits_alone_in_other_company_and_in_other_batch
         np.testing.assert_array_equal(embedder.embed([caption])[0], embeddings[i])
     many = [f"{caption} number {i}" for i in range(12) for caption in CAPTIONS]
     np.testing.assert_array_equal(embedder.embed(many, batch_size=3), embedder.embed(many, batch_size=64))
+
+
+def test_embedding_in_several_threads_leaves_torch_its_threads(embedder: Embedder) -> None:
+    began = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as fresh:
+        wanted = fresh.submit(torch.get_num_threads).result()
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: embedder.embed(CAPTIONS), range(24)):
+            np.testing.assert_array_equal(found, embedder.embed(CAPTIONS))
+    with ThreadPoolExecutor(1) as fresh:
+        assert fresh.submit(torch.get_num_threads).result() == wanted
+    assert torch.get_num_threads() == began
 
 
 def test_a_caption_beyond_the_models_context_is_cut(embedder: Embedder) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 _MODULES = "modules.json"
 _MIN_TOKENS = 32
 _MIN_BATCH = 2
+_turn = threading.Lock()
 
 
 def embedder_folder(model: str) -> Path:
@@ -115,15 +117,19 @@ class Embedder:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Computes in one thread: how several share a matrix product depends on its size, and shows in the last bits."""
+    """Computes in one thread: how several share a matrix product depends on its size, and shows in the last bits.
+
+    Torch keeps this setting for the whole process, so callers take turns.
+    """
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    with _turn:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def load_embedder(model: str, digest: str | None = None) -> Embedder:
