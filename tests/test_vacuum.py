@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from noisebank.describe import snapshot_files
-from noisebank.errors import BankNotFound, ConfigError, SnapshotConflict, SnapshotExpired
+from noisebank.errors import BankDamaged, BankNotFound, ConfigError, SnapshotConflict, SnapshotExpired
 from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers
 from noisebank.format.receipts import find_receipt, list_receipts
 from noisebank.planning.plan import Plan, refuse, write_plan
@@ -162,6 +162,19 @@ def test_the_snapshot_that_a_running_build_updates_stays(store: Store) -> None:
     assert vacuum(store).expired == (), "nothing more to do"
     assert vacuum(store, unpublished_seconds=0).expired == (4, 2)
     assert verify(store).ok
+
+
+def test_an_old_snapshot_that_nobody_can_read_expires(store: Store) -> None:
+    for caption in ("one", "two", "three"):
+        publish(store, make(store, {"a-1": caption}).delta)
+    store.put("snapshots/00000001.json", b"{")
+    with pytest.raises(BankDamaged, match=r"snapshots/00000001\.json"):
+        vacuum(store, keep=4)
+    assert vacuum(store, keep=3).expired == (1,)
+    with pytest.raises(SnapshotExpired):
+        read_snapshot(store, 1)
+    assert snapshot_numbers(store) == [1, 2, 3, 4]
+    assert verify(store, 2).ok and verify(store).ok
 
 
 def test_foreign_files_are_left_alone(store: Store) -> None:

@@ -9,6 +9,7 @@ was killed halfway is finished by the next.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 import uuid
@@ -23,12 +24,14 @@ from noisebank.commits.commit import read_expired
 from noisebank.describe import snapshot_files
 from noisebank.errors import BankDamaged, ConfigError, SnapshotExpired
 from noisebank.format.layout import is_ours, is_work
-from noisebank.format.manifest import FOLDER, Snapshot, expired_stub, read_snapshot, snapshot_number
+from noisebank.format.manifest import FOLDER, Snapshot, expired_stub, read_snapshot, snapshot_number, snapshot_path
 from noisebank.format.parts import read_parts
 from noisebank.format.receipts import read_receipt, receipt_path
 from noisebank.planning.plan import FOLDER as PLANS
 from noisebank.planning.plan import read_plan, refused_plans
 from noisebank.storage import Store, StoredFile, publish_bytes
+
+_log = logging.getLogger(__name__)
 
 UNPUBLISHED_SECONDS = 7 * 24 * 3600.0
 """How long what no snapshot has published yet is left alone: it may belong to a running or interrupted build."""
@@ -59,7 +62,7 @@ def vacuum(
     """Expires all but the newest snapshots and removes every file that no kept one refers to.
 
     Finished shards that no snapshot has published yet, open plans and the snapshots that they update stay until they
-    are old, whatever ``keep`` says: a build may be running.
+    are old, whatever ``keep`` says: a build may be running. Older snapshots that are damaged expire with the others.
 
     Args:
         store: the bank.
@@ -70,6 +73,7 @@ def vacuum(
 
     Raises:
         BankNotFound: there is no bank.
+        BankDamaged: one of the snapshots that are to stay cannot be read.
         ConfigError: ``keep`` is less than 1.
     """
     if keep < 1:
@@ -79,21 +83,21 @@ def vacuum(
         base = read_snapshot(store)
         if not dry_run:
             finish_vacuum(store, base)
-        readable = _readable(store, base)
+        readable, unreadable = _readable(store, base, keep)
         parents = _parents_of_open_plans(store, readable, before)
         staying = [s for i, s in enumerate(readable) if i < keep - 1 or s.number in parents]
         expiring = [snapshot for snapshot in readable if snapshot not in staying]
         garbage, receipts = _garbage(store, [base, *staying], expiring, before)
-        if not garbage and not receipts and expiring in ([], [base]):
+        if not garbage and not receipts and not unreadable and expiring in ([], [base]):
             if not dry_run:
                 store.sweep(before)
             return Vacuumed(base, (), (), 0)
-        numbers = tuple(snapshot.number for snapshot in expiring)
+        numbers = tuple(sorted([*(snapshot.number for snapshot in expiring), *unreadable], reverse=True))
         removed = tuple(sorted(file.key for file in (*garbage, *receipts)))
         size = sum(file.bytes for file in (*garbage, *receipts))
         if dry_run:
             return Vacuumed(base, numbers, removed, size)
-        snapshot = _snapshot(store, base, [*(old.path for old in expiring), *(file.key for file in garbage)])
+        snapshot = _snapshot(store, base, [*map(snapshot_path, numbers), *(file.key for file in garbage)])
         if store.commit(snapshot.path, snapshot.to_bytes()):
             finish_vacuum(store, snapshot)
             for file in receipts:
@@ -116,22 +120,33 @@ def finish_vacuum(store: Store, snapshot: Snapshot) -> None:
 
 
 def _leave_stub(store: Store, path: str, by: int) -> None:
+    old: Snapshot | None = None
     try:
         old = read_snapshot(store, snapshot_number(path))
     except SnapshotExpired:
         return
+    except BankDamaged as error:
+        _log.warning("%s", error)
     store.put(path, expired_stub(old, by))
 
 
-def _readable(store: Store, base: Snapshot) -> list[Snapshot]:
-    """``base`` and all snapshots before it that have not expired, newest first."""
-    readable = [base]
+def _readable(store: Store, base: Snapshot, keep: int) -> tuple[list[Snapshot], list[int]]:
+    """``base`` and all snapshots before it that have not expired, newest first; the numbers of damaged older ones.
+
+    Raises:
+        BankDamaged: one of the newest ``keep``, the vacuum's own included, is damaged.
+    """
+    readable, unreadable = [base], []
     for number in reversed(range(1, base.number)):
         try:
             readable.append(read_snapshot(store, number))
         except SnapshotExpired:
             continue
-    return readable
+        except BankDamaged:
+            if len(readable) < keep - 1:
+                raise
+            unreadable.append(number)
+    return readable, unreadable
 
 
 def _parents_of_open_plans(store: Store, readable: list[Snapshot], before: float) -> set[int]:
