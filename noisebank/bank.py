@@ -61,7 +61,8 @@ class NoiseBank:
     ) -> None:
         self._store = store
         self._set_name = noise_set
-        self._embedder = embedder
+        self._given_embedder = embedder
+        self._loaded_embedder: Embedder | None = None
         self._lock = threading.RLock()
         self._pin(snapshot)
 
@@ -93,7 +94,7 @@ class NoiseBank:
         return cls(store, read_snapshot(store, snapshot), noise_set, embedder)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, (self._store, self.snapshot, self._set_name, self._embedder)
+        return _reopen, (self._store, self.snapshot, self._set_name, self._given_embedder)
 
     @property
     def snapshot(self) -> int:
@@ -140,6 +141,7 @@ class NoiseBank:
         normalize: str = "none",
         min_similarity: float | None = None,
         pipe: Any = None,
+        num_inference_steps: int | None = None,
     ) -> torch.Tensor:
         """Noise to start a prompt's generation from: ``(fresh + eta * inverted) / sqrt(1 + eta^2)`` (ONA, Eq. 4).
 
@@ -152,6 +154,8 @@ class NoiseBank:
             normalize: bring the inverted noise to mean 0 and variance 1: ``none``, ``global`` or ``channel``.
             min_similarity: a prompt whose nearest caption scores less gets fresh noise, and a warning in the log.
             pipe: the diffusers pipeline that will use it, to be checked first (:meth:`check`).
+            num_inference_steps: what the pipeline will be called with, for the check; default: what the records were
+                made with, and only with as many does ``eta=inf`` give a clip back.
 
         Returns:
             float32 on the CPU in the pipeline's own layout, e.g. ``[1, 4, 16, 32, 32]``. At ``eta=0`` it equals
@@ -173,6 +177,7 @@ class NoiseBank:
             normalize=normalize,
             min_similarity=min_similarity,
             pipe=pipe,
+            num_inference_steps=num_inference_steps,
         ).latents
 
     def sample(
@@ -186,6 +191,7 @@ class NoiseBank:
         normalize: str = "none",
         min_similarity: float | None = None,
         pipe: Any = None,
+        num_inference_steps: int | None = None,
         digest: bool = False,
     ) -> NoiseSample:
         """:meth:`noise` with what it was mixed from; ``digest``: also a digest of the fresh noise that was drawn."""
@@ -193,7 +199,7 @@ class NoiseBank:
         if (prompt is None) == (id is None) or (not isinstance(wanted, str) and not wanted):
             raise ValueError("give either a prompt or an id, or a list of them")
         if pipe is not None:
-            self.check(pipe)
+            self.check(pipe, num_inference_steps)
         pinned = self._pinned
         with pinned.reading():
             records = self._set(pinned)
@@ -219,7 +225,8 @@ class NoiseBank:
         latents = self.noise(prompt, pipe=pipe, **options)
         inputs = pipeline_inputs(records.model, from_pipeline(latents, records.model["layout"], records.shape))
         if pipe is not None:
-            inputs["latents"] = inputs["latents"].to(pipe.device, pipe.dtype)
+            device = getattr(pipe, "_execution_device", pipe.device)  # (an offloaded pipeline's own is cpu, or meta)
+            inputs["latents"] = inputs["latents"].to(device, pipe.dtype)
         return inputs
 
     def check(self, pipe: Any, num_inference_steps: int | None = None) -> list[Mismatch]:
@@ -276,18 +283,25 @@ class NoiseBank:
         return pinned.noise_set(self._set_name or names[0])
 
     def _embedded(self, prompts: Sequence[str]) -> Any:
+        return self._embedder().embed(prompts)
+
+    def _embedder(self) -> Embedder:
+        """The bank's captions model: the one given, or loaded when it is first needed."""
         from noisebank.search.embed import Embedder, load_embedder
 
-        known = self._pinned.snapshot.models["captions"]
+        known, given = self._pinned.snapshot.models["captions"], self._given_embedder
+        model, digest = known["model"], known.get("digest")
+        if isinstance(given, Embedder):
+            if digest not in (None, given.digest):
+                raise ConfigError(
+                    f"the captions model given has digest {given.digest}, the bank's captions were embedded with "
+                    f"{digest} ({model}); open the bank with embedder= that model's folder"
+                )
+            return given
         with self._lock:
-            if not isinstance(self._embedder, Embedder):
-                self._embedder = load_embedder(self._embedder or known["model"], known.get("digest"))
-        if known.get("digest") not in (None, self._embedder.digest):
-            raise ConfigError(
-                f"the captions model given has digest {self._embedder.digest}, the bank's captions were embedded with "
-                f"{known['digest']} ({known['model']}); open the bank with embedder= that model's folder"
-            )
-        return self._embedder.embed(prompts)
+            if self._loaded_embedder is None or digest not in (None, self._loaded_embedder.digest):
+                self._loaded_embedder = load_embedder(given or model, digest)
+            return self._loaded_embedder
 
     def _by_id(self, pinned: PinnedSnapshot, id: str | Sequence[str]) -> list[Hit]:
         return [pinned.clip(one) for one in ([id] if isinstance(id, str) else id)]
@@ -313,5 +327,5 @@ def _noise_sets(snapshot: Snapshot) -> tuple[str, ...]:
 
 
 def _reopen(store: Store, snapshot: int, noise_set: str | None, embedder: str | Embedder | None) -> NoiseBank:
-    """A pickled bank, opened again in another process; a model travels by loading it again there."""
+    """A pickled bank, opened again in another process; a captions model that it has loaded is loaded again there."""
     return NoiseBank(store, read_snapshot(store, snapshot), noise_set, embedder)

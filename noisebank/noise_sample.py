@@ -88,10 +88,14 @@ def _drawn(
     """Fresh noise in the layout of ``batch``, drawn as the pipeline itself draws it: LTX draws, then packs."""
     if isinstance(prior, str) and prior not in PRIORS:
         raise ValueError(f"prior {prior!r} is not allowed; one of {', '.join(PRIORS)}, or a function")
-    draw = PRIORS[prior] if isinstance(prior, str) else prior
     packed = layout == "BSD"
     wanted = (len(batch), *shape) if packed else tuple(batch.shape)
-    drawn = draw(wanted, generator)
+    # (what a caller's function gives is the caller's: it is copied, and nothing written into it)
+    drawn = (
+        PRIORS[prior](wanted, generator)
+        if isinstance(prior, str)
+        else prior(wanted, generator).to("cpu", torch.float32, copy=True)
+    )
     if tuple(drawn.shape) != wanted:
         raise ShapeMismatch(f"the prior gave noise of shape {tuple(drawn.shape)}, {wanted} is wanted")
     return to_pipeline(drawn, layout) if packed else drawn

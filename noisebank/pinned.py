@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import torch
 
 from noisebank.format.manifest import Snapshot, read_snapshot
-from noisebank.format.noise_file import NoiseShard, RecordLayout
+from noisebank.format.noise_file import NoiseShard, RecordLayout, read_beside_noise
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
@@ -170,6 +170,7 @@ class PinnedSet:
         self._files: dict[int, FileEntry] = {entry.key: entry for entry in part_entries(part)}
         self.place = lru_cache(_REMEMBERED_PLACES)(self._find)
         """Where the record of the clip of a number is; None if it has none."""
+        self._columns = lru_cache(_OPEN_SHARDS)(self._read_columns)
         self._open: OrderedDict[int, NoiseShard] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -210,14 +211,11 @@ class PinnedSet:
             BankDamaged: the shard is missing or damaged, or holds another clip there.
         """
         place = self._place_of(clip)
-        path = trusted_path(self._pinned.store, self._file(place.file), self._pinned.scratch)
-        with pa.memory_map(str(path)) as source:
-            batch = pa.ipc.open_file(source).get_batch(0)
-            names = [name for name in batch.schema.names if name not in ("noise", "scale")]
-            row: dict[str, Any] = batch.select(names).slice(place.row, 1).to_pylist()[0]
-        if row["id"] != clip.id:
-            raise BankDamaged(f"clip {clip.id}: its record is of {row['id']}; run verify")
-        return row
+        row: dict[str, Any]
+        for row in self._columns(place.file).slice(place.row, 1).to_pylist():
+            if row["id"] == clip.id:
+                return row
+        raise BankDamaged(f"clip {clip.id}: its record in {self._file(place.file).path} is of another; run verify")
 
     def nearest(self, queries: Vectors) -> list[Hit]:
         """For each of the queries ``[Q, D]`` the nearest caption whose clip has a record.
@@ -258,6 +256,13 @@ class PinnedSet:
         if key not in self._files:
             raise BankDamaged(f"noise shard {key:016x} of set {self.name!r}: no manifest part names it; run verify")
         return self._files[key]
+
+    def _read_columns(self, key: int) -> pa.Table:
+        """The columns beside the noise of a whole shard, which is compared with its checksum."""
+        with tempfile.TemporaryDirectory(dir=self._pinned.scratch) as folder:
+            path = trusted_path(self._pinned.store, self._file(key), Path(folder))
+            with pa.OSFile(str(path)) as source:
+                return read_beside_noise(source)
 
     def _shard(self, key: int) -> NoiseShard:
         with self._lock:

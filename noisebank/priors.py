@@ -14,7 +14,7 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for a batch, one a sample, or None for torch's global one, as diffusers takes them."""
 
 Prior = Callable[[tuple[int, ...], Generators], torch.Tensor]
-"""From the shape in which the pipeline draws its latents, batch first, to float32 noise on the CPU."""
+"""From the shape in which the pipeline draws its latents, batch first, to noise of this shape."""
 
 
 def iid(shape: tuple[int, ...], generator: Generators = None) -> torch.Tensor:

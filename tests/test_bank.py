@@ -6,9 +6,11 @@ import logging
 import pickle
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import diffusers
 import pytest
 import torch
@@ -32,7 +34,9 @@ from noisebank.mixing import noise_digest
 from noisebank.models import load_model
 from noisebank.models.small import make_small_model
 from noisebank.priors import iid
+from noisebank.search.embed import load_embedder
 from noisebank.storage import Store, open_store
+from tests import reader_bank
 from tests.minilm import MINILM
 from tests.reader_bank import DESCRIPTION, SHAPE, build, embedder, record_of
 
@@ -182,6 +186,10 @@ def test_a_prior_of_ones_own_is_a_function_of_shape_and_generator(bank: NoiseBan
 
     latents = bank.noise("a dog", eta=0, generator=seeded(), prior=shared)
     assert torch.equal(latents[:, :, 0], latents[:, :, 1])
+    fixed = torch.ones(1, *SHAPE, dtype=torch.float64)
+    first, second = (bank.noise("a dog", eta=1, prior=lambda shape, generator: fixed) for _ in range(2))
+    assert torch.equal(first, second) and first.dtype == torch.float32
+    assert torch.equal(fixed, torch.ones_like(fixed)), "what the caller owns is left alone"
     with pytest.raises(ShapeMismatch, match=r"the prior gave noise of shape \(1,\)"):
         bank.noise("a dog", prior=lambda shape, generator: torch.zeros(1))
     for wrong, message in (({"prior": "pink"}, "prior 'pink'"), ({"eta": -1}, "eta -1"), ({"normalize": "x"}, "'x'")):
@@ -256,7 +264,10 @@ def test_a_remote_bank_answers_like_a_local_one(tmp_path: Path, bank: NoiseBank)
 
 def test_a_bank_travels_to_other_processes_at_its_snapshot(store: Store, bank: NoiseBank) -> None:
     build(store, {"mine-new": "a dog jumps into the waves"})
-    copy = pickle.loads(pickle.dumps(bank))
+    own = NoiseBank.open(store.url, snapshot=1)
+    own.search("a dog")
+    assert len(pickle.dumps(own)) < 1000, "the captions model stays behind"
+    copy = pickle.loads(pickle.dumps(own))
     assert copy.snapshot == 1
     assert torch.equal(copy.noise("a dog", generator=seeded()), bank.noise("a dog", generator=seeded()))
 
@@ -266,6 +277,32 @@ def test_there_may_be_no_bank(tmp_path: Path, bank: NoiseBank) -> None:
         NoiseBank.open(tmp_path / "elsewhere")
     with pytest.raises(BankNotFound, match="no snapshot 9"):
         NoiseBank.open(bank._store.url, snapshot=9)
+
+
+def test_a_bank_moves_on_to_captions_of_another_model(tmp_path: Path, store: Store, monkeypatch: Any) -> None:
+    build(store, CAPTIONS)
+    own = NoiseBank.open(store.url)
+    assert own.search("a dog", k=1)
+    shutil.copytree(MINILM, tmp_path / "other")
+    (tmp_path / "other" / "note.json").write_text("{}")
+    other = load_embedder(str(tmp_path / "other"))
+    monkeypatch.setattr(reader_bank, "embedder", lambda: other)
+    build(store, {"mine-new": "a cat on a roof"}, model=str(tmp_path / "other"))
+    own.refresh()
+    assert own.search("a cat on a roof", k=1)[0].id == "mine-new"
+
+
+def test_threads_read_records_of_a_remote_bank(tmp_path: Path) -> None:
+    remote = open_store(f"memory://{tmp_path.name}")
+    build(remote, CAPTIONS)
+    bank = NoiseBank.open(remote.url, embedder=embedder())
+    expected = {id: bank.inverted(id).statistics for id in CAPTIONS}
+    with ThreadPoolExecutor(8) as pool:
+        ids = [*CAPTIONS] * 40
+        for id, found in zip(ids, pool.map(bank.inverted, ids), strict=True):
+            assert found.statistics == expected[id]
+            assert torch.equal(found.noise, record_of(id).half().float())
+    assert not list(bank._pinned.scratch.rglob("noise/*")), "no shard stays behind"
 
 
 def use(bank: NoiseBank) -> None:
@@ -363,6 +400,24 @@ def test_a_real_pipeline_generates_from_its_inputs(fitting: tuple[NoiseBank, Any
     assert bank.inputs(id="mine-dog", pipe=pipe.to(torch.float16))["latents"].dtype == torch.float16
 
 
+def test_weights_that_cannot_be_compared_are_a_warning(fitting: tuple[NoiseBank, Any]) -> None:
+    bank, pipe = fitting
+    accelerate.cpu_offload(pipe.unet, torch.device("cpu"))
+    with pytest.warns(UserWarning, match="weights is 'offloaded: its values cannot be compared'"):
+        inputs = bank.inputs("a dog", pipe=pipe)
+    assert inputs["latents"].device == torch.device("cpu")
+    pipe.unet = None
+    with pytest.raises(ShapeMismatch, match="unet is None"):
+        bank.check(pipe)
+
+
+def test_weights_of_whole_numbers_are_other_weights(fitting: tuple[NoiseBank, Any]) -> None:
+    bank, pipe = fitting
+    pipe.unet.register_buffer("absmax", torch.zeros(3, dtype=torch.uint8))
+    with pytest.warns(UserWarning, match="weights"):
+        assert [mismatch.what for mismatch in bank.check(pipe)] == ["weights"]
+
+
 def test_a_pipeline_that_samples_otherwise_is_a_warning_and_one_that_is_another_an_error(
     fitting: tuple[NoiseBank, Any],
 ) -> None:
@@ -370,6 +425,8 @@ def test_a_pipeline_that_samples_otherwise_is_a_warning_and_one_that_is_another_
     with pytest.warns(UserWarning, match="noise set 'toy': warning: num_inference_steps is 8"):
         differences = {mismatch.what for mismatch in bank.check(pipe, num_inference_steps=8)}
     assert differences == {"num_inference_steps", "first_level"}
+    with pytest.warns(UserWarning, match="num_inference_steps is 8"):
+        bank.inputs("a dog", pipe=pipe, num_inference_steps=8)
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     with pytest.warns(UserWarning, match="scheduler is 'EulerDiscreteScheduler'"):
         bank.noise("a dog", pipe=pipe)

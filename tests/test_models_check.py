@@ -65,12 +65,56 @@ def test_another_prediction_type_is_an_error(descriptions, pipes):
     assert ("error", "prediction_type") in found(compare(descriptions["modelscope"], pipe))
 
 
-def test_other_weights_are_a_warning(descriptions, pipes):
+@pytest.mark.parametrize("scale", [1.02, 1.006])
+def test_other_weights_are_a_warning(descriptions, pipes, scale):
     pipe = pipes("modelscope")
     with torch.no_grad():
         for parameter in pipe.unet.parameters():
-            parameter.mul_(1.02)
+            parameter.mul_(scale)
     assert found(compare(descriptions["modelscope"], pipe)) == {("warning", "weights")}
+
+
+@pytest.mark.parametrize("family", ["modelscope", "cogvideox"])
+def test_no_tensor_differs_unnoticed(descriptions, pipes, family):
+    pipe = pipes(family)
+    network = pipe.unet if family == "modelscope" else pipe.transformer
+    for parameter in network.parameters():
+        if not parameter.any():
+            continue
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.mul_(1.02)
+        assert found(compare(descriptions[family], pipe)) == {("warning", "weights")}
+        parameter.data = before
+
+
+def test_another_text_encoder_is_a_warning(descriptions, pipes):
+    pipe = pipes("modelscope")
+    with torch.no_grad():
+        pipe.text_encoder.get_input_embeddings().weight.mul_(1.02)
+    assert found(compare(descriptions["modelscope"], pipe)) == {("warning", "text_encoder")}
+    pipe.text_encoder = None
+    assert compare(descriptions["modelscope"], pipe) == [], "prompts come as embeddings"
+
+
+def test_another_scaling_of_latents_is_another_vae(descriptions, pipes):
+    pipe = pipes("modelscope")
+    pipe.vae.register_to_config(scaling_factor=2.0)
+    (mismatch,) = compare(descriptions["modelscope"], pipe)
+    assert (mismatch.severity, mismatch.what, mismatch.found) == ("error", "vae", {"scaling_factor": 2.0})
+    pipe = pipes("wan")
+    pipe.vae.register_to_config(latents_mean=[0.5] * 4)
+    assert found(compare(descriptions["wan"], pipe)) == {("error", "vae")}
+
+
+def test_an_option_of_the_network_is_a_warning(descriptions, pipes):
+    pipe = pipes("cogvideox")
+    rotary = pipe.transformer.config.use_rotary_positional_embeddings
+    pipe.transformer.register_to_config(use_rotary_positional_embeddings=not rotary)
+    (mismatch,) = compare(descriptions["cogvideox"], pipe)
+    assert mismatch.found == {"use_rotary_positional_embeddings": not rotary}
+    pipe.transformer.register_to_config(use_rotary_positional_embeddings=rotary, option_of_a_later_version=1)
+    assert compare(descriptions["cogvideox"], pipe) == []
 
 
 def test_another_scheduler_is_a_warning(descriptions, pipes):

@@ -87,6 +87,7 @@ class _Noise(TypedDict, total=False):
     levels: Mapping[str, Any]
     vae: Mapping[str, Any]
     weights: Mapping[str, Any]
+    text_encoder: Mapping[str, Any]
 
 
 class _Captions(TypedDict, total=False):
@@ -258,10 +259,10 @@ def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
     return _parsed(document, number, path)
 
 
-def expired_stub(snapshot: Snapshot, by: int) -> bytes:
-    """What stands in the place of a vacuumed snapshot, so that its number is never used again."""
-    kept = {name: getattr(snapshot, name) for name in ("format", "number", "uuid", "run_id", "created")}
-    return seal({**kept, "expired_by": by})
+def expired_stub(snapshot: Snapshot | None, by: int) -> bytes:
+    """What stands in the place of a vacuumed snapshot (None: it was damaged), so that its number is not used again."""
+    names = ("format", "number", "uuid", "run_id", "created") if snapshot else ()
+    return seal({**{name: getattr(snapshot, name) for name in names}, "expired_by": by})
 
 
 def _parsed(document: dict[str, Any], number: int, path: str) -> Snapshot:

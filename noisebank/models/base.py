@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,6 +20,11 @@ from noisebank.errors import ConfigError, ShapeMismatch
 from noisebank.inversion.inverters import Network
 from noisebank.inversion.levels import Levels, levels_from_scheduler
 from noisebank.models.config import ModelConfig
+
+VAE_SCALING = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "invert_scale_latents")
+"""Options of VAEs that say how latents are scaled; with others of them the same latents are another clip."""
+
+_SAMPLED = 1024
 
 FAMILIES: dict[str, type[ModelAdapter]] = {}
 """Adapters by the diffusers class of their pipeline."""
@@ -213,6 +218,7 @@ class ModelAdapter(ABC):
 
     def describe(self, num_inference_steps: int, shape: tuple[int, int, int, int]) -> dict[str, Any]:
         """JSON values that say what records of this model are, for the manifest and ``bank.check``."""
+        network = getattr(self.pipe, self.network_name)
         return {
             "family": self.family,
             "pipeline": self.pipeline_class,
@@ -224,8 +230,9 @@ class ModelAdapter(ABC):
             "num_inference_steps": num_inference_steps,
             "scheduler": describe_scheduler(self.pipe.scheduler),
             "levels": self.levels(num_inference_steps, shape).describe(),
-            "vae": describe_weights(self.pipe.vae),
-            "weights": describe_weights(getattr(self.pipe, self.network_name)),
+            "vae": describe_weights(self.pipe.vae) | {"config": describe_config(self.pipe.vae, VAE_SCALING)},
+            "weights": describe_weights(network) | {"config": describe_config(network)},
+            "text_encoder": describe_weights(self.pipe.text_encoder),
         }
 
 
@@ -253,23 +260,34 @@ def deterministic_twin(scheduler: Any, class_name: str) -> Any:
 
 def describe_scheduler(scheduler: Any) -> dict[str, Any]:
     """Class and configuration of a scheduler as JSON values, without diffusers' own bookkeeping."""
-    config = {name: value for name, value in dict(scheduler.config).items() if not name.startswith("_")}
-    return {"class": type(scheduler).__name__, "config": json.loads(json.dumps(config, default=str))}
+    return {"class": type(scheduler).__name__, "config": describe_config(scheduler)}
 
 
-def describe_weights(module: torch.nn.Module, tensors: int = 64, values: int = 4) -> dict[str, Any]:
+def describe_weights(module: torch.nn.Module) -> dict[str, Any]:
     """What tells two sets of weights apart, whatever their dtype, device and file.
 
     Returns:
-        ``layout``: hash of all names and shapes. ``sample``: the norm and ``values`` numbers of each of ``tensors``
-        tensors spread over the module, to be compared within the rounding of bfloat16.
+        ``layout``: hash of all names and shapes. ``norms``: of every tensor the norm of up to 1024 values, and
+        ``values``: one value; to be compared within the rounding of bfloat16. Both are empty for a module that is
+        offloaded (on the meta device).
     """
     named = [(name.replace("_orig_mod.", ""), tensor) for name, tensor in module.state_dict().items()]
     layout = hashlib.sha256(json.dumps([[name, list(tensor.shape)] for name, tensor in named]).encode())
-    sample: list[float] = []
-    for _, tensor in named[:: max(1, len(named) // tensors)]:
+    description: dict[str, Any] = {"layout": layout.hexdigest()[:16], "norms": [], "values": []}
+    if any(tensor.is_meta for _, tensor in named):
+        return description
+    for _, tensor in named:
         numbers = tensor.detach().flatten()
-        picked = numbers[:: max(1, len(numbers) // values)][:values].float()
-        norm = torch.linalg.vector_norm(numbers, dtype=torch.float32).view(1)
-        sample += torch.cat([norm, picked]).tolist()
-    return {"layout": layout.hexdigest()[:16], "sample": [float(f"{value:.5g}") for value in sample]}
+        picked = numbers[:: -(-len(numbers) // _SAMPLED) or 1][:_SAMPLED].float().nan_to_num(0.0, 0.0, 0.0)
+        value = picked[len(picked) // 2 :][:1].sum()  # (0 of an empty tensor)
+        for name, number in zip(("norms", "values"), torch.stack([picked.norm(), value]).tolist(), strict=True):
+            description[name].append(float(f"{number:.5g}"))
+    return description
+
+
+def describe_config(component: Any, names: Collection[str] | None = None) -> dict[str, Any]:
+    """The options of a component as JSON values, without diffusers' own bookkeeping: all, or those of these names."""
+    config = {name: value for name, value in dict(component.config).items() if not name.startswith("_")}
+    chosen = {name: value for name, value in config.items() if names is None or name in names}
+    made: dict[str, Any] = json.loads(json.dumps(chosen, default=str))
+    return made

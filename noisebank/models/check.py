@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from noisebank.errors import ConfigError
 from noisebank.inversion.levels import levels_digest, levels_from_scheduler
-from noisebank.models.base import ModelAdapter, describe_scheduler, describe_weights, family_of
+from noisebank.models.base import ModelAdapter, describe_config, describe_scheduler, describe_weights, family_of
 from noisebank.models.config import pipeline_config
 
 ROUNDING = 2.0**-7
@@ -23,8 +23,9 @@ class Mismatch:
     Args:
         severity: ``error``: records make no sense in this pipeline; ``warning``: they do, but ``eta=inf`` does not give
             the clip back.
-        what: ``family``, ``vae``, ``shape``, ``prediction_type`` (errors), ``scheduler``, ``num_inference_steps``,
-            ``shift (...)``, ``first_level``, ``levels`` or ``weights`` (warnings).
+        what: ``family``, ``vae``, ``shape``, ``prediction_type`` or a missing component (errors), ``scheduler``,
+            ``num_inference_steps``, ``shift (...)``, ``first_level``, ``levels``, ``weights`` or ``text_encoder``
+            (warnings).
         expected: what the noise set was made with.
         found: what the pipeline has.
     """
@@ -55,6 +56,9 @@ def compare(description: Mapping[str, Any], pipe: Any, num_inference_steps: int 
         return [Mismatch("error", "family", description["pipeline"], type(pipe).__name__)]
     if family.family != description["family"]:
         return [Mismatch("error", "family", description["family"], family.family)]
+    parts = {"scheduler": pipe.scheduler, "vae": pipe.vae, family.network_name: getattr(pipe, family.network_name)}
+    if missing := [Mismatch("error", name, "one", part) for name, part in parts.items() if part is None]:
+        return missing
     mismatches = _compare_models(description, pipe, family)
     mismatches += _compare_schedules(description, pipe, family, num_inference_steps)
     return sorted(mismatches, key=lambda mismatch: mismatch.severity)
@@ -73,14 +77,27 @@ def _compare_models(description: Mapping[str, Any], pipe: Any, family: type[Mode
         live_type = "flow"
     if live_type != prediction_type:
         mismatches.append(Mismatch("error", "prediction_type", prediction_type, live_type))
-    parts: Sequence[tuple[Literal["error", "warning"], str, Any]] = [
-        ("error", "vae", pipe.vae),
-        ("warning", "weights", getattr(pipe, family.network_name)),
-    ]
-    for severity, what, module in parts:
-        live = describe_weights(module)
-        if not same_weights(description[what], live):
-            mismatches.append(Mismatch(severity, what, description[what]["layout"], _other(description[what], live)))
+    mismatches += _compare_part("error", "vae", description["vae"], pipe.vae)
+    mismatches += _compare_part("warning", "weights", description["weights"], getattr(pipe, family.network_name))
+    if pipe.text_encoder is not None:  # (else prompts come as embeddings, of which nothing is known)
+        mismatches += _compare_part("warning", "text_encoder", description["text_encoder"], pipe.text_encoder)
+    return mismatches
+
+
+def _compare_part(
+    severity: Literal["error", "warning"], what: str, stored: Mapping[str, Any], module: Any
+) -> list[Mismatch]:
+    """The weights and the options that both know (versions of diffusers add some)."""
+    mismatches = []
+    live, config = describe_weights(module), stored.get("config", {})
+    if live["layout"] == stored["layout"] and not live["norms"]:
+        mismatches.append(Mismatch("warning", what, stored["layout"], "offloaded: its values cannot be compared"))
+    elif not same_weights(stored, live):
+        mismatches.append(Mismatch(severity, what, stored["layout"], _other(stored, live)))
+    found = describe_config(module, config) if config else {}
+    if other := [name for name in found if found[name] != config[name]]:
+        differing = ({name: known[name] for name in other} for known in (config, found))
+        mismatches.append(Mismatch(severity, what, *differing))
     return mismatches
 
 
@@ -114,9 +131,11 @@ def same_weights(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two descriptions (``describe_weights``) may be of the same weights in different precision."""
     if first["layout"] != second["layout"]:
         return False
+    # (rounding errors of many values cancel in their norm)
     return all(
-        abs(a - b) <= ROUNDING * max(abs(a), abs(b)) + 1e-6
-        for a, b in zip(first["sample"], second["sample"], strict=True)
+        abs(a - b) <= rounding * max(abs(a), abs(b)) + 1e-6
+        for name, rounding in (("norms", ROUNDING / 2), ("values", ROUNDING))
+        for a, b in zip(first[name], second[name], strict=True)
     )
 
 

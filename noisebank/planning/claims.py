@@ -13,13 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from noisebank.format.noise_file import read_beside_noise
 from noisebank.format.parts import kind_of
 from noisebank.format.receipts import Receipt, find_receipt, find_receipts, list_receipts
 from noisebank.format.status import Status
+from noisebank.format.tables import matches
 
 from ..storage import FileEntry, Store
 from .listing import Hashes, Mask, Nums
-from .parent import Parent, matches
+from .parent import Parent
 from .plan import Plan
 
 CLAIMS = pa.schema(
@@ -169,10 +171,7 @@ def _noise(store: Store, receipt: Receipt) -> dict[str, Any]:
     if receipt.files:
         key = receipt.files[0].key
         with store.open(receipt.files[0].path) as file:
-            schema = pa.ipc.open_file(file).schema
-            wanted = [schema.get_field_index(name) for name in ("num", "checksum")]
-            file.seek(0)
-            table = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
+            table = read_beside_noise(file)
         nums, checksums = table.column("num").to_numpy(), table.column("checksum").to_numpy()
     good, bad = len(nums), len(failures)
     return {
