@@ -85,7 +85,14 @@ def test_truncated(store: Store, snapshot: Snapshot, size: int) -> None:
         read_snapshot(store)
 
 
-@pytest.mark.parametrize("data", [b"[" * 100_000 + b"]" * 100_000, seal({"recall": float("nan")}), seal({"a": -1e999})])
+def test_numbers_that_json_cannot_hold_are_not_written() -> None:
+    with pytest.raises(ValueError, match="nan"):
+        seal({"recall": float("nan")})
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000 + b"]" * 100_000, b'{"recall": NaN, "digest": ""}', b'{"a": -Infinity, "digest": ""}']
+)
 def test_what_json_cannot_say_is_damage(data: bytes) -> None:
     with pytest.raises(BankDamaged, match=r"a\.json: not JSON"):
         unseal(data, "a.json")

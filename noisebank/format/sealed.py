@@ -16,8 +16,11 @@ def seal(document: Mapping[str, Any]) -> bytes:
     """``document`` as JSON with the sha256 of the rest in its last key, ``digest``.
 
     Any JSON reader opens it. To check by hand: remove ``digest``, serialise with sorted keys and no spaces, hash.
+
+    Raises:
+        ValueError: a number is not finite, which JSON has no word for.
     """
-    return (json.dumps({**document, _DIGEST: _digest(document)}, indent=1) + "\n").encode()
+    return (json.dumps({**document, _DIGEST: _digest(document)}, indent=1, allow_nan=False) + "\n").encode()
 
 
 def unseal(data: bytes, name: str) -> dict[str, Any]:
