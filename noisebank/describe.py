@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.commits.delta import FAILURE_KEY
-from noisebank.commits.index_deletions import Nums
+from noisebank.format.index_deletions import Nums
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.status import Status
-from noisebank.format.tables import OverlayTable, slice_edges
+from noisebank.format.tables import FAILURE_KEY, OverlayTable, slice_edges
 
 from .errors import BankDamaged, BankNotFound, ConfigError
 from .planning.plan import find_refused_plan, read_plan

@@ -11,9 +11,9 @@ import pytest
 
 from noisebank.commits.commit import clip_names, read_touched
 from noisebank.commits.delta import Delta
-from noisebank.commits.index_deletions import read_deleted, read_nums
 from noisebank.errors import BankDamaged, SnapshotConflict, UnsupportedStore
 from noisebank.format import tables
+from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.tables import OverlayTable

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from noisebank.commits.delta import Delta
-from noisebank.commits.index_deletions import read_deleted, read_nums
 from noisebank.describe import describe, snapshot_files
 from noisebank.errors import BankDamaged, SnapshotExpired
+from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.noise_file import NoiseShard, RecordLayout
 from noisebank.format.parts import read_parts

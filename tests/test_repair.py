@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from noisebank.commits.index_deletions import read_deleted, read_nums
 from noisebank.describe import snapshot_files
 from noisebank.errors import BankDamaged, ConfigError
+from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.receipts import find_receipt
 from noisebank.format.tables import OverlayTable

@@ -19,12 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from noisebank.commits.delta import CommitInfo, Delta, Nums, draft
-from noisebank.commits.index_deletions import read_nums
 from noisebank.errors import BankDamaged, SnapshotConflict, SnapshotExpired
+from noisebank.format.index_deletions import read_nums
 from noisebank.format.manifest import Snapshot, read_snapshot, snapshot_numbers
 from noisebank.format.parts import read_parts
 from noisebank.format.status import Status
-from noisebank.format.tables import OverlayTable
+from noisebank.format.tables import FAILURE_KEY, OverlayTable
 from noisebank.format.trusted import trusted_table
 from noisebank.storage import FileEntry, Store
 
@@ -209,6 +209,6 @@ def _clip_name(store: Store, snapshot: Snapshot, num: int) -> str:
                 found = pq.read_table(file, columns=["num", "id"], filters=[("num", "=", num)])
             return str(found.column("id")[0]) if found.num_rows else ""
     if snapshot.failures:
-        failed = OverlayTable(store, snapshot.failures, ("num", "stage")).slice(num, num + 1)
+        failed = OverlayTable(store, snapshot.failures, FAILURE_KEY).slice(num, num + 1)
         return str(failed.column("id")[0]) if failed.num_rows else ""
     return ""

@@ -14,17 +14,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from noisebank.commits.index_deletions import mark_deleted, read_nums
+from noisebank.format.index_deletions import mark_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import part_rows, update_parts
 from noisebank.format.receipts import Receipt
 from noisebank.format.status import Status
-from noisebank.format.tables import ARROW, PARQUET, OverlayTable, merge_from, write_segment
+from noisebank.format.tables import ARROW, FAILURE_KEY, PARQUET, OverlayTable, merge_from, write_segment
 from noisebank.format.tally import Tally, count_failures, tally
 from noisebank.ids import source_number
 from noisebank.storage import FileEntry, Store
-
-FAILURE_KEY = ("num", "stage")
 
 Nums = npt.NDArray[np.int64]
 Tables = Iterable[pa.Table]

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.commits.delta import FAILURE_KEY, Delta
+from noisebank.commits.delta import Delta
 from noisebank.errors import BankDamaged, JobFailed
 from noisebank.format.manifest import IndexSegment, Snapshot
+from noisebank.format.noise_file import read_beside_noise
 from noisebank.format.receipts import Failure, Receipt
 from noisebank.format.status import Status
-from noisebank.format.tables import OverlayTable, merge
+from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches, merge
 from noisebank.planning.claims import claimed_receipts
 from noisebank.planning.plan import Plan
 from noisebank.planning.reduce import PLAN_STAGE
@@ -151,7 +152,7 @@ class Outcome:
         now = _columns(_tables(self.store, self.plan.rows), nums, "listed")
         before = np.zeros(len(nums), np.uint64)
         for piece in OverlayTable(self.store, self.parent.rows).slices():
-            at, found = _positions(piece.column("num").to_numpy(), nums)
+            at, found = matches(piece.column("num").to_numpy(), nums)
             before[found] = piece.column("listed").to_numpy()[at[found]]
         fresh: Nums = nums[(now != before) & (now != 0)]  # (0: the plan leaves the row as it is)
         return fresh
@@ -270,20 +271,10 @@ class Outcome:
                 if entry.path.endswith(".parquet"):
                     table = pq.read_table(file, columns=list(columns))
                 else:
-                    reader = pa.ipc.open_file(
-                        file,
-                        options=pa.ipc.IpcReadOptions(
-                            included_fields=_field_numbers(pa.ipc.open_file(file).schema, columns)
-                        ),
-                    )
-                    table = reader.read_all().select(list(columns))
+                    table = read_beside_noise(file).select(list(columns))
         except (FileNotFoundError, pa.ArrowException) as error:
             raise BankDamaged(f"{entry.path}: missing or damaged ({error}); run the build again") from error
         return table
-
-
-def _field_numbers(schema: pa.Schema, names: Sequence[str]) -> list[int]:
-    return [schema.get_field_index(name) for name in names]
 
 
 def _tables(store: Store, files: Sequence[FileEntry]) -> pa.Table | None:
@@ -293,17 +284,8 @@ def _tables(store: Store, files: Sequence[FileEntry]) -> pa.Table | None:
     return pa.concat_tables([OverlayTable(store, [entry], ("num",)).read() for entry in files])
 
 
-def _positions(nums: Nums, wanted: Nums) -> tuple[Nums, npt.NDArray[np.bool_]]:
-    """Where the ``wanted`` stand among the sorted ``nums``, and which do."""
-    at = np.searchsorted(nums, wanted)
-    inside = at < len(nums)
-    found = inside.copy()
-    found[inside] = nums[at[inside]] == wanted[inside]
-    return at, found
-
-
 def _places(nums: Nums, wanted: Nums, name: str) -> Nums:
-    at, found = _positions(nums, wanted)
+    at, found = matches(nums, wanted)
     if not found.all():
         raise BankDamaged(f"{name}: its shard has clips that the plan does not know; run the build again")
     return at
@@ -313,6 +295,6 @@ def _columns(table: pa.Table | None, nums: Nums, name: str) -> npt.NDArray[np.ui
     """The values of a column for ``nums``, 0 where they are not in the table."""
     values = np.zeros(len(nums), np.uint64)
     if table is not None:
-        at, found = _positions(table.column("num").to_numpy(), nums)
+        at, found = matches(table.column("num").to_numpy(), nums)
         values[found] = table.column(name).to_numpy()[at[found]]
     return values

@@ -27,6 +27,9 @@ from noisebank.format.trusted import arrow_buffer
 from noisebank.storage import FileEntry, Store, publish_file
 
 BATCH_ROWS = 65_536
+FAILURE_KEY = ("num", "stage")
+"""What identifies a row of the table of failures; the other tables have one row a ``num``."""
+
 ARROW = ".arrow"
 PARQUET = ".parquet"
 _MERGE_RATIO = 2
@@ -170,6 +173,17 @@ class OverlayTable:
             if (row := finder.find(num)) is not None:
                 return row
         return None
+
+
+def matches(
+    nums: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Places of ``wanted`` in the sorted ``nums``, and which are there; places of the others are 0."""
+    if not len(nums):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    places = np.minimum(np.searchsorted(nums, wanted), len(nums) - 1)
+    found = nums[places] == wanted
+    return np.where(found, places, 0), found
 
 
 def slice_edges(tables: Iterable[OverlayTable]) -> list[int]:

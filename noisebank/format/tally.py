@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisebank.format.status import Status
-from noisebank.format.tables import OverlayTable, slice_edges
+from noisebank.format.tables import OverlayTable, matches, slice_edges
 
 Keys = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
@@ -93,12 +93,11 @@ def count_failures(failures: OverlayTable) -> dict[str, int]:
 
 def _files_of(nums: npt.NDArray[np.int64], records: pa.Table) -> Keys:
     """For each of the sorted ``nums`` the key of the file with its record, 0 where it has none."""
-    known = records.column("num").to_numpy()
-    files = np.where(records.column("status").to_numpy() == Status.REMOVED, 0, records.column("file").to_numpy())
-    if not len(known):
-        return np.zeros(len(nums), np.uint64)
-    at = np.minimum(np.searchsorted(known, nums), len(known) - 1)
-    return np.where(known[at] == nums, files[at], 0).astype(np.uint64)
+    records = records.filter(pc.field("status") != int(Status.REMOVED))
+    places, found = matches(records.column("num").to_numpy(), nums)
+    files = np.zeros(len(nums), np.uint64)
+    files[found] = records.column("file").to_numpy()[places[found]]
+    return files
 
 
 def _united(keys: Keys, more: Keys) -> Keys:

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisebank.format.status import Status
+from noisebank.format.tables import matches
 
 from .claims import CLAIMS, Adopted, best_claims
 from .listing import Hashes, Listing, Mask, Nums, listing_hash
-from .parent import Columns, Parent, joined, matches
+from .parent import Columns, Parent, joined
 from .retries import MAX_ATTEMPTS
 
 

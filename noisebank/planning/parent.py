@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.parts import read_parts
-from noisebank.format.tables import OverlayTable
+from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches
 
 from ..storage import FileEntry, Store
 from .listing import Hashes, Mask, Nums
@@ -125,7 +125,7 @@ class Parent:
     @cached_property
     def _failures(self) -> OverlayTable:
         entries = self.snapshot.failures if self.snapshot else ()
-        return OverlayTable(self.store, entries, ("num", "stage"))
+        return OverlayTable(self.store, entries, FAILURE_KEY)
 
     @cached_property
     def _stale(self) -> dict[str, Hashes]:
@@ -141,15 +141,6 @@ class Parent:
     def _parts(self, kind: str) -> pa.Table | None:
         entries = self.snapshot.parts.get(kind, ()) if self.snapshot else ()
         return read_parts(self.store, entries) if entries else None
-
-
-def matches(nums: Nums, wanted: Nums) -> tuple[Nums, Mask]:
-    """Places of ``wanted`` in the sorted ``nums``, and which are there; places of the others are 0."""
-    if not len(nums):
-        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
-    places = np.minimum(np.searchsorted(nums, wanted), len(nums) - 1)
-    found = nums[places] == wanted
-    return np.where(found, places, 0), found
 
 
 def joined(columns: Columns, nums: Nums) -> tuple[Columns, Mask]:

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisebank.errors import BankDamaged
+from noisebank.format.index_deletions import read_deleted
 from noisebank.format.manifest import IndexSegment
 from noisebank.format.tables import merge_from
-from noisebank.format.trusted import trusted_bytes, trusted_path
+from noisebank.format.trusted import trusted_path
 from noisebank.search.index import RECALL_AT, Vectors, blend, recall_of
 from noisebank.storage import Store
 
@@ -165,11 +166,7 @@ def open_segment(store: Store, segment: IndexSegment, scratch: Path) -> Segment:
             f"{segment.index.path}: {index.ntotal} vectors and {len(entries)} entries, the manifest says "
             f"{segment.size}; run verify"
         )
-    deleted = None
-    if segment.deleted is not None:
-        packed = np.frombuffer(trusted_bytes(store, segment.deleted), np.uint8)
-        deleted = np.unpackbits(packed, count=segment.size, bitorder="little").astype(bool)
-    return Segment(index, entries, deleted)
+    return Segment(index, entries, read_deleted(store, segment) if segment.deleted else None)
 
 
 def search_segments(

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.commits.index_deletions import read_deleted, read_nums
 from noisebank.errors import BankDamaged, JobFailed
+from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.receipts import Receipt, find_receipt, finish, inputs_hash

@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.commits.delta import FAILURE_KEY
-from noisebank.commits.index_deletions import read_deleted
+from noisebank.format.index_deletions import read_deleted
 from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import read_parts
 from noisebank.format.receipts import read_receipt, receipt_path
 from noisebank.format.status import Status
-from noisebank.format.tables import OverlayTable
+from noisebank.format.tables import FAILURE_KEY, OverlayTable
 from noisebank.format.trusted import trusted_path
 from noisebank.search.index import erase
 from noisebank.storage import Store, publish_file

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
-from noisebank.commits.index_deletions import Nums, read_deleted, read_nums
 from noisebank.errors import BankDamaged, ConfigError
+from noisebank.format.index_deletions import Nums, read_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot, read_snapshot
 from noisebank.format.parts import read_parts
 from noisebank.format.receipts import read_receipt, receipt_path

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from noisebank.commits.delta import FAILURE_KEY, count, named_sources
-from noisebank.commits.index_deletions import read_deleted, read_nums
+from noisebank.commits.delta import count, named_sources
 from noisebank.errors import BankDamaged
+from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.layout import is_ours
 from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers, snapshot_path
 from noisebank.format.parts import part_entries, read_parts
-from noisebank.format.tables import OverlayTable
+from noisebank.format.tables import FAILURE_KEY, OverlayTable
 from noisebank.format.tally import count_failures
 from noisebank.storage import FileEntry, Store
 from noisebank.storage.files import stored_sha256
