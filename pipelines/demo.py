@@ -205,12 +205,14 @@ def _replay(out: Path, bank: Any, pipe: Any, id: str) -> Any:
 
 
 def stored_clip(bank: Path, id: str) -> Any:
-    """The frames of a clip ``[F, H, W, 3]`` uint8, found in the bank's tars with webdataset alone."""
+    """The frames of a clip ``[F, H, W, 3]`` uint8, found with webdataset in the tars of the latest snapshot."""
     import webdataset
 
+    from noisebank.describe import snapshot_files
     from noisebank.video.frames import decode_mp4
 
-    tars = sorted(str(path) for path in (bank / "clips").glob("*.tar"))
+    store = open_store(bank)
+    tars = [str(bank / entry.path) for entry in snapshot_files(store, read_snapshot(store), "clips")]
     for sample in webdataset.WebDataset(tars, shardshuffle=False, empty_check=False):
         if sample["__key__"] == id:
             return decode_mp4(sample["mp4"])
