@@ -21,7 +21,9 @@ CLIP_BITS = 39
 NUMBER_BITS = VIDEO_BITS + CLIP_BITS
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _RANGE = re.compile(r"-[0-9]+-[0-9]+$")
-_LONGEST = 160
+LONGEST_SAFE = 160
+"""Characters of a text that :func:`safe` keeps at most."""
+
 _HASHED_AT_ONCE = 4096
 
 
@@ -39,9 +41,9 @@ def safe(text: str) -> str:
     'a_b_mp4-b0e0e16ab2e4e162'
     """
     cleaned = _UNSAFE.sub("_", text)
-    if cleaned == text and len(text) <= _LONGEST:
+    if cleaned == text and len(text) <= LONGEST_SAFE:
         return text
-    return f"{cleaned[:_LONGEST]}-{xxh64(text):016x}"
+    return f"{cleaned[:LONGEST_SAFE]}-{xxh64(text):016x}"
 
 
 def clip_number(id: str) -> int:

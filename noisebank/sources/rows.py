@@ -12,12 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..ids import clip_numbers, safe, source_number, xxh64, xxh64_of
+from ..ids import LONGEST_SAFE, clip_numbers, safe, source_number, xxh64, xxh64_of
 from .block import QUOTED
 
 _SAFE = np.zeros(256, bool)
 _SAFE[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")] = True
-_LONGEST_SAFE = 160
 _EMPTY = pa.scalar("", pa.string())
 
 
@@ -132,7 +131,7 @@ def _safe(texts: pa.Array) -> pa.Array:
     """:func:`noisebank.ids.safe` of every text, at the cost of a look at the bytes where all are."""
     data = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts), "")[0].as_buffer()
     lengths = pc.binary_length(texts)
-    if _SAFE[np.frombuffer(data, np.uint8)].all() and (pc.max(lengths).as_py() or 0) <= _LONGEST_SAFE:
+    if _SAFE[np.frombuffer(data, np.uint8)].all() and (pc.max(lengths).as_py() or 0) <= LONGEST_SAFE:
         return texts
     return pa.array([safe(text) for text in texts.to_pylist()], pa.string())
 
