@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pickle
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -329,7 +330,12 @@ def list_server(tmp_path: Path) -> Iterator[str]:
 
     folder = tmp_path / "served"
     folder.mkdir()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            """Silent."""
+
+    handler = functools.partial(Handler, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -345,3 +351,38 @@ def test_lists_behind_http_and_compressed_ones(tmp_path: Path, list_server: str)
         assert (row["id"], row["uri"]) == ("webvid-1-0-5000", "a.mp4")
     with pytest.raises(ConfigError, match=r"missing\.csv"):
         read(webvid(f"{list_server}/missing.csv"), tmp_path)
+
+
+@pytest.mark.parametrize("query", ["", "?X-Signature=abc", "?X-Signature=a/b", "?next=/c.csv"])
+def test_the_query_of_an_address_is_no_part_of_its_name(tmp_path: Path, list_server: str, query: str) -> None:
+    path = write_csv(tmp_path / "served" / "plain.csv", [["1", "a.mp4", "PT5S", "d", "a dog"]])
+    (tmp_path / "served" / "packed.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+    for name in ("plain.csv", "packed.csv.gz"):
+        source = webvid(f"{list_server}/{name}{query}")
+        assert [row["id"] for row in read(source, tmp_path)] == ["webvid-1-0-5000"]
+        (file,) = open_lists(source, open_store(tmp_path / "bank"), "plans/x")
+        assert file.folder == list_server
+
+
+def test_members_of_a_tar_behind_a_signed_address(tmp_path: Path, list_server: str) -> None:
+    with tarfile.open(tmp_path / "served" / "000.tar", "w") as tar:
+        add(tar, "a.mp4", b"video")
+        add(tar, "a.txt", b"a dog")
+    source = SourceOptions("webdataset", (f"{list_server}/000.tar?X-Signature=a/b",))
+    (row,) = read(source, tmp_path)
+    member = parse_member(f"{list_server}/{row['uri']}")
+    assert member is not None
+    assert (member.tar, member.name, member.size) == (f"{list_server}/000.tar?X-Signature=a/b", "a.mp4", 5)
+
+
+@pytest.mark.parametrize("bank", ["memory://compressed-lists", "bank"])
+def test_lists_are_copied_to_any_bank(tmp_path: Path, bank: str) -> None:
+    path = write_csv(tmp_path / "list.csv", [["1", "a.mp4", "PT5S", "d", "a dog"]])
+    packed = tmp_path / "packed.csv.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    store = open_store(bank if "://" in bank else tmp_path / bank)
+    (file,) = open_lists(webvid(packed), store, "plans/spill-test")
+    assert file.bytes == path.stat().st_size
+    (part,) = cut_ranges(file, 0)
+    (table,) = read_range(pickle.loads(pickle.dumps(file)), part, check_columns(file), 0)
+    assert table.column("id").to_pylist() == ["webvid-1-0-5000"]

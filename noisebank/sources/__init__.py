@@ -99,7 +99,7 @@ def _fields(file: ListFile, part: Range, header: list[str]) -> Iterator[tuple[in
     columns = _wanted(file.source)
     with file.open() as stream:
         if file.format == "tar":
-            yield part.start, webdataset.fields(stream, file.name.rpartition("/")[2])
+            yield part.start, webdataset.fields(stream, file.relative_name)
         elif file.format == "parquet":
             for start, block in parquet.parse(stream, part.start, columns):
                 yield start, _layout(block, file.source)

@@ -16,7 +16,7 @@ class Block:
     """Consecutive rows of a list.
 
     Args:
-        table: the columns asked for that the list has, as text (or numbers, where the format has types).
+        table: the columns asked for that the list has, as text (or numbers, where a column has a type).
         bad: why a row could not be read, ``"code: message"``, by its place in ``table``, where it is all null.
     """
 
@@ -33,7 +33,7 @@ def concat_blocks(blocks: Iterable[Block]) -> Block:
         bad |= {rows + i: reason for i, reason in block.bad.items()}
         tables.append(block.table)
         rows += block.table.num_rows
-    return Block(pa.concat_tables(tables, promote_options="permissive").combine_chunks(), bad)
+    return Block(pa.concat_tables(tables).combine_chunks(), bad)
 
 
 def text_block(rows: Sequence[Sequence[str | None]], columns: Sequence[str], bad: dict[int, str]) -> Block:

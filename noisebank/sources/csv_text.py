@@ -1,9 +1,9 @@
-"""CSV lists in byte ranges that hold whole records, parsed fast where they are regular and row by row where not.
+"""CSV lists in byte ranges that hold whole records, parsed fast where they are plain and row by row where not.
 
 A record may hold newlines inside quotes, so a range can only end at a newline outside of them. A quoted field starts at
 a quote behind a comma or a newline and ends at the next single quote, which a comma, a newline or the end must follow
 within :data:`LONGEST_FIELD` bytes. A quote that does not fit this is text: a stray one costs the row it stands in, not
-everything up to the next quote.
+everything up to the next quote. Records end at a newline: a carriage return that stands alone is no end of one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def parse(data: bytes, header: list[str], columns: list[str]) -> Block:
         header: all columns of the file.
         columns: those wanted; each is in ``header``.
     """
-    if quotes_of(data, final=True).regular:
+    if _is_plain(data):
         try:
             return Block(_parse_fast(data, header, columns))
         except pa.ArrowInvalid:
@@ -98,13 +98,16 @@ def last_record_end(data: bytes) -> int:
 
 def record_ends(data: bytes, *, final: bool) -> list[int]:
     """The offset behind each newline that ends a record."""
-    quotes = quotes_of(data, final=final)
+    ends: list[int] = _record_ends(data, quotes_of(data, final=final)).tolist()
+    return ends
+
+
+def _record_ends(data: bytes, quotes: Quotes) -> npt.NDArray[np.int64]:
     newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE)
     field = np.searchsorted(quotes.opens, newlines) - 1
     inside = field >= 0
     inside[inside] = newlines[inside] < quotes.closes[field[inside]]
-    ends: list[int] = (newlines[~inside & (newlines < quotes.unclosed)] + 1).tolist()
-    return ends
+    return newlines[~inside & (newlines < quotes.unclosed)] + 1
 
 
 def _is_regular(
@@ -152,6 +155,18 @@ def _irregular_quotes(codes: npt.NDArray[np.uint8], places: list[int], final: bo
     return Quotes(np.array(opens, np.int64), np.array(closes, np.int64), len(codes), False)
 
 
+def _is_plain(data: bytes) -> bool:
+    """Whether Arrow and Python's csv read the same from these records, as far as both can read them.
+
+    Arrow also ends records at a lone carriage return, and skips a byte order mark; Python takes no long fields.
+    """
+    if data.startswith(_BOM) or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
+        return False
+    quotes = quotes_of(data, final=True)
+    lengths = np.diff(_record_ends(data, quotes), prepend=0, append=len(data))
+    return quotes.regular and int(lengths.max()) <= LONGEST_FIELD
+
+
 def _parse_fast(data: bytes, header: list[str], columns: list[str]) -> pa.Table:
     return pa.csv.read_csv(
         pa.BufferReader(data),
@@ -181,10 +196,10 @@ def _parse_rows(data: bytes, header: list[str], columns: list[str]) -> Block:
         if not record:
             continue
         try:
-            fields = next(csv.reader([record.decode()]))
+            fields = next(csv.reader([record.decode("latin-1")]))  # (only the wanted columns need be UTF-8)
             if len(fields) != len(header):
                 raise csv.Error(f"{len(fields)} fields where the header has {len(header)}")
-            rows.append([fields[place] for place in places])
+            rows.append([fields[place].encode("latin-1").decode() for place in places])
             continue
         except UnicodeDecodeError as error:
             bad[len(rows)] = f"bad_utf8: {error.reason} in {record[:QUOTED]!r}"

@@ -29,6 +29,7 @@ _MAGIC = re.compile(r"[*?\[]")
 _TIMEOUT_SECONDS = 60
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 _REMOTE = ("gs", "s3", "az")
+_HTTP = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,16 @@ class ListFile:
     Args:
         source: the options of its source.
         name: its address as the configuration gives it, for messages and as what relative uris start from.
-        url: where its bytes are read: a local path or an object store's address.
         bytes: its size.
         format: ``csv``, ``jsonl``, ``parquet`` or ``tar``.
+        copy: the bank and the file in it that it was copied to; None where it is read where it lies.
     """
 
     source: SourceOptions
     name: str
-    url: str
     bytes: int
     format: str
+    copy: tuple[Store, str] | None = None
 
     @property
     def source_name(self) -> str:
@@ -57,7 +58,12 @@ class ListFile:
     @property
     def folder(self) -> str:
         """The folder of the list, which relative uris start from."""
-        return self.name.rpartition("/")[0]
+        return _path(self.name).rpartition("/")[0]
+
+    @property
+    def relative_name(self) -> str:
+        """The list as seen from its folder, with the query of its address."""
+        return self.name.removeprefix(self.folder).removeprefix("/")
 
     def open(self) -> BinaryIO:
         """The file, seekable.
@@ -66,7 +72,7 @@ class ListFile:
             ConfigError: it cannot be opened any more.
         """
         try:
-            return cast(BinaryIO, Path(self.url).open("rb") if is_local(self.url) else _remote(self.url).open(self.url))
+            return self.copy[0].open(self.copy[1]) if self.copy else _open(self.name)
         except OSError as error:
             raise ConfigError(f"source {self.source_name}: {self.name}: {error.strerror or error}") from error
 
@@ -121,10 +127,12 @@ def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFil
     files = []
     for i, address in enumerate(expand(source)):
         format = _format(source, address)
-        url = address
-        if address.startswith(("http://", "https://")) or address.endswith(".gz"):
-            url = _copy(source, address, store, f"{folder}/{source.name or source.kind}-{i}.{format}")
-        files.append(ListFile(source, address, url, _size(url), format))
+        if address.startswith(_HTTP) or _is_gzip(address):
+            key = f"{folder}/{source.name or source.kind}-{i}.{format}"
+            _copy(source, address, store, key)
+            files.append(ListFile(source, address, store.size(key), format, (store, key)))
+        else:
+            files.append(ListFile(source, address, _size(address), format))
     return files
 
 
@@ -153,7 +161,7 @@ def _matches(pattern: str) -> list[str]:
 def _format(source: SourceOptions, address: str) -> str:
     if source.kind == "webvid":
         return "csv"
-    path = re.split(r"[?#]", address)[0] if "://" in address else address
+    path = _path(address)
     suffixes = {".tar": "tar"} if source.kind == "webdataset" else _SUFFIXES
     suffix = Path(path if source.kind == "webdataset" else path.removesuffix(".gz")).suffix.lower()
     if suffix not in suffixes:
@@ -164,30 +172,38 @@ def _format(source: SourceOptions, address: str) -> str:
     return suffixes[suffix]
 
 
-def _copy(source: SourceOptions, address: str, store: Store, key: str) -> str:
-    """Copies a list into the bank, decompressed; returns the copy's address."""
+def _path(address: str) -> str:
+    """An address without the query (a signature, say) of one behind HTTP, which is no part of the file's name."""
+    return re.split(r"[?#]", address, maxsplit=1)[0] if address.startswith(_HTTP) else address
+
+
+def _is_gzip(address: str) -> bool:
+    return _path(address).endswith(".gz")
+
+
+def _copy(source: SourceOptions, address: str, store: Store, key: str) -> None:
+    """Copies a list into the bank, decompressed."""
     try:
         with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
             path = Path(scratch, "list")
-            with _stream(address) as body, path.open("wb") as target:
-                plain = gzip.GzipFile(fileobj=body) if address.endswith(".gz") else body
+            with _open(address) as body, path.open("wb") as target:
+                plain = gzip.GzipFile(fileobj=body) if _is_gzip(address) else body
                 shutil.copyfileobj(plain, target, 1 << 20)
             store.upload(path, key)
     except (OSError, EOFError, ValueError, zlib.error, HTTPException) as error:
         raise ConfigError(f"source {source.name or source.kind}: {address}: {error}") from error
-    local = store.local_path(key)
-    return str(local) if local else f"{store.url}/{key}"
 
 
-def _stream(address: str) -> BinaryIO:
-    if address.startswith(("http://", "https://")):
+def _open(address: str) -> BinaryIO:
+    """A list where it lies; seekable, unless it is behind HTTP."""
+    if address.startswith(_HTTP):
         request = urllib.request.Request(address, headers={"User-Agent": "noisebank"})
         return cast(BinaryIO, urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS))
     return cast(BinaryIO, Path(address).open("rb") if is_local(address) else _remote(address).open(address))
 
 
-def _size(url: str) -> int:
-    return Path(url).stat().st_size if is_local(url) else int(_remote(url).size(url))
+def _size(address: str) -> int:
+    return Path(address).stat().st_size if is_local(address) else int(_remote(address).size(address))
 
 
 def _remote(url: str) -> Any:

@@ -10,11 +10,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:\.(\d{1,9}))?")
-_SECONDS = re.compile(r"\d{1,9}(?:\.\d{0,9})?")
-_DURATION = re.compile(r"PT(?=\d)(?:(\d{1,4})H)?(?:(\d{1,6})M)?(?:(\d{1,8})(?:\.(\d{1,9}))?S)?")
+Milliseconds = npt.NDArray[np.int64]
+
+_CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:\.(\d{1,9}))?", re.ASCII)
+_SECONDS = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_PLAIN_SECONDS = r"^[0-9]{1,9}(?:\.[0-9]{0,9})?$"
+"""The usual ones of _SECONDS, none of which is too long a time."""
+_DURATION = re.compile(r"PT(?=\d)(?:(\d{1,4})H)?(?:(\d{1,6})M)?(?:(\d{1,8})(?:\.(\d{1,9}))?S)?", re.ASCII)
 _LONGEST_SECONDS = 10**9
 _ZERO = "00:00:00.000"
+_SEPARATORS = [2, 5, 8]
 _DIGIT_MS = np.array([36_000_000, 3_600_000, 600_000, 60_000, 10_000, 1000, 100, 10, 1])
 
 
@@ -26,7 +31,7 @@ def time_ms(text: str) -> int | None:
     """
     text = text.strip()
     if _SECONDS.fullmatch(text):
-        return round(float(text) * 1000)
+        return round(float(text) * 1000) if 0 <= float(text) <= _LONGEST_SECONDS else None
     match = _CLOCK.fullmatch(text)
     if match is None:
         return None
@@ -51,18 +56,24 @@ def duration_ms(text: str) -> int | None:
 
 
 def times_ms(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """:func:`time_ms` of a column of text or numbers (seconds): int64, null where it is empty; and which are bad."""
+    """:func:`time_ms` of a column of text or numbers (seconds): int64, null where it is empty; and which are bad.
+
+    Each row goes by its own form, whatever its neighbours have: the two usual ones are read in columns.
+    """
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return _from_seconds(column.cast(pa.float64()))
-    column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
-    try:
-        return _from_seconds(column.cast(pa.float64()))
-    except pa.ArrowInvalid:
-        pass
-    milliseconds = _clock_ms(column)
-    if milliseconds is not None:
-        return milliseconds, np.zeros(len(column), bool)
-    return each_ms(column, time_ms)
+    texts = column.fill_null("")
+    milliseconds = np.zeros(len(texts), np.int64)
+    given = np.asarray(pc.not_equal(texts, ""))
+    left = np.flatnonzero(given)
+    for form in (_clocks, _plain_seconds, _others):
+        if len(left):
+            values, fit = form(texts.take(pa.array(left)))
+            milliseconds[left[fit]] = values[fit]
+            left = left[~fit]
+    bad = np.zeros(len(texts), bool)
+    bad[left] = True
+    return pa.array(milliseconds, mask=~given | bad), bad
 
 
 def each_ms(column: pa.Array, parse: Callable[[str], int | None]) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
@@ -78,22 +89,35 @@ def _from_seconds(seconds: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     given = np.asarray(seconds.is_valid())
     values = np.nan_to_num(np.asarray(seconds.fill_null(0)), nan=-1.0, posinf=-1.0)
     bad = given & ((values < 0) | (values > _LONGEST_SECONDS))
-    milliseconds = np.rint(np.where(bad, 0, values) * 1000).astype(np.int64)
-    return pa.array(milliseconds, mask=~given | bad), bad
+    return pa.array(_rounded(np.where(bad, 0, values)), mask=~given | bad), bad
 
 
-def _clock_ms(column: pa.Array) -> pa.Array | None:
-    """Times that are all like ``00:00:05.320``, or null; None if one is not."""
-    texts = column.fill_null(_ZERO)
-    if pc.any(pc.not_equal(pc.binary_length(texts), len(_ZERO))).as_py():
-        return None
-    codes = np.frombuffer(pc.cast(texts, pa.binary()).cast(pa.binary(len(_ZERO))).buffers()[1], np.uint8)
+def _clocks(texts: pa.Array) -> tuple[Milliseconds, npt.NDArray[np.bool_]]:
+    """Times like ``00:00:05.320``, and which texts are one."""
+    fit = np.asarray(pc.equal(pc.binary_length(texts), len(_ZERO)))
+    aligned = pc.if_else(pa.array(fit), texts, _ZERO).cast(pa.binary()).cast(pa.binary(len(_ZERO)))
+    codes = np.frombuffer(aligned.buffers()[1], np.uint8)
     digits = codes.reshape(-1, len(_ZERO)).astype(np.int64) - ord("0")
-    separators = digits[:, [2, 5, 8]] != np.frombuffer(b"::.", np.uint8).astype(np.int64) - ord("0")
-    numbers = np.delete(digits, [2, 5, 8], axis=1)
-    if separators.any() or ((numbers < 0) | (numbers > 9)).any() or (numbers[:, [2, 4]] > 5).any():
-        return None
-    return pa.array(numbers @ _DIGIT_MS, mask=np.asarray(column.is_null()))
+    numbers = np.delete(digits, _SEPARATORS, axis=1)
+    fit &= (codes.reshape(digits.shape)[:, _SEPARATORS] == np.frombuffer(b"::.", np.uint8)).all(axis=1)
+    fit &= ((numbers >= 0) & (numbers <= 9)).all(axis=1) & (numbers[:, [2, 4]] <= 5).all(axis=1)
+    return numbers @ _DIGIT_MS, fit
+
+
+def _plain_seconds(texts: pa.Array) -> tuple[Milliseconds, npt.NDArray[np.bool_]]:
+    """Times like ``62.5``, and which texts are one."""
+    fit = pc.match_substring_regex(texts, _PLAIN_SECONDS)
+    return _rounded(np.asarray(pc.if_else(fit, texts, "0").cast(pa.float64()))), np.asarray(fit)
+
+
+def _others(texts: pa.Array) -> tuple[Milliseconds, npt.NDArray[np.bool_]]:
+    """Times in any form, and which texts are one."""
+    parsed, bad = each_ms(texts, time_ms)
+    return np.asarray(parsed.fill_null(0)), ~bad
+
+
+def _rounded(seconds: npt.NDArray[np.float64]) -> Milliseconds:
+    return np.rint(seconds * 1000).astype(np.int64)
 
 
 def _milliseconds(seconds: int, fraction: str | None) -> int:

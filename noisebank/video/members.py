@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from ..errors import RowFailure
 
 HEADER_BYTES = tarfile.BLOCKSIZE
-_MEMBER = re.compile(r"(?P<tar>.+\.tar)#(?P<name>.+)@(?P<offset>[0-9]{1,15})\+(?P<size>[0-9]{1,15})", re.DOTALL)
+_MEMBER = re.compile(
+    r"(?P<tar>.+\.tar(?:\?[^#]*)?)#(?P<name>.+)@(?P<offset>[0-9]{1,15})\+(?P<size>[0-9]{1,15})", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
