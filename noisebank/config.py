@@ -1,7 +1,8 @@
 """From a YAML file and command-line flags to a checked :class:`~noisebank.options.Config`.
 
-Every option is also a flag: ``--clips.size 128``; members of a list by name: ``--noise.modelscope.batch_size 4``; whole
-lists as YAML: ``--sources '[{kind: webvid, path: a.csv}]'``. A flag beats the file. What neither knows is an error.
+Every option is also a flag: ``--clips.size 128``; members of a list by name: ``--noise.modelscope.batch_size 4``; lists
+as YAML in brackets: ``--sources '[{kind: webvid, path: a.csv}]'``. No other flag is YAML: a path or a prompt is taken
+as it stands, and ``null`` unsets what may be unset. A flag beats the file. What neither knows is an error.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import re
 import types
 import typing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from .errors import ConfigError
 from .options import Config, NoiseOptions, SourceOptions
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}", re.IGNORECASE)
+_MEMBERS: dict[str, Any] = {"sources": SourceOptions, "noise": NoiseOptions}
+_BOOLEANS = {"true": True, "false": False}
 
 
 class _Loader(yaml.SafeLoader):
@@ -52,18 +56,29 @@ def load_config(path: str | None, flags: dict[str, str] | None = None) -> Config
             raise ConfigError(f"configuration {path}: not valid YAML: {error}") from error
         if not isinstance(document, dict):
             raise ConfigError(f"configuration {path}: a mapping of options is wanted, not {document!r:.80}")
+    return config_from_mapping(document, flags)
+
+
+def config_from_mapping(document: dict[str, Any], flags: dict[str, str] | None = None) -> Config:
+    """The configuration that a mapping of the YAML file's shape describes, with ``flags`` laid over it, checked.
+
+    A section without content (``clips:``, ``noise:``) is as good as none.
+    """
+    sections = {f.name for f in dataclasses.fields(Config) if f.name in _MEMBERS or dataclasses.is_dataclass(f.default)}
+    document = {key: value for key, value in document.items() if value is not None or key not in sections}
     for name, text in (flags or {}).items():
-        _lay_over(document, name, text)
+        _lay_over(document, name, _value(name, text))
     config: Config = _build(Config, document, "")
     _check(config)
-    return config
+    return _settled(config)
 
 
-def config_from_mapping(document: dict[str, Any]) -> Config:
-    """The configuration that a mapping of the YAML file's shape describes, checked."""
-    config: Config = _build(Config, document, "")
-    _check(config)
-    return config
+def _settled(config: Config) -> Config:
+    """What can be written in two ways in one: a square size as its side, all frames of a clip as None."""
+    clips, (height, width) = config.clips, config.clips.height_width
+    noise = (dataclasses.replace(n, frames=None) if n.frames == clips.frames else n for n in config.noise)
+    clips = dataclasses.replace(clips, size=height) if height == width else clips
+    return dataclasses.replace(config, clips=clips, noise=tuple(noise))
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
@@ -94,19 +109,46 @@ def flag_names() -> dict[str, dataclasses.Field[Any]]:
 def member_flag(name: str) -> bool:
     """Whether ``name`` is ``sources.NAME.OPTION`` or ``noise.NAME.OPTION`` with an option that exists."""
     parts = name.split(".")
-    members = {"sources": SourceOptions, "noise": NoiseOptions}
-    return len(parts) == 3 and parts[0] in members and parts[2] in _names(members[parts[0]])
+    return len(parts) == 3 and parts[0] in _MEMBERS and parts[2] in _names(_MEMBERS[parts[0]])
 
 
 def _names(cls: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
 
 
-def _lay_over(document: dict[str, Any], name: str, text: str) -> None:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--{name}: not valid YAML: {text!r}") from error
+def _value(name: str, text: str) -> Any:
+    """What the text of a flag stands for; text that is nothing that its option takes is left to :func:`_build`.
+
+    Raises:
+        ConfigError: a list is not valid YAML.
+    """
+    hint = _type_of(name)
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in kinds and text == "null":
+        return None
+    takes_list = any(typing.get_origin(kind) is tuple for kind in kinds)
+    if name in _MEMBERS or (takes_list and text[:1] == "[" and text[-1:] == "]"):
+        try:
+            return yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--{name}: not valid YAML: {text!r}: {error}") from error
+    for kind, read in ((int, int), (float, float), (bool, _BOOLEANS.__getitem__)):
+        if kind in kinds:
+            with suppress(ValueError, KeyError):
+                return read(text)
+    return text
+
+
+def _type_of(name: str) -> Any:
+    """The type of the option that a flag names; text where there is none, which :func:`_build` refuses."""
+    *sections, leaf = name.split(".")
+    owner: Any = Config
+    if sections:
+        owner = _MEMBERS[sections[0]] if member_flag(name) else typing.get_type_hints(Config).get(sections[0])
+    return typing.get_type_hints(owner).get(leaf, str) if dataclasses.is_dataclass(owner) else str
+
+
+def _lay_over(document: dict[str, Any], name: str, value: Any) -> None:
     if not member_flag(name):
         *parents, leaf = name.split(".")
         section = document
@@ -118,11 +160,14 @@ def _lay_over(document: dict[str, Any], name: str, text: str) -> None:
     default: list[dict[str, Any]] = [{}] if section_name == "noise" else []
     members = document.setdefault(section_name, default)
     for entry in members if isinstance(members, list) else []:
-        own = entry.get("name") or (entry.get("kind") if section_name == "sources" else NoiseOptions().name)
-        if own == member:
+        if isinstance(entry, dict) and member == (entry.get("name") or _default_name(section_name, entry)):
             entry[leaf] = value
             return
     raise ConfigError(f"--{name}: {section_name} has no member named {member!r}")
+
+
+def _default_name(section: str, entry: dict[str, Any]) -> Any:
+    return entry.get("kind") if section == "sources" else NoiseOptions().name
 
 
 def _build(cls: Any, document: Any, where: str) -> Any:
@@ -144,7 +189,7 @@ def _build(cls: Any, document: Any, where: str) -> Any:
 
 def _convert(hint: Any, value: Any, where: str, member: dataclasses.Field[Any]) -> Any:
     if dataclasses.is_dataclass(hint):
-        return _build(hint, {} if value is None else value, where)
+        return _build(hint, value, where)
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is tuple and arguments and dataclasses.is_dataclass(arguments[0]):
         if not isinstance(value, list):
@@ -172,8 +217,8 @@ def _scalar(hint: Any, value: Any) -> Any:
             return value
         if wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
-        if wanted is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            return str(value)
+        if wanted is str and isinstance(value, str):
+            return value
         if typing.get_origin(wanted) is tuple:
             kinds = typing.get_args(wanted)
             if kinds[-1] is Ellipsis:
@@ -189,7 +234,7 @@ def _describe(hint: Any) -> str:
         int: "a whole number",
         float: "a number",
         bool: "true or false",
-        str: "text",
+        str: "text (in quotes, if YAML takes it for something else)",
         type(None): "nothing",
     }
     if isinstance(hint, types.UnionType):

@@ -2,7 +2,8 @@
 
 The dataclasses below are what the YAML file, the command line, validation, ``--help`` and the stage fingerprints are
 all made from. A field marked ``hashed=False`` changes how the work is done but not its output (concurrency, retries,
-batch size), so it is left out of the fingerprint and changing it redoes nothing.
+batch size), so it is left out of the fingerprint and changing it redoes nothing. Where ``hashed`` is a function of the
+options, it says whether the field has an effect beside the others; without one it counts as its default.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ STORAGE_DTYPES = ("float16", "int8")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 FORMAT_VERSION = 1
 """Version of what the stages write; raising it redoes every stage."""
+
+_ONE_CALL_A_STEP = ("ddim", "diffuse")
+"""Inverters that do not iterate."""
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -49,7 +53,7 @@ def option(
     default: Any = dataclasses.MISSING,
     help: str = "",
     *,
-    hashed: bool = True,
+    hashed: bool | Callable[[Any], bool] = True,
     choices: tuple[str, ...] = (),
     minimum: float | None = None,
     maximum: float | None = None,
@@ -99,7 +103,9 @@ class ClipOptions:
     """What a clip is: which frames of the video, at which size, encoded how."""
 
     frames: int = option(16, "frames in a clip", minimum=1)
-    frame_stride: int | None = option(8, "take every n-th frame of the video", minimum=1)
+    frame_stride: int | None = option(
+        8, "take every n-th frame of the video", minimum=1, hashed=lambda clips: clips.fps is None
+    )
     fps: float | None = option(None, "take frames at this rate instead of frame_stride", minimum=0.001)
     size: int | tuple[int, int] = option(256, "short side and crop, or [height, width]; multiples of 16", minimum=64)
     maxcount: int = option(512, "clips in a shard", hashed=False, minimum=1)
@@ -142,6 +148,10 @@ class IndexOptions:
     )
 
 
+def _iterates(noise: NoiseOptions) -> bool:
+    return noise.inverter not in _ONE_CALL_A_STEP
+
+
 @dataclass(frozen=True)
 class NoiseOptions:
     """One noise set: the model whose noise is stored, and how it is inverted."""
@@ -154,8 +164,10 @@ class NoiseOptions:
     frames: int | None = option(None, "use the first n frames of a clip (default: all)", minimum=1)
     batch_size: int | str = option("auto", "clips in a batch, or auto", hashed=False)
     precision: str = option("auto", "dtype of the network: auto is bfloat16 on a GPU", choices=PRECISIONS)
-    tolerance: float | None = option(None, "fixed-point stops a clip here (default: by precision)", minimum=0)
-    max_iterations: int = option(10, "most network calls a step of fixed-point", minimum=1)
+    tolerance: float | None = option(
+        None, "fixed-point stops a clip here (default: by precision)", minimum=0, hashed=_iterates
+    )
+    max_iterations: int = option(10, "most network calls a step of fixed-point", minimum=1, hashed=_iterates)
     prompt: str = option("", "condition of the inversion, the same for all clips; empty, as in the paper")
     guidance_scale: float = option(1.0, "guidance towards prompt; 1 is none, as in the paper", minimum=1.0)
     accelerator: str | None = option(
@@ -220,7 +232,12 @@ def fingerprint(options: Any, **also: Any) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    content = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.metadata["hashed"]}
+    content = {}
+    for f in dataclasses.fields(options):
+        hashed = f.metadata["hashed"]
+        if hashed:
+            has_effect = hashed is True or hashed(options)
+            content[f.name] = getattr(options, f.name) if has_effect else f.default
     content |= also
     if "model_digest" in also:
         for path in ("model", "motion_adapter"):

@@ -89,6 +89,62 @@ def test_members_of_lists_are_named_in_flags(tmp_path: Path) -> None:
     assert (whole.sources[0].kind, whole.sources[0].path) == ("internvid", ("z.jsonl",))
 
 
+TEXTS = ["/data/run #2", "010", "1_000", "org/model: x", "yes", "~", "1e3", "a dog #1 of two", "[a", " x ", "'q'", "{}"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_in_a_flag_is_taken_as_it_stands(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, {"sources": [TABLE], "noise": [{"name": "m"}]})
+    flags = dict.fromkeys(
+        ["bank", "captions.model", "noise.m.prompt", "noise.m.accelerator", "sources.table.id", "sources.table.path"],
+        text,
+    )
+    config = load_config(path, flags)
+    assert (config.bank, config.captions.model, config.noise[0].prompt) == (text, text, text)
+    assert (config.noise[0].accelerator, config.sources[0].id, config.sources[0].path) == (text, text, (text,))
+
+
+def test_numbers_lists_and_nothing_in_flags(tmp_path: Path) -> None:
+    document = {"sources": [{**TABLE, "id": "i"}], "clips": {"fps": 8}, "noise": [{"name": "m", "tolerance": 0.1}]}
+    path = written(tmp_path, document)
+    flags = {"clips.frames": "010", "noise.m.tolerance": "1e-4", "prune": "true", "index.memory": "2kB"}
+    config = load_config(path, flags | {"noise.m.batch_size": "auto", "retry_failures": "[tls, http_404]"})
+    assert (config.clips.frames, config.noise[0].tolerance, config.prune) == (10, 1e-4, True)
+    assert (config.index.memory, config.noise[0].batch_size) == (2000, "auto")
+    assert config.retry_failures == ("tls", "http_404")
+    unset = load_config(path, dict.fromkeys(["sources.table.id", "clips.fps", "noise.m.tolerance"], "null"))
+    assert (unset.sources[0].id, unset.clips.fps, unset.noise[0].tolerance) == (None, None, None)
+    assert load_config(path, {"bank": "null"}).bank == "null"
+    assert load_config(path, {"sources.table.path": "[a.csv, 'b #1.csv']"}).sources[0].path == ("a.csv", "b #1.csv")
+    assert load_config(path, {"sources.table.path": "[ab].csv"}).sources[0].path == ("[ab].csv",)
+    refused = {"clips.frames": "1:30", "prune": "maybe", "fetch.timeout": "30s", "clips.frame_stride": "2.5"}
+    for name, text in refused.items():
+        with pytest.raises(ConfigError, match=f"{name}: '{text}' is not allowed; wanted: "):
+            load_config(path, {name: text})
+
+
+def test_text_that_yaml_takes_for_a_number_is_refused_in_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"bank: 8 is not allowed; wanted: text \(in quotes, if YAML takes it"):
+        load_config(written(tmp_path, "bank: 010"))
+    assert load_config(written(tmp_path, "bank: '010'")).bank == "010"
+
+
+@pytest.mark.parametrize("sections", ["clips:", "clips:\nfetch:\nsources:\nnoise:\nindex: ~", "clips: {}"])
+def test_a_section_without_content_is_as_good_as_none(tmp_path: Path, sections: str) -> None:
+    path = written(tmp_path, sections)
+    assert load_config(path) == load_config(None)
+    config = load_config(path, {"clips.size": "128", "fetch.timeout": "5", "noise.modelscope.batch_size": "4"})
+    assert (config.clips.size, config.fetch.timeout, config.noise[0].batch_size) == (128, 5.0, 4)
+    assert config_from_mapping(yaml.safe_load(sections)) == load_config(None)
+
+
+def test_what_can_be_written_in_two_ways_is_kept_in_one() -> None:
+    long = {"clips": {"frames": 8, "size": [64, 64]}, "noise": [{"frames": 8}]}
+    short = {"clips": {"frames": 8, "size": 64}, "noise": [{}]}
+    assert config_from_mapping(long) == config_from_mapping(short)
+    assert config_from_mapping({"noise": [{"frames": 8}]}).noise[0].frames == 8
+
+
 def test_every_option_is_a_flag() -> None:
     flags = flag_names()
     for section in dataclasses.fields(Config):
@@ -181,7 +237,13 @@ def test_yaml_makes_no_objects(tmp_path: Path) -> None:
 def test_flags_that_fit_nothing_are_errors() -> None:
     with pytest.raises(ConfigError, match=r"--noise.other.dtype: noise has no member named 'other'"):
         load_config(None, {"noise.other.dtype": "int8"})
-    with pytest.raises(ConfigError, match=r"--clips.size: not valid YAML: '\['"):
-        load_config(None, {"clips.size": "["})
+    with pytest.raises(ConfigError, match=r"--clips.size: not valid YAML: '\[}\]'"):
+        load_config(None, {"clips.size": "[}]"})
+    with pytest.raises(ConfigError, match=r"--noise: not valid YAML: .*'name' is there twice"):
+        load_config(None, {"noise": "[{name: a, name: b}]"})
+    with pytest.raises(ConfigError, match=r"noise.a: unknown key|noise: a list is wanted, not 'a'"):
+        load_config(None, {"noise": "a"})
+    with pytest.raises(ConfigError, match=r"clip.size: unknown key|clip: unknown key"):
+        load_config(None, {"clip.size": "64"})
     with pytest.raises(ConfigError, match=r"clips.frames: 'x' is not allowed"):
         load_config(None, {"clips.frames": "x"})

@@ -231,3 +231,17 @@ def test_a_noise_set_that_fails_its_quality_gate_is_not_published_on_the_second_
         )
     assert summary["rows"]["in_bank"] == 0
     assert list(project.look("show")["noise"]) == ["small", "strict"]
+
+
+def test_moving_the_quality_gate_inverts_nothing_again_and_what_it_failed_can_be_retried(project: Project) -> None:
+    project.write_list(project.rows(3))
+    noise = project.config["noise"][0]
+    project.configure(noise=[{**noise, "max_reconstruction_error": 1e-6}])
+    project.build("--max_failed", 1)
+    project.configure(noise=[noise])
+    assert not project.build()["committed"]
+    retried = project.build("--retry-failures", "reconstruction_error")
+    assert (retried["rows"]["retried"], retried["rows"]["in_bank"], project.failures()) == (3, 3, {})
+    project.configure(noise=[{**noise, "max_reconstruction_error": 1e-6}])
+    assert not project.build()["committed"]
+    assert project.look("show")["noise"]["small"]["records"] == 3

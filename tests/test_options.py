@@ -53,6 +53,33 @@ def test_the_fingerprint_changes_with_what_changes_the_output_and_with_nothing_e
         assert (changed == unchanged) == (field.name in HOW_NOT_WHAT[stage.__name__]), field.name
 
 
+WITHOUT_EFFECT: list[tuple[Any, dict[str, Any]]] = [
+    (ClipOptions(fps=8.0), {"frame_stride": 4}),
+    (ClipOptions(fps=8.0), {"frame_stride": None}),
+    (NoiseOptions(inverter="ddim"), {"tolerance": 0.1}),
+    (NoiseOptions(inverter="diffuse"), {"max_iterations": 3}),
+]
+
+
+@pytest.mark.parametrize(("chosen", "change"), WITHOUT_EFFECT)
+def test_an_option_without_effect_beside_the_others_is_not_in_the_fingerprint(
+    chosen: Any, change: dict[str, Any]
+) -> None:
+    assert fingerprint(dataclasses.replace(chosen, **change)) == fingerprint(chosen)
+    assert fingerprint(chosen) != fingerprint(type(chosen)())
+
+
+def test_an_inverter_of_ones_own_may_iterate() -> None:
+    mine = NoiseOptions(inverter="mine")
+    assert fingerprint(mine) != fingerprint(dataclasses.replace(mine, tolerance=0.1))
+
+
+def test_fingerprints_of_banks_that_exist_stay() -> None:
+    assert fingerprint(ClipOptions()) == "56308d90c4008ddb"
+    assert fingerprint(CaptionOptions(), model_digest="abc") == "744d42e3680c6483"
+    assert fingerprint(NoiseOptions(inverter="ddim"), model_digest="abc") == "b30d848528e1cf0b"
+
+
 @pytest.mark.parametrize("section", [FetchOptions, IndexOptions], ids=lambda section: section.__name__)
 def test_how_videos_are_fetched_and_how_good_the_index_is_change_no_clip(section: Any) -> None:
     assert not any(field.metadata["hashed"] for field in dataclasses.fields(section))
