@@ -144,6 +144,27 @@ def test_nothing_is_left_behind_and_files_of_the_user_stay(server: VideoServer, 
     assert mine.is_file()
 
 
+def test_a_download_that_failed_leaves_nothing_while_others_go_on(server: VideoServer, tmp_path: Path) -> None:
+    paths = {
+        "endless/a.mp4": "too_large",
+        "short/a.mp4": "short_body",
+        "loop/a.mp4": "redirects",
+        "truncated/a.mp4": "not_video",
+        "short/a.tar#a.mp4@512+9000": "http_200",
+        "chunked/a.mp4": None,
+    }
+    options = dataclasses.replace(FETCH, max_bytes=300_000)
+    requests = [ClipRequest(f"x-{n}", f"{server.url}/{path}") for n, path in enumerate(paths)]
+    (server.folder / "a.tar").write_bytes(bytes(20_000))
+    codes = []
+    for _, outcome in make_clips(requests, CLIPS, options, workdir=tmp_path):
+        codes.append(outcome.code if isinstance(outcome, RowFailure) else None)
+        if len(codes) == len(requests):
+            (scratch,) = tmp_path.glob("noisebank-*")
+            assert [*scratch.iterdir()] == []
+    assert codes == [*paths.values()]
+
+
 def test_the_backlog_bounds_what_waits_and_never_blocks(
     server: VideoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

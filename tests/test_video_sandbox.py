@@ -16,7 +16,7 @@ import pytest
 from media import numbered_video
 
 from noisebank.errors import NoiseBankError, RowFailure
-from noisebank.video.sandbox import Sandbox, shared_sandbox
+from noisebank.video.sandbox import Sandbox, shared_sandbox, usable_cores
 
 SPEC = {"frames": 2, "frame_stride": 1, "fps": None, "height": 32, "width": 32, "pixel_format": "yuv420p"}
 
@@ -137,3 +137,8 @@ sandbox.run({{"path": "spin"}}) if {{hang}} else time.sleep(60)
 def test_one_sandbox_a_process() -> None:
     assert shared_sandbox() is shared_sandbox()
     assert shared_sandbox().size == len(os.sched_getaffinity(0))
+
+
+def test_where_the_system_does_not_say_all_cores_are_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == os.cpu_count()

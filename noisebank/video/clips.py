@@ -1,5 +1,9 @@
 """Makes the clips of a shard: downloads overlapped with decoding, in the order asked for, in bounded space.
 
+At most :data:`MAX_BACKLOG_BYTES` wait to be decoded or handed on when a download starts, and ``fetch.concurrency`` of
+them are on their way, each of at most ``fetch.max_bytes`` (a member of a remote tar takes that twice). A download that
+failed leaves nothing.
+
 Requests of one video share one download, wherever they stand in the shard. Results do not depend on the number of
 downloads or decoders, nor on who finishes first.
 """
@@ -8,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -92,10 +97,13 @@ def make_clips(
 
 @dataclass
 class _Video:
-    """The requests that one download serves; ``left`` of them are still to be decoded."""
+    """The requests that one download serves; ``left`` of them are still to be decoded.
+
+    All that a download writes, whatever fetches it, is in ``folder``, which goes when it failed or is decoded.
+    """
 
     uri: str
-    path: Path
+    folder: Path
     numbers: list[int]
     left: int = 0
 
@@ -191,8 +199,13 @@ class _Work:
         self._backlog.wait(video.numbers[0])
         span = _span([self._requests[number] for number in video.numbers])
         with _slots(self._options.concurrency, os.getpid()):
-            fetched = fetch(video.uri, video.path, self._options, *span)
-        size = fetched.path.stat().st_size if fetched.path == video.path else 0
+            video.folder.mkdir()
+            try:
+                fetched = fetch(video.uri, video.folder / "video", self._options, *span)
+                size = sum(file.stat().st_size for file in video.folder.iterdir())
+            except BaseException:
+                shutil.rmtree(video.folder)
+                raise
         self._backlog.add(size)
         for number in video.numbers:
             self._decodes.submit(self._guarded, [number], partial(self._decode, video, fetched, size, number))
@@ -206,8 +219,8 @@ class _Work:
             with self._lock:
                 video.left -= 1
                 done = video.left == 0
-            if done and fetched.path == video.path:  # never a file of the user's
-                video.path.unlink()
+            if done:
+                shutil.rmtree(video.folder)
                 self._backlog.add(-size)
         facts.pop("bytes")
         self._backlog.add(len(mp4))
