@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 import torch
 
 from noisebank.format.manifest import Snapshot, read_snapshot
-from noisebank.format.noise_file import NoiseShard, RecordLayout, read_beside_noise
+from noisebank.format.noise_file import NoiseShard, RecordLayout
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.status import Status
-from noisebank.format.tables import OverlayTable
+from noisebank.format.tables import OverlayTable, read_beside_noise
 from noisebank.format.trusted import trusted_path, trusted_store
 from noisebank.search.index import Vectors
 from noisebank.search.segments import Entry, Segment, open_segment, search_segments

@@ -325,7 +325,7 @@ def test_job_commands_run_as_a_module_too_and_log_our_lines_alone(project: Proje
     assert json.loads(done.stdout)["rows"]["in_bank"] == 1
     assert done.stdout.count("\n") == 1
     lines = [re.fullmatch(r"\d\d:\d\d:\d\d I (\w+).*", line) for line in done.stderr.splitlines()]
-    assert [line and line[1] for line in lines] == ["clips", "clips", "index"], done.stderr
+    assert [line and line[1] for line in lines] == ["clips", "noise", "index"], done.stderr
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 from noisebank.commits.delta import Delta
 from noisebank.errors import BankDamaged, JobFailed
 from noisebank.format.manifest import IndexSegment, Snapshot
-from noisebank.format.noise_file import read_beside_noise
 from noisebank.format.receipts import Failure, Receipt
 from noisebank.format.status import Status
-from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches, merge
+from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches, merge, read_beside_noise
 from noisebank.planning.claims import claimed_receipts
 from noisebank.planning.plan import Plan
 from noisebank.planning.reduce import PLAN_STAGE

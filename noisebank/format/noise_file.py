@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -162,14 +162,6 @@ def record_layout(path: Path) -> dict[str, int]:
         if "scale" in batch.schema.names:
             layout |= _place("scale_offset", "scale_stride", batch.column("scale"), start)
     return layout
-
-
-def read_beside_noise(file: BinaryIO | pa.NativeFile) -> pa.Table:
-    """The columns of a noise shard but ``noise`` and ``scale``, whose bytes are not read."""
-    schema = pa.ipc.open_file(file).schema
-    wanted = [number for number, name in enumerate(schema.names) if name not in ("noise", "scale")]
-    file.seek(0)
-    return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
 
 
 class NoiseShard:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -173,6 +173,14 @@ class OverlayTable:
             if (row := finder.find(num)) is not None:
                 return row
         return None
+
+
+def read_beside_noise(file: BinaryIO | pa.NativeFile) -> pa.Table:
+    """The columns of a noise shard but ``noise`` and ``scale``, whose bytes are not read."""
+    schema = pa.ipc.open_file(file).schema
+    wanted = [number for number, name in enumerate(schema.names) if name not in ("noise", "scale")]
+    file.seek(0)
+    return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
 
 
 def matches(

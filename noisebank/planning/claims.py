@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noisebank.format.noise_file import read_beside_noise
 from noisebank.format.parts import kind_of
 from noisebank.format.receipts import Receipt, find_receipt, find_receipts, list_receipts
 from noisebank.format.status import Status
-from noisebank.format.tables import matches
+from noisebank.format.tables import matches, read_beside_noise
 
 from ..storage import FileEntry, Store
 from .listing import Hashes, Mask, Nums
