@@ -6,7 +6,7 @@ from typing import Any
 
 from noisebank.errors import ConfigError, ShapeMismatch
 from noisebank.inversion import INVERTERS
-from noisebank.models import load_clip_rules, model_digest
+from noisebank.models import check_model, load_clip_rules, model_digest
 from noisebank.options import Config, NoiseOptions, fingerprint
 from noisebank.search.embed import embedder_digest
 
@@ -15,7 +15,7 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fingerprints of the stages, and what the snapshot is to say of the models.
 
     Raises:
-        ConfigError: a model cannot be found or has no adapter, or a noise set cannot take these clips.
+        ConfigError: a model cannot be found, loaded or inverted, or a noise set cannot take these clips.
     """
     captions_digest = embedder_digest(config.captions.model)
     fingerprints: dict[str, Any] = {
@@ -30,6 +30,7 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ConfigError(f"noise.{noise.name}.inverter: {noise.inverter!r} is not allowed; one of {known}")
         try:
             shape = check_clips(config, noise)
+            check_model(noise.model, noise.num_inference_steps, shape, noise.motion_adapter)
             digest = model_digest(noise.model, noise.motion_adapter)
         except ConfigError as error:
             raise ConfigError(f"noise.{noise.name}: {error}") from error

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from noisebank.errors import ConfigError
-from noisebank.models import load_clip_rules, load_model, model_digest, read_model_config
+from noisebank.models import check_model, load_clip_rules, load_model, model_digest, read_model_config
 from noisebank.models.small import make_small_model, smooth_clip
 
 
@@ -90,6 +90,11 @@ def test_a_hub_id_is_read_from_the_cache(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert read_model_config("noisebank/small").pipeline_class == "TextToVideoSDPipeline"
     assert load_clip_rules("noisebank/small").latent_shape(16, 64, 64) == (4, 16, 8, 8)
+    check_model("noisebank/small", 20, (4, 16, 8, 8))
+    weights = repository / "snapshots" / revision / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ConfigError, match=r"noisebank/small': no unet/diffusion_pytorch_model\.safetensors"):
+        check_model("noisebank/small", 20, (4, 16, 8, 8))
     digest = model_digest("noisebank/small")
     (repository / "refs" / "main").write_text("f" * 40)
     shutil.move(repository / "snapshots" / revision, repository / "snapshots" / ("f" * 40))

@@ -17,6 +17,9 @@ import torch
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
 
+LARGEST_SCALE = 1e4
+"""A step that scales latents by more, in either direction, leaves nothing of them in float32."""
+
 
 @dataclass(frozen=True, eq=False)
 class Levels:
@@ -36,7 +39,8 @@ class Levels:
         level_prev: ``[T]`` float64, the (cleaner) level that it arrives at.
 
     Raises:
-        ValueError: a step cannot be inverted, such as epsilon prediction at zero signal-to-noise ratio.
+        ValueError: a step cannot be inverted, such as epsilon prediction at zero signal-to-noise ratio
+            (:data:`LARGEST_SCALE`).
     """
 
     prediction_type: PredictionType
@@ -48,11 +52,13 @@ class Levels:
         if self.prediction_type not in get_args(PredictionType):
             raise ValueError(f"prediction_type {self.prediction_type!r} is not one of {get_args(PredictionType)}")
         scale, gain = self.coefficients()
-        if not bool(torch.isfinite(scale).all() & torch.isfinite(gain).all() & (scale > 0).all()):
-            raise ValueError(
-                f"the scheduler has a step that cannot be inverted: {self.prediction_type} prediction "
-                f"from level {float(self.level_t[0]):g} (epsilon has no value at zero signal-to-noise ratio)"
-            )
+        for step in range(len(self)):
+            if not (1 / LARGEST_SCALE < scale[step] < LARGEST_SCALE and torch.isfinite(gain[step])):
+                raise ValueError(
+                    f"step {step + 1} of {len(self)} cannot be inverted: {self.prediction_type} prediction from level "
+                    f"{self.level_t[step]:.3g} to {self.level_prev[step]:.3g} (at zero signal-to-noise ratio epsilon "
+                    "says nothing of the clip, nor does v in a single step); take more steps or another schedule"
+                )
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -109,7 +115,8 @@ def levels_from_scheduler(scheduler: Any) -> Levels:
             inverted ``z_T`` is what ``latents=`` wants.
 
     Raises:
-        ValueError: the scheduler's steps are not deterministic and invertible (it clips, thresholds or samples).
+        ValueError: the scheduler's steps are not deterministic and invertible (it clips, thresholds or samples), or
+            start beyond the last timestep of the training.
     """
     name, config = type(scheduler).__name__, scheduler.config
     timesteps = scheduler.timesteps.detach().cpu()
@@ -128,6 +135,11 @@ def levels_from_scheduler(scheduler: Any) -> Levels:
         if config.get(option) and name == "DDIMScheduler":
             raise ValueError(f"{name} with {option}=True discards information and cannot be inverted; set it to False")
     alphas_cumprod = scheduler.alphas_cumprod.detach().cpu().double()
+    if int(timesteps.max()) >= len(alphas_cumprod):
+        raise ValueError(
+            f"{name} starts at timestep {int(timesteps.max())}, beyond the last of the training "
+            f"({len(alphas_cumprod) - 1}); take fewer steps"
+        )
     previous = timesteps - config.num_train_timesteps // scheduler.num_inference_steps
     level_prev = torch.where(
         previous >= 0, alphas_cumprod[previous.clamp(min=0)], scheduler.final_alpha_cumprod.detach().cpu().double()

@@ -20,6 +20,7 @@ from noisebank.errors import ConfigError, ShapeMismatch
 from noisebank.inversion.inverters import Network
 from noisebank.inversion.levels import Levels, levels_from_scheduler
 from noisebank.models.config import ModelConfig
+from noisebank.models.schedulers import deterministic_twin, read_scheduler
 
 VAE_SCALING = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "invert_scale_latents")
 """Options of VAEs that say how latents are scaled; with others of them the same latents are another clip."""
@@ -157,10 +158,28 @@ class ModelAdapter(ABC):
         """Set the timesteps as the pipeline's ``__call__`` does for latents of ``shape`` ``(C, F, H, W)``."""
         scheduler.set_timesteps(num_inference_steps, device="cpu")
 
+    @classmethod
+    def read_scheduler(cls, config: ModelConfig) -> Any:
+        """The scheduler that the pipeline has once it is loaded, from the model's JSON files alone."""
+        return read_scheduler(config)
+
+    @classmethod
+    def scheduler_levels(cls, scheduler: Any, num_inference_steps: int, shape: tuple[int, int, int, int]) -> Levels:
+        """The steps of a deterministic scheduler for latents of ``shape`` ``(C, F, H, W)``.
+
+        Raises:
+            ConfigError: it cannot take so many steps, or one of them cannot be inverted.
+        """
+        try:
+            cls.set_timesteps(scheduler, num_inference_steps, shape)
+            return levels_from_scheduler(scheduler)
+        except ValueError as error:
+            name = type(scheduler).__name__
+            raise ConfigError(f"num_inference_steps {num_inference_steps} with the model's {name}: {error}") from error
+
     def levels(self, num_inference_steps: int, shape: tuple[int, int, int, int]) -> Levels:
         """The steps that the pipeline takes for latents of ``shape`` ``(C, F, H, W)``."""
-        self.set_timesteps(self.pipe.scheduler, num_inference_steps, shape)
-        return levels_from_scheduler(self.pipe.scheduler)
+        return self.scheduler_levels(self.pipe.scheduler, num_inference_steps, shape)
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Scaled latents of clips, the mode of the VAE's posterior.
@@ -234,28 +253,6 @@ class ModelAdapter(ABC):
             "weights": describe_weights(network) | {"config": describe_config(network)},
             "text_encoder": describe_weights(self.pipe.text_encoder),
         }
-
-
-def deterministic_twin(scheduler: Any, class_name: str) -> Any:
-    """``scheduler`` itself, or the deterministic scheduler of the same schedule and shift.
-
-    Raises:
-        ConfigError: the model's scheduler clips or thresholds its predictions, which nothing can invert.
-    """
-    import diffusers
-
-    config = dict(scheduler.config)
-    for option in ("clip_sample", "thresholding"):
-        if config.get(option) and class_name == "DDIMScheduler":
-            raise ConfigError(f"the model's scheduler has {option}: true, which discards information; set it to false")
-    if type(scheduler).__name__ == class_name and not config.get("stochastic_sampling"):
-        return scheduler
-    changes: dict[str, Any] = {}
-    if class_name == "FlowMatchEulerDiscreteScheduler":
-        changes = {"stochastic_sampling": False, "shift": config.get("flow_shift", config.get("shift", 1.0))}
-    elif class_name == "DDIMScheduler":
-        changes = {"clip_sample": False}
-    return getattr(diffusers, class_name).from_config(config, **changes)
 
 
 def describe_scheduler(scheduler: Any) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from noisebank.errors import ConfigError
@@ -33,8 +33,13 @@ class ModelConfig:
     read: Callable[[str], Mapping[str, Any]] = field(repr=False)
 
 
-def resolve_file(model: str, name: str) -> Path | None:
+def resolve_file(model: str, name: str, *, download: bool = True) -> Path | None:
     """The local path of one file of a model: a folder's own, or a hub id's from the cache or the hub.
+
+    Args:
+        model: hub id or folder.
+        name: of the file, relative to the model.
+        download: fetch what the hub has and the cache has not; otherwise it is only looked for.
 
     Returns:
         The path, or ``None`` where the model has no such file.
@@ -49,7 +54,8 @@ def resolve_file(model: str, name: str) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(model, name))
+        found = hf_hub_download(model, name, dry_run=not download)
+        return Path(found if isinstance(found, str) else found.local_path)
     except LocalEntryNotFoundError as error:
         if _is_cached(model):
             return None
@@ -92,8 +98,11 @@ def read_model_config(model: str, motion_adapter: str | None = None) -> ModelCon
         raise ConfigError(f"model {model!r}: no model_index.json with a _class_name; is it in diffusers' format?")
     pipeline_class = str(index["_class_name"])
     if motion_adapter is not None:
-        if pipeline_class not in ("StableDiffusionPipeline", "AnimateDiffPipeline"):
-            raise ConfigError(f"model {model!r}: {pipeline_class} takes no motion_adapter; leave the option out")
+        if pipeline_class != "StableDiffusionPipeline":
+            raise ConfigError(
+                f"model {model!r}: {pipeline_class} takes no motion_adapter, only StableDiffusionPipeline does (an "
+                "AnimateDiffPipeline has its own); leave the option out"
+            )
         pipeline_class = "AnimateDiffPipeline"
 
     def read(component: str) -> dict[str, Any]:
@@ -102,6 +111,29 @@ def read_model_config(model: str, motion_adapter: str | None = None) -> ModelCon
         return read_json(model, f"{component}/{_CONFIG_NAMES.get(component, 'config.json')}")
 
     return ModelConfig(pipeline_class, index, read)
+
+
+def check_weights(model: str, components: Iterable[str]) -> None:
+    """Refuse a model whose weights could not be loaded: they are read from safetensors, without a variant.
+
+    Args:
+        model: hub id or folder; weights of a hub id are looked for, not fetched.
+        components: folders in it, such as ``vae``; empty for a component that is a model of its own.
+
+    Raises:
+        ConfigError: a file is missing; names it and says how to convert the model.
+    """
+    for component in components:
+        stem = "model" if component == "text_encoder" else "diffusion_pytorch_model"
+        single = PurePosixPath(component, f"{stem}.safetensors")
+        shards = read_json(model, f"{single}.index.json").get("weight_map", {}).values()
+        for file in sorted({PurePosixPath(component, shard) for shard in shards} or {single}):
+            if resolve_file(model, str(file), download=False) is None:
+                raise ConfigError(
+                    f"model {model!r}: no {file}; weights are read from safetensors without a variant: load it with "
+                    "from_pretrained(..., use_safetensors=False) or (..., variant=NAME), write it with "
+                    "save_pretrained(FOLDER, safe_serialization=True), and give that folder"
+                )
 
 
 def pipeline_config(pipe: Any) -> ModelConfig:

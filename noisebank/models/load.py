@@ -8,7 +8,8 @@ import torch
 
 from noisebank.errors import ConfigError
 from noisebank.models.base import ClipRules, ModelAdapter, family_of
-from noisebank.models.config import read_model_config
+from noisebank.models.config import check_weights, read_model_config
+from noisebank.models.schedulers import deterministic_twin
 
 
 def load_clip_rules(model: str, motion_adapter: str | None = None) -> ClipRules:
@@ -19,6 +20,29 @@ def load_clip_rules(model: str, motion_adapter: str | None = None) -> ClipRules:
     """
     config = read_model_config(model, motion_adapter)
     return family_of(config.pipeline_class).clip_rules(config)
+
+
+def check_model(
+    model: str, num_inference_steps: int, shape: tuple[int, int, int, int], motion_adapter: str | None = None
+) -> None:
+    """Refuse a model that could not be loaded or inverted, from its JSON files and the names of the others alone.
+
+    Args:
+        model: hub id or folder.
+        num_inference_steps: steps of the inversion.
+        shape: ``(C, F, H, W)`` of the latents.
+        motion_adapter: AnimateDiff: hub id or folder of the motion adapter.
+
+    Raises:
+        ConfigError: as of :func:`load_model` and :meth:`ModelAdapter.levels`.
+    """
+    config = read_model_config(model, motion_adapter)
+    family = family_of(config.pipeline_class)
+    check_weights(model, (family.network_name, "vae", "text_encoder"))
+    if motion_adapter is not None:
+        check_weights(motion_adapter, [""])
+    scheduler = deterministic_twin(family.read_scheduler(config), family.scheduler_class)
+    family.scheduler_levels(scheduler, num_inference_steps, shape)
 
 
 def load_model(

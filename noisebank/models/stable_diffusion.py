@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from noisebank.errors import ConfigError
 from noisebank.models.base import ClipRules, ModelAdapter, register_family
 from noisebank.models.config import ModelConfig
 
@@ -91,7 +92,20 @@ class StableDiffusion(StableDiffusionBase):
 
     @classmethod
     def clip_rules(cls, config: ModelConfig) -> ClipRules:
+        if config.read("unet").get("time_cond_proj_dim") is not None:
+            raise ConfigError(
+                "UNets with time_cond_proj_dim (distilled with guidance, as LCM) have the guidance scale for a second "
+                "timestep and are not supported; use the model that it was distilled from"
+            )
         return autoencoder_kl_rules(config, max_frames=1)
+
+    @classmethod
+    def read_scheduler(cls, config: ModelConfig) -> Any:
+        """As the pipeline's constructor corrects what the file says."""
+        scheduler = super().read_scheduler(config)
+        corrected = {"steps_offset": 1, "clip_sample": False}
+        scheduler.register_to_config(**{name: corrected[name] for name in corrected if name in scheduler.config})
+        return scheduler
 
     def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         output: Any = self.pipe.unet(latents.squeeze(2), timestep, **conditioning, return_dict=False)[0]
