@@ -140,3 +140,18 @@ def test_schedulers_that_cannot_be_inverted_are_refused(scheduler, message):
     scheduler.set_timesteps(10)
     with pytest.raises(ValueError, match=message):
         levels_from_scheduler(scheduler)
+
+
+@pytest.mark.parametrize(("prediction_type", "a"), [("v_prediction", 0.0), ("v_prediction", 1e-9), ("epsilon", 1e-9)])
+def test_a_step_that_leaves_nothing_of_the_latents_is_refused(prediction_type, a):
+    level_t, level_prev = torch.tensor([0.5, a], dtype=torch.float64), torch.tensor([1.0, 1.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"step 2 of 2, from level .* to 1, cannot be inverted"):
+        Levels(prediction_type, torch.tensor([500, 999]), level_t, level_prev)
+    Levels(prediction_type, torch.tensor([500]), level_t[:1], level_prev[:1])
+
+
+def test_a_timestep_beyond_the_training_is_refused():
+    scheduler = ddim(steps_offset=1)
+    scheduler.set_timesteps(1000)
+    with pytest.raises(ValueError, match=r"starts at timestep 1000, beyond the last of the training \(999\)"):
+        levels_from_scheduler(scheduler)

@@ -55,9 +55,10 @@ class Levels:
         for step in range(len(self)):
             if not (1 / LARGEST_SCALE < scale[step] < LARGEST_SCALE and torch.isfinite(gain[step])):
                 raise ValueError(
-                    f"step {step + 1} of {len(self)} cannot be inverted: {self.prediction_type} prediction from level "
-                    f"{self.level_t[step]:.3g} to {self.level_prev[step]:.3g} (at zero signal-to-noise ratio epsilon "
-                    "says nothing of the clip, nor does v in a single step); take more steps or another schedule"
+                    f"step {step + 1} of {len(self)}, from level {self.level_t[step]:.3g} to "
+                    f"{self.level_prev[step]:.3g}, cannot be inverted by {self.prediction_type} (at zero "
+                    "signal-to-noise ratio epsilon says nothing of the clip, nor does v in a single step); take more "
+                    "steps or another schedule"
                 )
 
     def __len__(self) -> int:

@@ -19,7 +19,8 @@ def read_scheduler(config: ModelConfig) -> Any:
 
     _, name = config.index.get("scheduler") or (None, None)
     made: Any = getattr(diffusers, str(name), None)
-    if not (inspect.isclass(made) and issubclass(made, diffusers.SchedulerMixin)):
+    is_scheduler = isinstance(made, type) and issubclass(made, diffusers.SchedulerMixin)
+    if not is_scheduler:
         raise ConfigError(f"the model's scheduler {name!r} is not one of diffusers; change its model_index.json")
     return made.from_config(dict(config.read("scheduler")))
 
