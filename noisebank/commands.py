@@ -273,11 +273,16 @@ def vacuum(arguments: argparse.Namespace) -> Outcome:
         "expired": list(removed.expired),
         "removed": list(removed.files),
         "bytes": removed.bytes,
+        "held": list(removed.held),
         "dry_run": arguments.dry_run,
     }
     would = "would remove" if arguments.dry_run else "removed"
     expired = f"snapshots {', '.join(map(str, removed.expired)) or 'none'} expired"
-    return Outcome(document, [*removed.files, f"{would} {len(removed.files)} files, {removed.bytes} bytes; {expired}"])
+    lines = [*removed.files, f"{would} {len(removed.files)} files, {removed.bytes} bytes; {expired}"]
+    if removed.held:
+        numbers = ", ".join(map(str, removed.held))
+        lines.append(f"snapshots {numbers} stay for a week at most: builds that started from them have not ended")
+    return Outcome(document, lines)
 
 
 def compact(arguments: argparse.Namespace) -> Outcome:

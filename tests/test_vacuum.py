@@ -11,6 +11,7 @@ from noisebank.describe import snapshot_files
 from noisebank.errors import BankDamaged, BankNotFound, ConfigError, SnapshotConflict, SnapshotExpired
 from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers
 from noisebank.format.receipts import find_receipt, list_receipts
+from noisebank.planning.cut import Task
 from noisebank.planning.plan import Plan, refuse, write_plan
 from noisebank.storage import Store, open_store
 from noisebank.upkeep import vacuum as vacuum_module
@@ -144,22 +145,26 @@ def test_plans(store: Store) -> None:
         assert [path.name for path in folder.iterdir()] == ["kept"], "no empty folders"
 
 
-def _plan(store: Store, hash: str, parent: int) -> None:
+def _plan(store: Store, hash: str, parent: int, *tasks: Task) -> None:
     nothing: dict[str, object] = {key: {} for key in ("config", "fingerprints", "models", "source_names", "counts")}
-    nothing |= {key: {} for key in ("sources", "tasks", "records")}
+    nothing |= {key: {} for key in ("sources", "records")}
     nothing |= dict.fromkeys(("folders", "rows", "failures", "locations", "claimed"), ())
-    write_plan(store, Plan(hash=hash, created="2026", parent=parent, parent_uuid="", **nothing))
+    write_plan(store, Plan(hash=hash, created="2026", parent=parent, parent_uuid="", tasks={"clips": tasks}, **nothing))
 
 
 def test_the_snapshot_that_a_running_build_updates_stays(store: Store) -> None:
     for caption in ("one", "two", "three"):
         publish(store, make(store, {"a-1": caption}).delta)
-    _plan(store, "running", parent=2)
-    _plan(store, "given-up", parent=1)
+    task = Task("clips", (("plans/rows.arrow", 0, 1),))
+    _plan(store, "running", 2, task)
+    _plan(store, "given-up", 1, task)
+    _plan(store, "empty", 1)
     refuse(store, "given-up", "too many failures")
-    assert vacuum(store).expired == (3, 1)
+    done = vacuum(store)
+    assert (done.expired, done.held) == ((3, 1), (2,))
     assert verify(store, 2).ok
-    assert vacuum(store).expired == (), "nothing more to do"
+    again = vacuum(store)
+    assert (again.expired, again.held) == ((), (2,)), "nothing more to do"
     assert vacuum(store, unpublished_seconds=0).expired == (4, 2)
     assert verify(store).ok
 

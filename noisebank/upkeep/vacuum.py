@@ -48,12 +48,14 @@ class Vacuumed:
         expired: numbers of the snapshots that can no longer be opened.
         files: paths of the files removed.
         bytes: of them.
+        held: numbers of older snapshots that stay for now, because a build that started from them has not ended.
     """
 
     snapshot: Snapshot
     expired: tuple[int, ...]
     files: tuple[str, ...]
     bytes: int
+    held: tuple[int, ...]
 
 
 def vacuum(
@@ -86,24 +88,25 @@ def vacuum(
         readable, unreadable = _readable(store, base, keep)
         parents = _parents_of_open_plans(store, readable, before)
         staying = [s for i, s in enumerate(readable) if i < keep - 1 or s.number in parents]
+        held = tuple(snapshot.number for snapshot in staying[keep - 1 :] if snapshot != base)
         expiring = [snapshot for snapshot in readable if snapshot not in staying]
         garbage, receipts = _garbage(store, [base, *staying], expiring, before)
         if not garbage and not receipts and not unreadable and expiring in ([], [base]):
             if not dry_run:
                 store.sweep(before)
-            return Vacuumed(base, (), (), 0)
+            return Vacuumed(base, (), (), 0, held)
         numbers = tuple(sorted([*(snapshot.number for snapshot in expiring), *unreadable], reverse=True))
         removed = tuple(sorted(file.key for file in (*garbage, *receipts)))
         size = sum(file.bytes for file in (*garbage, *receipts))
         if dry_run:
-            return Vacuumed(base, numbers, removed, size)
+            return Vacuumed(base, numbers, removed, size, held)
         snapshot = _snapshot(store, base, [*map(snapshot_path, numbers), *(file.key for file in garbage)])
         if store.commit(snapshot.path, snapshot.to_bytes()):
             finish_vacuum(store, snapshot)
             for file in receipts:
                 store.delete(file.key)
             store.sweep(before)
-            return Vacuumed(snapshot, numbers, removed, size)
+            return Vacuumed(snapshot, numbers, removed, size, held)
 
 
 def finish_vacuum(store: Store, snapshot: Snapshot) -> None:
@@ -157,9 +160,11 @@ def _parents_of_open_plans(store: Store, readable: list[Snapshot], before: float
         hash, _, name = file.key.removeprefix(f"{PLANS}/").partition("/")
         if name == "plan.json" and hash not in closed and file.modified >= before:
             try:
-                parents.add(read_plan(store, hash).parent or 0)
+                plan = read_plan(store, hash)
             except (BankDamaged, FileNotFoundError):  # (nobody can carry it out)
                 continue
+            if not plan.is_empty:  # (else nothing will be committed)
+                parents.add(plan.parent or 0)
     return parents
 
 
