@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("model", help="hub id or folder of the diffusers pipeline that the bank was made for")
     parser.add_argument("prompt")
     parser.add_argument("output", help="gif file to write")
+    parser.add_argument("--set", dest="noise_set", help="noise set, where the bank has several")
     parser.add_argument("--eta", type=float, default=0.2, help="weight of the inverted noise")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -26,7 +27,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
     pipe = DiffusionPipeline.from_pretrained(arguments.model, torch_dtype=dtype).to(device)
-    bank = NoiseBank.open(arguments.bank)
+    bank = NoiseBank.open(arguments.bank, noise_set=arguments.noise_set)
     bank.check(pipe, num_inference_steps=arguments.steps)
     generator = torch.Generator().manual_seed(arguments.seed)
     inputs = bank.inputs(arguments.prompt, eta=arguments.eta, generator=generator, pipe=pipe)

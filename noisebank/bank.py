@@ -300,7 +300,13 @@ class NoiseBank:
             return given
         with self._lock:
             if self._loaded_embedder is None or digest not in (None, self._loaded_embedder.digest):
-                self._loaded_embedder = load_embedder(given or model, digest)
+                try:
+                    self._loaded_embedder = load_embedder(given or model, digest)
+                except ConfigError as error:
+                    raise ConfigError(
+                        f"{self._store.url} was built with the captions model {model}; if that is elsewhere here, open "
+                        f"the bank with embedder= its folder (--model on the command line): {error}"
+                    ) from error
             return self._loaded_embedder
 
     def _by_id(self, pinned: PinnedSnapshot, id: str | Sequence[str]) -> list[Hit]:

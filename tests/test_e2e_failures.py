@@ -189,7 +189,9 @@ def test_running_the_same_command_again_does_not_get_past_the_gate(project: Proj
         server.requests.clear()
         refused = project.run("build")
         assert refused.exit_code == 1
-        assert "2 of 6 rows failed" in refused.document["error"]["message"]
+        message = refused.document["error"]["message"]
+        assert "2 of 6 rows failed" in message
+        assert "run the same command again with --retry-failures http_404, which" in message
         unpublished = project.look("failures", "--unpublished")["failures"]
         assert [failure["id"] for failure in unpublished] == ["mine-bad0", "mine-bad1"]
     assert not server.requests

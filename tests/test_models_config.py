@@ -7,9 +7,12 @@ import sys
 import pytest
 import torch
 
+from noisebank.config import config_from_mapping
 from noisebank.errors import ConfigError
 from noisebank.models import check_model, load_clip_rules, load_model, model_digest, read_model_config
 from noisebank.models.small import make_small_model, smooth_clip
+from pipelines.models import prepare
+from tests.minilm import MINILM
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +115,13 @@ def test_what_is_not_a_model_is_named(tmp_path):
     (tmp_path / "model_index.json").write_text("[]")
     with pytest.raises(ConfigError, match="not a JSON object"):
         read_model_config(str(tmp_path))
+
+
+def test_a_relative_folder_is_found_again_from_elsewhere(folder, tmp_path, monkeypatch):
+    shutil.copytree(MINILM, tmp_path / "minilm")
+    shutil.copytree(folder, tmp_path / "video")
+    monkeypatch.chdir(tmp_path)
+    options = {"captions": {"model": "minilm"}, "noise": [{"model": "video"}], "clips": {"size": 64}}
+    _, models = prepare(config_from_mapping(options))
+    (noise,) = models["noise"].values()
+    assert (models["captions"]["model"], noise["model"]) == (str(tmp_path / "minilm"), str(tmp_path / "video"))
