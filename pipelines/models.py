@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _found_at(model: str) -> str:
     """A hub id, or the absolute path of a folder: readers of the bank start elsewhere."""
-    return os.path.abspath(model) if Path(model).is_dir() else model
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def check_clips(config: Config, noise: NoiseOptions) -> tuple[int, int, int, int]:
