@@ -105,7 +105,8 @@ def inputs_hash(fingerprint: str, *columns: pa.Array | pa.ChunkedArray) -> str:
 def find_receipt(store: Store, stage: str, inputs: str) -> Receipt | None:
     """The receipt of a finished shard; None if the shard is still to do.
 
-    A receipt that is damaged, or whose files are gone (vacuumed) or have another size, is removed: its shard is to do.
+    A receipt that is damaged, or whose files are gone (vacuumed) or have another size, counts for nothing: whoever
+    makes its shard again takes its place (:func:`finish`).
     """
     path = receipt_path(stage, inputs)
     try:
@@ -113,13 +114,11 @@ def find_receipt(store: Store, stage: str, inputs: str) -> Receipt | None:
     except FileNotFoundError:
         return None
     except BankDamaged as error:
-        _log.warning("%s; the shard is made again", error)
-        store.delete(path)
+        _log.warning("%s; its shard counts as not made", error)
         return None
     lost = [entry.path for entry in receipt.files if not is_present(store, entry)]
     if lost:
-        _log.warning("%s: %s is gone or has another size; the shard is made again", path, lost[0])
-        store.delete(path)
+        _log.warning("%s: %s is gone or has another size; its shard counts as not made", path, lost[0])
         return None
     return receipt
 
@@ -155,10 +154,14 @@ def read_receipt(store: Store, path: str) -> Receipt | None:
 
 
 def finish(store: Store, receipt: Receipt) -> Receipt:
-    """Records ``receipt``, whose files are stored; returns the one that counts: this, or an earlier attempt's."""
+    """Records ``receipt``, whose files are stored; returns the one that counts: this, or an earlier attempt's.
+
+    One that counts for nothing is removed.
+    """
     while not store.commit(receipt.path, receipt.to_bytes()):
         if (winner := find_receipt(store, receipt.stage, receipt.inputs)) is not None:
             return winner
+        store.delete(receipt.path)
     return receipt
 
 

@@ -16,7 +16,7 @@ from noisebank.format.receipts import Receipt, find_receipt, finish, inputs_hash
 from noisebank.search.embed import Embedder
 from noisebank.storage import Store, publish_file
 
-from .clips import SIDECAR
+from .clips import SIDECAR, read_sidecar
 from .finished import Finished
 
 STAGE = "captions"
@@ -43,8 +43,7 @@ def rows_to_embed(
         good = pa.array([], pa.int64())
         for entry in clips.files:
             if entry.path.endswith(SIDECAR):
-                with store.open(entry.path) as file:
-                    sidecar = pq.read_table(file, columns=["num", "clip_row"])
+                sidecar = read_sidecar(store, entry.path, ["num", "clip_row"])
                 good = sidecar.filter(pc.field("clip_row") >= 0).column("num").combine_chunks()
         rows = rows.filter(pc.and_(rows.column("embed"), pc.is_in(rows.column("num"), value_set=good)))
     names = pa.array([source_names[number] for number in rows.column("source").to_pylist()], pa.string())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noisebank.errors import RowFailure
+from noisebank.errors import BankDamaged, RowFailure
 from noisebank.format.receipts import Failure, Receipt, find_receipt, finish, inputs_hash
 from noisebank.format.shards import ShardSample, write_shard
 from noisebank.options import ClipOptions, FetchOptions
@@ -30,6 +30,24 @@ def clip_inputs(fingerprint: str, rows: pa.Table) -> str:
     return inputs_hash(
         fingerprint, *(rows.column(name) for name in ("id", "uri", "start_ms", "end_ms", "caption", "attempt"))
     )
+
+
+def sidecar_of(tar: str) -> str:
+    """The path of the sidecar of a tar."""
+    return tar.removesuffix(TAR) + SIDECAR
+
+
+def read_sidecar(store: Store, path: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a sidecar, one row a clip, good or failed.
+
+    Raises:
+        BankDamaged: it is missing or cannot be read; names it.
+    """
+    try:
+        with store.open(path) as file:
+            return pq.read_table(file, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise BankDamaged(f"{path}: missing or damaged ({error}); run noisebank verify") from error
 
 
 def make_clip_shard(

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from noisebank.errors import BankDamaged, RowFailure, ShapeMismatch
@@ -34,7 +33,7 @@ from noisebank.options import NoiseOptions
 from noisebank.storage import FileEntry, Store, publish_file
 from noisebank.video.frames import decode_mp4
 
-from .clips import SIDECAR, TAR
+from .clips import read_sidecar, sidecar_of
 from .finished import Finished, failure_of
 
 _log = logging.getLogger(__name__)
@@ -54,8 +53,8 @@ def noise_stage(name: str) -> str:
 
 def clips_of_tar(store: Store, tar: str, nums: pa.ChunkedArray | None = None) -> pa.Table:
     """The good clips of a tar from its sidecar, in its order: all, or those of ``nums``; their ``attempt`` is 1."""
-    with store.open(tar.removesuffix(TAR) + SIDECAR) as file:
-        table = pq.read_table(file, columns=["num", "id", "source", "uri", "clip_row", "sha256"])
+    columns = ["num", "id", "source", "uri", "clip_row", "sha256"]
+    table = read_sidecar(store, sidecar_of(tar), columns)
     table = table.filter(pc.field("clip_row") >= 0).sort_by("clip_row")
     if nums is not None:
         table = table.filter(pc.is_in(table.column("num"), nums.combine_chunks()))
