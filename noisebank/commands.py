@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ from noisebank.upkeep.verify import verify as verify_snapshot
 
 from .describe import KINDS, describe, diff, read_failures, read_unpublished_failures, snapshot_files
 from .errors import ConfigError
+from .progress import show_progress
 from .storage import open_store
 
 if TYPE_CHECKING:
@@ -250,8 +249,8 @@ def files(arguments: argparse.Namespace) -> Outcome:
 def verify(arguments: argparse.Namespace) -> Outcome:
     """Re-reads every file; with ``--repair`` drops the damaged ones in a new snapshot."""
     store = open_store(arguments.bank)
-    with _progress("verify", "B") as report_progress:
-        report = verify_snapshot(store, arguments.snapshot, report_progress)
+    with show_progress("verify", "bytes") as progress:
+        report = verify_snapshot(store, arguments.snapshot, progress.report)
     damaged = [{"path": damage.path, "reason": damage.reason} for damage in report.damaged]
     document: dict[str, Any] = {"ok": report.ok, "files": report.files, "bytes": report.bytes, "damaged": damaged}
     lines = [f"{damage.path}: {damage.reason}" for damage in report.damaged]
@@ -267,7 +266,9 @@ def verify(arguments: argparse.Namespace) -> Outcome:
 
 def vacuum(arguments: argparse.Namespace) -> Outcome:
     """Removes what no kept snapshot refers to."""
-    removed = vacuum_bank(open_store(arguments.bank), arguments.keep, dry_run=arguments.dry_run)
+    store = open_store(arguments.bank)
+    with show_progress("vacuum", "files") as progress:
+        removed = vacuum_bank(store, arguments.keep, dry_run=arguments.dry_run, progress=progress.report)
     document = {
         "snapshot": removed.snapshot.number,
         "expired": list(removed.expired),
@@ -291,7 +292,8 @@ def compact(arguments: argparse.Namespace) -> Outcome:
 
     store = open_store(arguments.bank)
     before = read_snapshot(store)
-    after = compact_bank(store, maxcount=arguments.maxcount, purge=arguments.purge)
+    with show_progress("compact", "shards") as progress:
+        after = compact_bank(store, maxcount=arguments.maxcount, purge=arguments.purge, progress=progress.report)
     files = (
         [len(snapshot_files(store, snapshot, "clips")) for snapshot in (before, after)] if not arguments.purge else []
     )
@@ -306,17 +308,3 @@ def _open(arguments: argparse.Namespace, **options: Any) -> NoiseBank:
     from .bank import NoiseBank
 
     return NoiseBank.open(arguments.bank, arguments.snapshot, embedder=arguments.model, **options)
-
-
-@contextmanager
-def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing otherwise; called with what is done and the total."""
-    from tqdm import tqdm
-
-    with tqdm(desc=what, unit=unit, unit_scale=True, disable=None, file=sys.stderr) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield report

@@ -24,6 +24,8 @@ STORAGE_DTYPES = ("float16", "int8")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 FORMAT_VERSION = 1
 """Version of what the stages write; raising it redoes every stage."""
+MODEL_PATHS = ("model", "motion_adapter")
+"""Options that say where a model is; it counts by its content."""
 
 _ONE_CALL_A_STEP = ("ddim", "diffuse")
 """Inverters that do not iterate."""
@@ -222,6 +224,17 @@ class Config:
     )
 
 
+def output_options(options: Any) -> dict[str, Any]:
+    """The options of one of the dataclasses that change a stage's output; one without effect has its default."""
+    values = {}
+    for f in dataclasses.fields(options):
+        hashed = f.metadata["hashed"]
+        if hashed:
+            has_effect = hashed is True or hashed(options)
+            values[f.name] = getattr(options, f.name) if has_effect else f.default
+    return values
+
+
 def fingerprint(options: Any, **also: Any) -> str:
     """Hash of everything that changes a stage's output: its hashed options, the format version and ``also``.
 
@@ -232,15 +245,9 @@ def fingerprint(options: Any, **also: Any) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    content = {}
-    for f in dataclasses.fields(options):
-        hashed = f.metadata["hashed"]
-        if hashed:
-            has_effect = hashed is True or hashed(options)
-            content[f.name] = getattr(options, f.name) if has_effect else f.default
-    content |= also
+    content = output_options(options) | also
     if "model_digest" in also:
-        for path in ("model", "motion_adapter"):
+        for path in MODEL_PATHS:
             content.pop(path, None)
     document = json.dumps([FORMAT_VERSION, type(options).__name__, content], sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()[:16]

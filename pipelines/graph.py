@@ -7,8 +7,10 @@ from typing import Any
 
 import apache_beam as beam
 
+from noisebank.commits.runs import record_plan
 from noisebank.options import Config
 from noisebank.stages.noise import noise_stage
+from noisebank.storage import open_store
 from transforms.captions import EmbedCaptions
 from transforms.clips import MakeClips
 from transforms.index import BuildIndex
@@ -47,6 +49,7 @@ def build_pipeline(
         plans |= "CheckPlan" >> CheckPlan(config)
     else:
         plans = pipeline | "Plan" >> beam.Create([plan])
+    plans |= "Announce" >> beam.Map(_announced, bank, run_id)
 
     clips = (
         plans
@@ -80,6 +83,11 @@ def build_pipeline(
         own = [index] if stage == "index" else shards[stage]
         finished = own | "Made" >> beam.Flatten(pipeline=pipeline) | "Finished" >> beam.Map(lambda made: made.finished)
         _ = plans | "Report" >> Report(bank, run_id, finished)
+
+
+def _announced(hash: str, bank: str, run_id: str) -> str:
+    record_plan(open_store(bank), run_id, hash)
+    return hash
 
 
 def _follow(done: Done) -> Work:

@@ -20,10 +20,10 @@ FLAG = "option:"
 STAGES = {
     "build": "bring the bank up to date with its sources and commit one snapshot",
     "clips": "plan, then fetch, cut and encode the clips that are missing",
-    "captions": "embed the captions of the newest open plan",
-    "index": "build the search index of the newest open plan",
-    "noise": "invert the clips of the newest open plan (on GPU workers)",
-    "commit": "publish what the stages of the newest open plan made",
+    "captions": "embed the captions of the open plan that clips made",
+    "index": "build the search index of that plan",
+    "noise": "invert the clips of that plan (on GPU workers)",
+    "commit": "publish what the stages made of that plan",
 }
 LISTS_HELP = """\
 members of a list by name:  --noise.modelscope.batch_size 4   --sources.webvid.path new.csv

@@ -18,15 +18,15 @@ from noisebank.commits.runs import collect_run
 from noisebank.errors import ConfigError, JobFailed, NoiseBankError
 from noisebank.format.manifest import latest_snapshot
 from noisebank.options import Config
-from noisebank.planning.plan import Plan, find_open_plan, read_plan, removal_problems
+from noisebank.planning.plan import Plan, differences, open_plans, read_plan, removal_problems
 from noisebank.storage import Store, open_store
 from runners.local import local_runner
-from runners.options import beam_options, check_addresses, runs_elsewhere
+from runners.options import beam_options, check_addresses, check_models, runs_elsewhere
 from transforms.plan import MakePlan
 
 from .graph import build_pipeline
 from .models import prepare
-from .progress import show_progress
+from .progress import watch_run
 
 _log = logging.getLogger(__name__)
 _STEP = re.compile(r" \[while running '.*'\]$", re.DOTALL)
@@ -51,14 +51,15 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
     """
     options = beam_options(beam_arguments)
     check_addresses(options, [config.bank, *(path for source in config.sources for path in source.path)])
+    check_models(options, models_to_load(config, stage))
     store = open_store(config.bank)
     run_id = uuid.uuid4().hex
     known: dict[str, Any] = {}
     if stage in ("build", "clips"):
         known["fingerprints"], known["models"] = prepare(config)
     else:
-        known["plan"] = _open_plan(store, config, stage).hash
-    with show_progress(store):
+        known["plan"] = _open_plan(store, config).hash
+    with watch_run(store, run_id):
         _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
     summary = collect_run(store, run_id)
     if stage == "build":
@@ -67,21 +68,31 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
     return {"plan": plan.hash, "planned": plan.created, "rows": _plan_rows(plan), **summary}
 
 
-def _open_plan(store: Store, config: Config, stage: str) -> Plan:
-    """The newest open plan, for a stage that runs on its own.
+def models_to_load(config: Config, stage: str) -> list[str]:
+    """The models, hub ids or folders, that the workers of a stage load."""
+    captions = [config.captions.model] if stage in ("build", "captions") else []
+    noise = config.noise if stage in ("build", "noise") else ()
+    return captions + [path for options in noise for path in (options.model, options.motion_adapter) if path]
+
+
+def _open_plan(store: Store, config: Config) -> Plan:
+    """The newest open plan of this configuration, for a stage that runs on its own.
 
     Raises:
-        JobFailed: there is none, or it does not have the noise sets that are to be made or published.
+        JobFailed: there is no open plan.
+        ConfigError: all open plans are of other configurations; says what differs.
     """
     latest = latest_snapshot(store)
-    plan = find_open_plan(store, latest.uuid if latest else "")
-    first = "run 'noisebank clips' or 'build' with this configuration first"
-    if plan is None:
-        raise JobFailed(f"{config.bank}: no open plan; {first}")
-    for noise in config.noise if stage in ("noise", "commit") else ():
-        if noise.name not in plan.fingerprints["noise"]:
-            raise JobFailed(f"{config.bank}: noise set {noise.name!r} is not in the open plan; {first}")
-    return plan
+    plans = open_plans(store, latest.uuid if latest else "")
+    if not plans:
+        raise JobFailed(f"{config.bank}: no open plan; run 'noisebank clips' or 'build' with this configuration first")
+    for plan in plans:
+        if not differences(plan, config):
+            return plan
+    raise ConfigError(
+        f"{'; '.join(differences(plans[0], config))} of {plans[0].created}; give the configuration and flags that it "
+        "was made with, or run 'noisebank clips' or 'build' with these, which plans anew"
+    )
 
 
 def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:

@@ -1,23 +1,16 @@
-"""Progress of a build on a terminal, whatever the engine: the receipts of the open plan as they appear in the bank.
-
-Elsewhere the log has a line a shard instead.
-"""
+"""Progress of a job, whatever the engine and wherever it runs: the receipts of its plan as they appear in the bank."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
-from noisebank.errors import NoiseBankError
-from noisebank.format.manifest import latest_snapshot
-from noisebank.planning.plan import Plan, find_open_plan
+from noisebank.commits.runs import find_plan
+from noisebank.planning.plan import Plan, read_plan
+from noisebank.progress import Progress, show_progress
 from noisebank.storage import Store
 
 _log = logging.getLogger(__name__)
@@ -26,14 +19,11 @@ _SECONDS = {True: 1.0, False: 10.0}
 
 
 @contextmanager
-def show_progress(store: Store) -> Iterator[None]:
-    """Shows a bar of finished shards while the block runs, if stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
+def watch_run(store: Store, run_id: str) -> Iterator[None]:
+    """Shows how many shards of a run's plan are finished while the block runs."""
     ended = threading.Event()
-    thread = threading.Thread(target=_watch, args=(store, ended), daemon=True)
-    with logging_redirect_tqdm():
+    with show_progress("planning", "shards") as progress:
+        thread = threading.Thread(target=_watch, args=(store, run_id, progress, ended), daemon=True)
         thread.start()
         try:
             yield
@@ -42,33 +32,29 @@ def show_progress(store: Store) -> Iterator[None]:
             thread.join()
 
 
-def _watch(store: Store, ended: threading.Event) -> None:
+def _watch(store: Store, run_id: str, progress: Progress, ended: threading.Event) -> None:
     pause = _SECONDS[store.local_path("plans") is not None]
     plan: Plan | None = None
-    with tqdm(desc="planning", unit=" shards", file=sys.stderr, total=0) as bar:
-        last = False
-        while not last:
-            last = ended.wait(pause)
-            try:
-                plan = plan or _open_plan(store)
-                if plan is not None:
-                    _update(bar, store, plan)
-            except (NoiseBankError, OSError) as error:  # (the bank changes under our eyes; the next look will do)
-                _log.debug("progress: %s", error)
+    last = False
+    while not last:
+        last = ended.wait(pause)
+        try:
+            if plan is None and (hash := find_plan(store, run_id)):
+                plan = read_plan(store, hash)
+            if plan is not None:
+                _report(progress, store, plan)
+            elif not last:
+                progress.report(0, 0)
+        except Exception as error:  # noqa: BLE001 (stores raise what they like; the next look will do)
+            _log.debug("progress: %s", error)
 
 
-def _open_plan(store: Store) -> Plan | None:
-    latest = latest_snapshot(store)
-    return find_open_plan(store, latest.uuid if latest else "")
-
-
-def _update(bar: tqdm[None], store: Store, plan: Plan) -> None:
-    todo = plan.todo()
+def _report(progress: Progress, store: Store, plan: Plan) -> None:
+    todo = {stage: figures["shards"] for stage, figures in plan.todo().items() if figures["shards"]}
     since = datetime.fromisoformat(plan.created).timestamp()
     done = {
-        stage: sum(file.key.endswith(".json") and file.modified >= since for file in store.scan(stage))
-        for stage in todo
+        stage: min(shards, sum(file.key.endswith(".json") and file.modified >= since for file in store.scan(stage)))
+        for stage, shards in todo.items()
     }
-    bar.total = sum(stage["shards"] for stage in todo.values())
-    bar.set_description(", ".join(f"{stage} {done[stage]}/{todo[stage]['shards']}" for stage in todo), refresh=False)
-    bar.update(min(sum(done.values()), bar.total) - bar.n)
+    progress.what = ", ".join(f"{stage} {done[stage]}/{shards}" for stage, shards in todo.items()) or "planned"
+    progress.report(sum(done.values()), sum(todo.values()))

@@ -7,6 +7,7 @@ import argparse
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
@@ -70,6 +71,17 @@ def check_addresses(options: PipelineOptions, addresses: Iterable[str]) -> None:
             raise ConfigError(wanted)
         if not separator or scheme == "file":
             _log.warning("%s, unless this is a folder that all of them mount (with hard links)", wanted)
+
+
+def check_models(options: PipelineOptions, models: Iterable[str]) -> None:
+    """Warns of models in local folders: workers on other machines look for them at the same path of their own."""
+    for model in models if runs_elsewhere(options) else ():
+        if Path(model).is_dir():
+            _log.warning(
+                "%s: workers on other machines load this model from the same path; have it in their image, mount the "
+                "folder there, or give the id of a model on the hub",
+                model,
+            )
 
 
 def _runner(options: PipelineOptions) -> str:

@@ -324,8 +324,25 @@ def test_job_commands_run_as_a_module_too_and_log_our_lines_alone(project: Proje
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"]["in_bank"] == 1
     assert done.stdout.count("\n") == 1
-    lines = [re.fullmatch(r"\d\d:\d\d:\d\d I (\w+).*", line) for line in done.stderr.splitlines()]
-    assert [line and line[1] for line in lines] == ["clips", "noise", "index"], done.stderr
+    lines = [line for line in done.stderr.splitlines() if not re.search(r" I (planning|clips \d/\d.*)$", line)]
+    ours = [re.fullmatch(r"\d\d:\d\d:\d\d I (\w+).*", line) for line in lines]
+    assert [line and line[1] for line in ours] == ["clips", "noise", "index"], done.stderr
+
+
+def test_long_commands_say_on_stderr_how_far_they_came(project: Project) -> None:
+    project.write_list(project.rows(6))
+    for words, said in (
+        (
+            ["build", "-c", project.config_file, "--clips.maxcount", 2],
+            r"clips (\d)/\1, captions (\d)/\2, noise/small (\d)/\3: (\d+) of \4 shards",
+        ),
+        (["verify", project.bank], r"verify: (\d+) of \1 bytes"),
+        (["compact", project.bank, "--maxcount", 6], r"compact: 3 shards"),
+        (["vacuum", project.bank], r"vacuum: (\d+) of \1 files"),
+    ):
+        ran = noisebank(*words)
+        assert ran.exit_code == 0, ran.stderr
+        assert re.fullmatch(rf"\d\d:\d\d:\d\d I {said}", ran.stderr.splitlines()[-1]), ran.stderr
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

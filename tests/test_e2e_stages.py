@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from noisebank.format.manifest import read_snapshot
+from noisebank.storage import open_store
 from pipelines.cli import main
 from tests.e2e import CAPTIONS, Project, Row
+from transforms.work import plan_of
 
 BAD = Row("bad", "/nowhere/missing.mp4", "a video that is not there")
 ROWS = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
@@ -108,14 +112,93 @@ def test_a_stage_says_what_failed_and_that_it_knows_its_plan_alone(
     assert "captions: 1 done, 0 skipped, 0 failed, " in said("captions")
 
 
-def test_a_noise_set_that_the_open_plan_lacks_is_not_passed_over(project: Project) -> None:
+OTHERWISE = [
+    (["--noise.small.inverter", "diffuse"], "noise.small.inverter: 'diffuse' in the configuration, 'ddim' in the plan"),
+    (["--clips.size", "[64, 128]"], "clips.size: (64, 128) in the configuration, 64 in the plan"),
+    (["--noise", "[{name: a}, {name: b}]"], "noise: ['a', 'b'] in the configuration, ['small'] in the plan"),
+    (["--sources.mine.name", "other"], "sources: ['other'] in the configuration, ['mine'] in the plan"),
+]
+"""Flags, and how they differ from the plan."""
+
+
+@pytest.mark.parametrize(("flags", "said"), OTHERWISE, ids=[flags[0] for flags, _ in OTHERWISE])
+def test_a_stage_refuses_what_was_planned_otherwise(project: Project, flags: list[str], said: str) -> None:
     project.write_list(project.rows(1))
     assert project.run("clips").exit_code == 0
-    project.configure(noise=[*project.config["noise"], {**project.config["noise"][0], "name": "other"}])
-    for command in ("noise", "commit"):
+    before = everything(project.bank)
+    for command in ("captions", "index", "noise", "commit"):
+        ran = project.run(command, *flags)
+        assert ran.exit_code == 2, command
+        assert ran.document["error"]["message"].startswith(said)
+        assert "run 'noisebank clips' or 'build'" in ran.document["error"]["message"]
+    assert everything(project.bank) == before
+
+
+def test_options_that_change_no_output_and_the_folder_of_a_model_may_differ(project: Project, tmp_path: Path) -> None:
+    project.write_list(project.rows(2))
+    assert project.run("clips").exit_code == 0
+    moved = shutil.copytree(project.config["noise"][0]["model"], tmp_path / "moved")
+    assert project.run("captions", "--captions.batch_size", 1).exit_code == 0
+    assert project.run("index").exit_code == 0
+    ran = project.run("noise", "--noise.small.model", moved, "--noise.small.batch_size", 1, "--fetch.retries", 0)
+    assert ran.exit_code == 0, ran.stderr
+    assert project.run("commit", "--max_failed", 0.5).document["rows"]["in_bank"] == 2
+
+
+def test_a_finished_shard_that_a_plan_takes_over_and_that_is_lost_is_made_again(project: Project) -> None:
+    for count in (2, 3):
+        project.write_list(project.rows(count))
+        assert project.run("clips").exit_code == 0
+    for tar in project.bank.glob("clips/*.tar"):
+        tar.unlink()
+    plan_of.cache_clear()  # (what a worker process has read)
+    assert project.build()["rows"]["in_bank"] == 3
+    assert project.look("verify")["ok"]
+
+
+@pytest.mark.parametrize(("command", "flag"), [("captions", "--captions.model"), ("noise", "--noise.small.model")])
+def test_a_stage_refuses_another_model(project: Project, tmp_path: Path, command: str, flag: str) -> None:
+    project.write_list(project.rows(1))
+    assert project.run("clips").exit_code == 0
+    model = project.config["captions"]["model"] if command == "captions" else project.config["noise"][0]["model"]
+    other = shutil.copytree(model, tmp_path / "other")
+    (other / "more.json").write_text("{}")
+    ran = project.run(command, flag, other)
+    assert ran.exit_code == 2 and f"model '{other}' has digest" in ran.document["error"]["message"]
+    assert project.run(command).exit_code == 0
+
+
+def test_every_configuration_has_an_open_plan_of_its_own(project: Project) -> None:
+    project.write_list(project.rows(2))
+    project.write_list(project.rows(3, start=5), "others.csv")
+    mine = project.config["sources"]
+    assert project.run("clips").exit_code == 0
+    project.configure(sources=[project.source("others", "others.csv")])
+    assert project.run("clips").exit_code == 0
+    project.configure(sources=mine)
+    for command in ("captions", "index", "noise", "commit"):
         ran = project.run(command)
-        assert ran.exit_code == 1
-        assert "noise set 'other' is not in the open plan; run 'noisebank clips'" in ran.document["error"]["message"]
+        assert ran.exit_code == 0, ran.stderr
+    assert ran.document["rows"]["read"] == ran.document["rows"]["in_bank"] == 2
+    assert dict(read_snapshot(open_store(project.bank)).sources) == {"mine": 2}
+    assert project.look("verify")["ok"]
+
+
+@pytest.mark.parametrize("damage", ["tar gone", "receipt cut"])
+def test_plan_leaves_unfinished_work_as_it_is_and_build_makes_it_again(project: Project, damage: str) -> None:
+    project.write_list(project.rows(4))
+    assert project.run("clips").exit_code == 0
+    if damage == "tar gone":
+        next(project.bank.glob("clips/*.tar")).unlink()
+    else:
+        receipt = next(project.bank.glob("clips/*.json"))
+        receipt.write_bytes(receipt.read_bytes()[:-9])
+    before = everything(project.folder)
+    planned = project.run("plan")
+    assert planned.exit_code == 0 and planned.document["stages"]["clips"]["rows"] > 0
+    assert everything(project.folder) == before
+    assert project.build()["rows"]["in_bank"] == 4
+    assert project.look("verify")["ok"]
 
 
 def test_plan_writes_nothing_and_says_what_build_then_does(project: Project) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from noisebank.format.manifest import latest_snapshot
 from noisebank.format.status import Status
-from noisebank.planning.plan import Plan, find_open_plan, refuse
+from noisebank.planning.plan import Plan, open_plans, refuse
 from tests.planned import FINGERPRINTS, Bank, Broken, webvid_row, write_csv
 
 
@@ -103,7 +103,7 @@ def test_a_refused_build_retries_what_can_heal_and_keeps_the_rest(bank: Bank) ->
     plan = bank.plan(path)
     bank.make(plan, Broken(clips={ids(1)[0]: ("timeout", True), ids(2)[0]: ("http_404", False)}))
     refuse(bank.store, plan.hash, "too many failed")
-    assert find_open_plan(bank.store, "") is None
+    assert open_plans(bank.store, "") == []
     again = bank.plan(path)
     assert again.hash != plan.hash
     assert bank.todo_ids(again) == {"clips": ids(1)}
@@ -172,12 +172,12 @@ def test_old_failures_of_published_shards_are_no_news(bank: Bank) -> None:
     assert {row["attempt"] for row in bank.todo(third, "clips")} == {3}
 
 
-def test_the_newest_open_plan_is_the_one_to_work_on(bank: Bank) -> None:
-    assert find_open_plan(bank.store, "") is None
-    bank.plan(listed(bank, 1))
+def test_open_plans_are_those_of_the_latest_snapshot_newest_first(bank: Bank) -> None:
+    assert open_plans(bank.store, "") == []
+    first = bank.plan(listed(bank, 1))
     second = bank.plan(listed(bank, 1, 2))
-    assert find_open_plan(bank.store, "") == second
+    assert open_plans(bank.store, "") == [second, first]
     bank.commit(second, bank.make(second))
     snapshot = latest_snapshot(bank.store)
     assert snapshot is not None
-    assert find_open_plan(bank.store, snapshot.uuid) is None
+    assert open_plans(bank.store, snapshot.uuid) == []

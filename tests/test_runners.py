@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from noisebank.errors import ConfigError
-from runners.options import beam_options, check_addresses, runs_elsewhere
+from noisebank.options import CaptionOptions, Config, NoiseOptions
+from pipelines.jobs import models_to_load
+from runners.options import beam_options, check_addresses, check_models, runs_elsewhere
 from tests.e2e import Project
 
 DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=europe-west4", "--temp_location=gs://bucket/tmp")
@@ -54,6 +57,29 @@ def test_a_cluster_may_share_a_mounted_folder_with_a_warning(caplog: pytest.LogC
         check_addresses(options, ["memory://bank"])
     check_addresses(beam_options([]), ["memory://bank", "./bank"])
     assert len(caplog.records) == 1
+
+
+def test_models_in_local_folders_are_told_to_be_wanted_on_the_workers_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = [str(tmp_path), "sentence-transformers/all-MiniLM-L6-v2"]
+    with caplog.at_level(logging.WARNING, "runners"):
+        check_models(beam_options([]), models)
+        assert not caplog.records
+        for words in (DATAFLOW, ["--runner=FlinkRunner", "--flink_master=flink.internal:8081"]):
+            check_models(beam_options(words), models)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and all(text.startswith(f"{tmp_path}: workers on other machines load this") for text in said)
+
+
+@pytest.mark.parametrize(
+    ("command", "loaded"),
+    [("build", ["captions", "noise", "adapter"]), ("captions", ["captions"]), ("noise", ["noise", "adapter"])]
+    + [(command, []) for command in ("clips", "index", "commit")],
+)
+def test_which_models_the_workers_of_a_stage_load(command: str, loaded: list[str]) -> None:
+    noise = (NoiseOptions(model="noise", motion_adapter="adapter"),)
+    assert models_to_load(Config(captions=CaptionOptions(model="captions"), noise=noise), command) == loaded
 
 
 @pytest.mark.parametrize("command", ["build", "clips", "noise"])

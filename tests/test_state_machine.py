@@ -212,7 +212,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, small_model: Path, videos: P
     """The models are loaded once for all builds."""
     embedder = load_embedder(MINILM)
     with pytest.MonkeyPatch.context() as patch, VideoServer(videos) as server:
-        patch.setattr(transforms.captions, "load_embedder", lambda model: embedder)
+        patch.setattr(transforms.captions, "load_embedder", lambda model, digest: embedder)
         patch.setattr(transforms.noise, "load_adapter", functools.cache(transforms.noise.load_adapter))
         project = Project(tmp_path_factory.mktemp("reference") / "project", small_model, videos)
         project.write_list([Row(video[:3], f"videos/{video}", video) for video in VIDEOS])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -12,11 +14,13 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline
 
+from noisebank.errors import ConfigError
 from noisebank.format.receipts import Receipt, list_receipts
 from noisebank.ids import clip_number, xxh64
 from noisebank.options import CaptionOptions
 from noisebank.planning.cut import Task
 from noisebank.planning.plan import Plan, write_plan
+from noisebank.search.embed import embedder_digest
 from noisebank.storage import Store, open_store, publish_file
 from schemas.clips import CLIPS
 from schemas.rows import TASK_ROWS
@@ -52,7 +56,8 @@ def plan(store: Store, folder: Path) -> list[Work]:
     key = f"plans/{HASH}/tasks.arrow"
     store.upload(path, key)
     tasks = tuple(Task("captions", ((key, start, start + 4),)) for start in (0, 4, 8))
-    made = {name: {} for name in ("models", "counts", "sources", "records", "config")}
+    made: dict[str, Any] = {name: {} for name in ("counts", "sources", "records", "config")}
+    made["models"] = {"captions": {"digest": embedder_digest(MINILM)}}
     fixed = {"parent": None, "parent_uuid": "", "created": "", "folders": ("",), "source_names": {7: "mine"}}
     fingerprints = {"clips": "c", "captions": "t", "noise": {}}
     lists = dict.fromkeys(("rows", "failures", "locations", "claimed"), ())
@@ -92,6 +97,15 @@ def test_finished_shards_are_found_again_and_no_model_is_loaded(store: Store, tm
     for make in (True, False):
         assert embedded(store, works, ABSENT, make) == [(inputs, False) for inputs, _ in shards]
     assert store.list("captions") == before
+
+
+def test_a_worker_with_another_model_than_the_plan_stops(store: Store, tmp_path: Path) -> None:
+    works = plan(store, tmp_path)
+    other = shutil.copytree(MINILM, tmp_path / "other")
+    (other / "more.json").write_text("{}")
+    with pytest.raises(ConfigError, match=f"^captions model '{other}' has digest"):
+        embedded(store, works, CaptionOptions(model=str(other)))
+    assert list_receipts(store, "captions") == []
 
 
 def test_a_shard_that_another_machine_should_have_made_is_asked_for(store: Store, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,10 @@ import torch
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline
 
+from noisebank.errors import BankDamaged, ConfigError
 from noisebank.format.receipts import Receipt, find_receipt, list_receipts
 from noisebank.ids import clip_number
+from noisebank.models import model_digest
 from noisebank.models.small import make_small_model, smooth_clip
 from noisebank.models.stable_diffusion import ModelScope
 from noisebank.options import NoiseOptions
@@ -51,7 +54,7 @@ def clips(store: Store, ids: list[str]) -> Receipt:
     return write_clips(store, {id: mp4_of(smooth_clip(2, 32, 32, seed)) for seed, id in enumerate(ids)})
 
 
-def plan(store: Store, folder: Path, tar: str, attempts: dict[str, int]) -> Work:
+def plan(store: Store, options: NoiseOptions, folder: Path, tar: str, attempts: dict[str, int]) -> Work:
     """The work of a plan with one task: these clips of a tar, each for the n-th time."""
     rows = [{"num": clip_number(id), "id": id, "attempt": attempt} for id, attempt in attempts.items()]
     table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["num"]), TASK_RECORDS)
@@ -65,7 +68,9 @@ def plan(store: Store, folder: Path, tar: str, attempts: dict[str, int]) -> Work
     made |= {"parent": None, "parent_uuid": "", "created": "", "folders": ("",), "source_names": {7: "mine"}}
     made |= dict.fromkeys(("rows", "failures", "locations", "claimed"), ())
     made |= {"fingerprints": {"clips": "c", "captions": "t", "noise": {SET: "n"}}, "tasks": {STAGE: (task,)}}
-    write_plan(store, Plan(hash=hash, models={"noise": {SET: {"shape": SHAPE}}}, **made))
+    write_plan(
+        store, Plan(hash=hash, models={"noise": {SET: {"shape": SHAPE, "digest": model_digest(options.model)}}}, **made)
+    )
     return Work(hash, task)
 
 
@@ -91,7 +96,7 @@ def ids_of(store: Store) -> list[list[str]]:
 
 def test_the_wanted_clips_of_a_tar_become_a_noise_file(store: Store, options: NoiseOptions, tmp_path: Path) -> None:
     wanted = [IDS[0], IDS[2], IDS[3]]
-    work = plan(store, tmp_path, clips(store, IDS).files[0].path, dict.fromkeys(wanted, 1))
+    work = plan(store, options, tmp_path, clips(store, IDS).files[0].path, dict.fromkeys(wanted, 1))
     ((inputs, made),) = inverted(store, work, options)
     assert made and list_receipts(store, STAGE) == [inputs]
     assert ids_of(store) == [wanted]
@@ -99,14 +104,14 @@ def test_the_wanted_clips_of_a_tar_become_a_noise_file(store: Store, options: No
 
 def test_a_second_try_is_another_shard(store: Store, options: NoiseOptions, tmp_path: Path) -> None:
     tar = clips(store, IDS).files[0].path
-    shards = [inverted(store, plan(store, tmp_path, tar, {IDS[1]: n}), options) for n in (1, 2)]
+    shards = [inverted(store, plan(store, options, tmp_path, tar, {IDS[1]: n}), options) for n in (1, 2)]
     assert shards[0] != shards[1] and [made for ((_, made),) in shards] == [True, True]
 
 
 def test_a_finished_shard_is_found_again_and_no_model_is_loaded(
     store: Store, options: NoiseOptions, tmp_path: Path
 ) -> None:
-    work = plan(store, tmp_path, clips(store, IDS).files[0].path, dict.fromkeys(IDS, 1))
+    work = plan(store, options, tmp_path, clips(store, IDS).files[0].path, dict.fromkeys(IDS, 1))
     ((inputs, _),) = inverted(store, work, options)
     absent = dataclasses.replace(options, model="/no/such/model")
     for make in (True, False):
@@ -116,7 +121,7 @@ def test_a_finished_shard_is_found_again_and_no_model_is_loaded(
 def test_a_shard_that_another_machine_should_have_made_is_asked_for(
     store: Store, options: NoiseOptions, tmp_path: Path
 ) -> None:
-    work = plan(store, tmp_path, clips(store, IDS).files[0].path, dict.fromkeys(IDS, 1))
+    work = plan(store, options, tmp_path, clips(store, IDS).files[0].path, dict.fromkeys(IDS, 1))
     with pytest.raises(Exception, match="noise/small: a shard of 5 rows is not finished; run 'noisebank noise'"):
         inverted(store, work, options, make=False)
 
@@ -125,7 +130,7 @@ def test_new_clips_are_inverted_all_and_a_tar_that_never_was_is_passed_over(
     store: Store, options: NoiseOptions, tmp_path: Path
 ) -> None:
     made = clips(store, IDS)
-    work = dataclasses.replace(plan(store, tmp_path, "", {}), clips=made)
+    work = dataclasses.replace(plan(store, options, tmp_path, "", {}), clips=made)
     assert [made for _, made in inverted(store, work, options)] == [True]
     assert ids_of(store) == [IDS]
     failed = dataclasses.replace(made, files=made.files[1:], rows=0)
@@ -133,16 +138,37 @@ def test_new_clips_are_inverted_all_and_a_tar_that_never_was_is_passed_over(
 
 
 def test_clips_that_the_tar_lacks_are_told(store: Store, options: NoiseOptions, tmp_path: Path) -> None:
-    work = plan(store, tmp_path, clips(store, IDS[1:]).files[0].path, dict.fromkeys(IDS, 1))
-    with pytest.raises(Exception, match=r"\.tar: 5 clips are wanted, it has 4 of them"):
+    work = plan(store, options, tmp_path, clips(store, IDS[1:]).files[0].path, dict.fromkeys(IDS, 1))
+    with pytest.raises(BankDamaged, match=r"^clips/.*\.parquet: 5 clips are wanted, it has 4 of them"):
         inverted(store, work, options)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "overwritten"])
+def test_a_damaged_sidecar_is_named(store: Store, options: NoiseOptions, tmp_path: Path, damage: str) -> None:
+    tar, sidecar = (entry.path for entry in clips(store, IDS).files)
+    work = plan(store, options, tmp_path, tar, dict.fromkeys(IDS, 1))
+    data = store.read(sidecar)
+    store.delete(sidecar)
+    if damage != "missing":
+        store.put(sidecar, data[:-20] if damage == "cut" else data[:4] + bytes(len(data) - 8) + data[-4:])
+    with pytest.raises(BankDamaged, match=f"^{sidecar}: missing or damaged"):
+        inverted(store, work, options)
+
+
+def test_a_worker_with_another_model_than_the_plan_stops(store: Store, options: NoiseOptions, tmp_path: Path) -> None:
+    work = plan(store, options, tmp_path, clips(store, IDS).files[0].path, dict.fromkeys(IDS, 1))
+    other = shutil.copytree(options.model, tmp_path / "other")
+    (other / "model_index.json").write_text((other / "model_index.json").read_text() + "\n")
+    with pytest.raises(ConfigError, match=f"^model '{other}' has digest"):
+        inverted(store, work, dataclasses.replace(options, model=str(other)))
+    assert list_receipts(store, STAGE) == []
 
 
 def test_threads_of_a_process_take_turns_with_the_model(
     store: Store, options: NoiseOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tar = clips(store, IDS).files[0].path
-    works = [plan(store, tmp_path, tar, {id: 1}) for id in IDS[:3]]
+    works = [plan(store, options, tmp_path, tar, {id: 1}) for id in IDS[:3]]
     predict = ModelScope.predict
     callers: list[int] = []
 
@@ -170,7 +196,7 @@ def test_out_of_memory_in_the_step_is_survived(
         return predict(self, latents, *args, **conditioning)
 
     monkeypatch.setattr(ModelScope, "predict", small_device)
-    work = plan(store, tmp_path, clips(store, IDS).files[0].path, dict.fromkeys(IDS, 1))
+    work = plan(store, options, tmp_path, clips(store, IDS).files[0].path, dict.fromkeys(IDS, 1))
     ((inputs, _),) = inverted(store, work, options)
     receipt = find_receipt(store, STAGE, inputs)
     assert receipt is not None and (receipt.rows, receipt.info["batch_size"]) == (5, 1)
@@ -193,9 +219,9 @@ def test_the_device_and_its_precision(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
     monkeypatch.setattr("noisebank.models.load_model", lambda model, **options: loaded.append(options))
-    load_adapter(NoiseOptions(precision=precision, motion_adapter="m", compile=True))
+    load_adapter(NoiseOptions(precision=precision, motion_adapter="m", compile=True), "d")
     device, dtype = expected
-    assert loaded == [{"device": device, "dtype": dtype, "motion_adapter": "m", "compile": True}]
+    assert loaded == [{"device": device, "dtype": dtype, "motion_adapter": "m", "compile": True, "digest": "d"}]
 
 
 def test_float32_is_not_rounded_to_tf32(options: NoiseOptions) -> None:

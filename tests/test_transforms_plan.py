@@ -12,7 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from noisebank.errors import BankDamaged
 from noisebank.format.sealed import seal, unseal
 from noisebank.options import Config, SourceOptions
-from noisebank.planning import Plan, find_open_plan, read_plan, refuse
+from noisebank.planning import Plan, open_plans, read_plan, refuse
 from noisebank.planning.plan import find_refused_plan
 from noisebank.storage import open_store
 from tests.planned import FINGERPRINTS, Bank, Broken, webvid_row, write_csv
@@ -30,8 +30,7 @@ def make_plan(bank: str, paths: list[Path], *flags: str, out: str | None = None)
     assert_that(hashes | beam.combiners.Count.Globally(), equal_to([1]))
     result = pipeline.run()
     result.wait_until_finish()
-    plan = find_open_plan(open_store(out or bank), "")
-    assert plan is not None
+    plan = open_plans(open_store(out or bank), "")[0]
     if not flags:
         counters = {c.key.metric.name: c.committed for c in result.metrics().query()["counters"]}
         assert counters.get("rows_read", 0) == plan.counts["read"]
@@ -87,7 +86,7 @@ def test_the_plan_of_a_killed_build_is_found_and_left_alone(tmp_path: Path, list
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
         hashes = pipeline | MakePlan(config, FINGERPRINTS, {}, now=0.0)
         assert_that(hashes, equal_to([plan.hash]))
-    assert find_open_plan(open_store(bank), "") == plan
+    assert open_plans(open_store(bank), "") == [plan]
 
 
 @pytest.mark.parametrize("name", ["plan.json", "*.arrow", "*.parquet"])
@@ -116,7 +115,7 @@ def test_a_sealed_plan_that_lacks_a_member_is_made_again(tmp_path: Path, lists: 
     document = unseal(store.read(path), path)
     for member in document:
         store.put(path, seal({name: value for name, value in document.items() if name != member}))
-        assert find_open_plan(store, "") is None, member
+        assert open_plans(store, "") == [], member
         with pytest.raises(BankDamaged, match=f"{path}.*{member}"):
             read_plan(store, plan.hash)
     assert replace(make_plan(bank, lists), created=plan.created) == plan

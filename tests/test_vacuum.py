@@ -216,7 +216,7 @@ def test_a_writer_rebases_over_a_vacuum_alone(store: Store) -> None:
 
 
 def _killed_before_deleting(store: Store, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
-    def killed(store: Store, snapshot: Snapshot) -> None:
+    def killed(store: Store, snapshot: Snapshot, *_: object) -> None:
         if snapshot.operation == "vacuum":
             raise KeyboardInterrupt
 

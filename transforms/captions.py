@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -42,17 +43,20 @@ class EmbedCaptions(beam.PTransform):
 
 
 class _LazyEmbedder:
-    """A model that is loaded when the first shard needs it: a build without new captions loads none."""
+    """A model that is loaded when the first shard needs it: a build without new captions loads none.
+
+    ``digest`` is that of the model that was planned with.
+    """
 
     def __init__(self, model: str) -> None:
         self._model = model
         self._lock = threading.Lock()
         self._embedder: Embedder | None = None
 
-    def __call__(self) -> Embedder:
+    def __call__(self, digest: str) -> Embedder:
         with self._lock:
             if self._embedder is None:
-                self._embedder = load_embedder(self._model)
+                self._embedder = load_embedder(self._model, digest)
             return self._embedder
 
 
@@ -83,7 +87,7 @@ class _CaptionsHandler(ModelHandler[Work, Done, _LazyEmbedder]):
             store,
             rows,
             fingerprint=fingerprint,
-            load=model,
+            load=partial(model, plan.models[STAGE]["digest"]),
             schema_of=captions_schema,
             batch_size=self.captions.batch_size,
             generation=generation_of(self.bank, work.plan),

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from noisebank.errors import ConfigError
+from noisebank.errors import BankDamaged
 from noisebank.format.receipts import find_receipt
 from noisebank.models import ModelAdapter
 from noisebank.options import NoiseOptions
 from noisebank.planning.plan import read_task
-from noisebank.stages.clips import TAR
+from noisebank.stages.clips import TAR, sidecar_of
 from noisebank.stages.finished import Finished
 from noisebank.stages.noise import clips_of_tar, make_noise_shard, noise_inputs, noise_stage
 from noisebank.storage import Store, open_store
@@ -56,6 +57,7 @@ class _LazyModel:
     """A model that is loaded when the first shard needs it: a build with nothing to invert loads none.
 
     Its threads take turns by ``turn``: runners call one model from several, whose batches would not fit one device.
+    ``digest`` is that of the model that was planned with.
     """
 
     def __init__(self, options: NoiseOptions) -> None:
@@ -63,14 +65,16 @@ class _LazyModel:
         self._adapter: ModelAdapter | None = None
         self.turn = threading.Lock()
 
-    def __call__(self) -> ModelAdapter:
+    def __call__(self, digest: str) -> ModelAdapter:
         if self._adapter is None:
-            self._adapter = load_adapter(self._options)
+            self._adapter = load_adapter(self._options, digest)
         return self._adapter
 
 
-def load_adapter(options: NoiseOptions) -> ModelAdapter:
+def load_adapter(options: NoiseOptions, digest: str | None = None) -> ModelAdapter:
     """Loads the model of a noise set onto the best device of this machine, in the dtype that ``precision`` says.
+
+    It must have ``digest`` (:func:`noisebank.models.model_digest`), if one is given.
 
     ``auto`` is float32 on a CPU and bfloat16 on a GPU that has it: no model's activations overflow it, so no clip is
     lost to infinities. Its rounding is the floor of the error, where one warm-started call a step is as good as many;
@@ -95,7 +99,12 @@ def load_adapter(options: NoiseOptions) -> ModelAdapter:
     precision = automatic if options.precision == "auto" else options.precision
     dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[precision]
     return load_model(
-        options.model, dtype=dtype, device=device, motion_adapter=options.motion_adapter, compile=options.compile
+        options.model,
+        dtype=dtype,
+        device=device,
+        motion_adapter=options.motion_adapter,
+        compile=options.compile,
+        digest=digest,
     )
 
 
@@ -123,6 +132,7 @@ class _NoiseHandler(ModelHandler[Work, Done, _LazyModel]):
             if receipt is None:
                 raise unfinished(stage, work)
             return Done(work, Finished(receipt, made=False, seconds=0.0))
+        planned = plan.models["noise"][self.noise.name]
         with model.turn:
             finished = make_noise_shard(
                 store,
@@ -130,8 +140,8 @@ class _NoiseHandler(ModelHandler[Work, Done, _LazyModel]):
                 clips,
                 options=self.noise,
                 fingerprint=fingerprint,
-                load=model,
-                schema=noise_schema(plan.models["noise"][self.noise.name]["shape"], self.noise.dtype),
+                load=partial(model, planned["digest"]),
+                schema=noise_schema(planned["shape"], self.noise.dtype),
                 generation=generation_of(self.bank, work.plan),
             )
         count(finished, stage)
@@ -149,7 +159,9 @@ def _clips(store: Store, work: Work) -> tuple[str, pa.Table]:
     wanted = read_task(store, work.task)
     clips = clips_of_tar(store, work.task.tar, wanted.column("num"))
     if clips.num_rows != wanted.num_rows:
-        raise ConfigError(f"{work.task.tar}: {wanted.num_rows} clips are wanted, it has {clips.num_rows} of them")
+        sidecar = sidecar_of(work.task.tar)
+        found = f"{wanted.num_rows} clips are wanted, it has {clips.num_rows} of them"
+        raise BankDamaged(f"{sidecar}: {found}; run noisebank verify")
     clips = clips.sort_by("num").set_column(
         clips.schema.get_field_index("attempt"), "attempt", wanted.sort_by("num").column("attempt")
     )

@@ -111,7 +111,7 @@ def _publish(
         raise
     snapshot = parent
     if not plan.is_empty:
-        snapshot = commit(store, parent, outcome.delta(), _info(config, plan, run_id, outcome))
+        snapshot = commit(store, parent, outcome.delta(), _info(plan, run_id, outcome))
     finished = [Finished(receipt, s.made, s.seconds) for receipt, s in zip(receipts, shards, strict=True)]
     finished += [index.finished] if index else []
     summary = _summary(plan, parent, snapshot, finished, outcome)
@@ -127,14 +127,14 @@ def _parent(store: Store, plan: Plan) -> Snapshot | None:
         raise SnapshotConflict(f"{error}: it was vacuumed while this build ran; run the build again") from error
 
 
-def _info(config: Config, plan: Plan, run_id: str, outcome: Outcome) -> CommitInfo:
+def _info(plan: Plan, run_id: str, outcome: Outcome) -> CommitInfo:
     return CommitInfo(
         run_id=run_id,
         plan=plan.hash,
         fingerprints=plan.fingerprints,
         models=_models(plan, outcome),
-        noise_sets=tuple(noise.name for noise in config.noise),
-        sources=[source.name or source.kind for source in config.sources],
+        noise_sets=tuple(plan.fingerprints["noise"]),
+        sources=tuple(plan.source_names.values()),
         counts=_rows(plan, outcome),
     )
 

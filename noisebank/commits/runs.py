@@ -1,7 +1,8 @@
-"""How a run ended, left in the bank by its last step for whoever started it: ``runs/<run id>.json``.
+"""What a run tells whoever started it, through the bank: its plan (``runs/<run id>.plan``), and by its last step how
+it ended (``runs/<run id>.json``).
 
-A job may end on a machine that nobody watches, so its summary travels through the bank; the command that started it
-prints the document and removes it.
+A job may run and end on machines that nobody watches; the command that started it shows its progress, prints the
+summary and removes both. What a failed run leaves is vacuum's.
 """
 
 from __future__ import annotations
@@ -14,20 +15,38 @@ from noisebank.storage import Store
 FOLDER = "runs"
 
 
+def record_plan(store: Store, run_id: str, hash: str) -> None:
+    """Tells which plan a run works on."""
+    store.put(_plan_path(run_id), hash.encode())
+
+
+def find_plan(store: Store, run_id: str) -> str | None:
+    """The hash of the plan that a run works on; None as long as there is none."""
+    try:
+        return store.read(_plan_path(run_id)).decode()
+    except FileNotFoundError:
+        return None
+
+
 def record_run(store: Store, run_id: str, summary: dict[str, Any]) -> None:
     """Leaves the summary of a run that ended well."""
     store.put(_path(run_id), json.dumps(summary).encode())
 
 
 def collect_run(store: Store, run_id: str) -> dict[str, Any]:
-    """The summary of a run, removed from the bank.
+    """The summary of a run; what it told is removed from the bank.
 
     Raises:
         FileNotFoundError: the run left none.
     """
     summary: dict[str, Any] = json.loads(store.read(_path(run_id)))
-    store.delete(_path(run_id))
+    for path in (_plan_path(run_id), _path(run_id)):
+        store.delete(path)
     return summary
+
+
+def _plan_path(run_id: str) -> str:
+    return f"{FOLDER}/{run_id}.plan"
 
 
 def _path(run_id: str) -> str:

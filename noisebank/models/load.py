@@ -8,7 +8,7 @@ import torch
 
 from noisebank.errors import ConfigError
 from noisebank.models.base import ClipRules, ModelAdapter, family_of
-from noisebank.models.config import check_weights, read_model_config
+from noisebank.models.config import check_weights, model_digest, read_model_config
 from noisebank.models.schedulers import deterministic_twin
 
 
@@ -52,6 +52,7 @@ def load_model(
     device: str | torch.device = "cpu",
     motion_adapter: str | None = None,
     compile: bool = False,
+    digest: str | None = None,
 ) -> ModelAdapter:
     """Load a diffusers pipeline behind the adapter of its family.
 
@@ -61,15 +62,21 @@ def load_model(
         device: where network and VAE go; the text encoder only visits it.
         motion_adapter: AnimateDiff: hub id or folder of the motion adapter.
         compile: run the network through ``torch.compile`` (minutes of warm-up, then faster on a GPU).
+        digest: what its files must be (:func:`~noisebank.models.model_digest`), or None for whatever they are.
 
     Raises:
-        ConfigError: no such model, no family for it, or a variant or scheduler that cannot be inverted.
+        ConfigError: no such model, no family for it, a variant or scheduler that cannot be inverted, or another model
+            than ``digest``.
     """
     import diffusers
 
     config = read_model_config(model, motion_adapter)
     family = family_of(config.pipeline_class)
     family.clip_rules(config)
+    if digest is not None and (found := model_digest(model, motion_adapter)) != digest:
+        raise ConfigError(
+            f"model {model!r} has digest {found}, the noise is to be made with {digest}; give that model, or plan anew"
+        )
     parts: dict[str, Any] = {}
     if motion_adapter is not None:
         parts["motion_adapter"] = diffusers.MotionAdapter.from_pretrained(motion_adapter, dtype=dtype)

@@ -6,13 +6,13 @@ written as one plan (:mod:`.plan`). All of it is columnar; the Beam steps around
 """
 
 from .cut import Task
-from .plan import Plan, drop_damaged, find_open_plan, plan_exists, read_plan, read_task, refuse, removal_problems
+from .plan import Plan, drop_damaged, open_plans, plan_exists, read_plan, read_task, refuse, removal_problems
 
 __all__ = [
     "Plan",
     "Task",
     "drop_damaged",
-    "find_open_plan",
+    "open_plans",
     "plan_exists",
     "read_plan",
     "read_task",

@@ -14,11 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from noisebank.format.receipts import find_receipts
 from noisebank.format.sealed import seal, unseal
 from noisebank.format.typed import typed
 
+from ..config import config_from_mapping
 from ..errors import BankDamaged
-from ..options import Config
+from ..options import MODEL_PATHS, Config, output_options
 from ..storage import FileEntry, Store
 from ..storage.files import fits_name
 from .cut import Task
@@ -194,10 +196,13 @@ def read_plan(store: Store, hash: str) -> Plan:
 
 
 def drop_damaged(store: Store, hash: str) -> None:
-    """Removes the plan of this hash, if it or a file of it is damaged or missing, so that it is made again."""
+    """Removes the plan of this hash, if it, a file of it or a finished shard that it takes over is damaged or missing,
+    so that it is made again."""
     path = _plan_path(hash)
     try:
-        bad = [file for file in sorted(read_plan(store, hash).files) if not fits_name(store, file)]
+        plan = read_plan(store, hash)
+        find_receipts(store, plan.claimed)
+        bad = [file for file in sorted(plan.files) if not fits_name(store, file)]
         problem = f"{bad[0]}: missing, or differs from the digest in its name" if bad else ""
     except FileNotFoundError:
         return
@@ -213,16 +218,16 @@ def plan_exists(store: Store, hash: str) -> bool:
     return store.exists(_plan_path(hash))
 
 
-def find_open_plan(store: Store, parent_uuid: str) -> Plan | None:
-    """The newest plan that updates the snapshot of this uuid and has not been refused; None if there is none.
+def open_plans(store: Store, parent_uuid: str) -> list[Plan]:
+    """The plans that update the snapshot of this uuid and have not been refused, newest first.
 
-    A stage that runs on its own works on it; the caller passes the uuid of the latest snapshot (empty: an empty bank).
+    A stage that runs on its own works on one; the caller passes the uuid of the latest snapshot (empty: an empty bank).
     A damaged plan is passed over: nobody can carry it out.
     """
-    return _newest_plan(store, parent_uuid, refused=False)
+    return _plans(store, parent_uuid, refused=False)
 
 
-def _newest_plan(store: Store, parent_uuid: str, *, refused: bool) -> Plan | None:
+def _plans(store: Store, parent_uuid: str, *, refused: bool) -> list[Plan]:
     given_up = set(refused_plans(store))
     waiting = []
     for hash in _hashes(store, _PLAN):
@@ -233,7 +238,7 @@ def _newest_plan(store: Store, parent_uuid: str, *, refused: bool) -> Plan | Non
             continue
         if plan is not None and plan.parent_uuid == parent_uuid:
             waiting.append(plan)
-    return max(waiting, key=lambda plan: (plan.created, plan.hash), default=None)
+    return sorted(waiting, key=lambda plan: (plan.created, plan.hash), reverse=True)
 
 
 @dataclass(frozen=True)
@@ -257,14 +262,13 @@ def refuse(store: Store, hash: str, reason: str, failures: Sequence[FileEntry] =
 
 
 def find_refused_plan(store: Store, parent_uuid: str) -> tuple[Plan, tuple[FileEntry, ...]] | None:
-    """The newest refused plan that updates the snapshot of this uuid (as for :func:`find_open_plan`), and the files of
+    """The newest refused plan that updates the snapshot of this uuid (as for :func:`open_plans`), and the files of
     the table of what failed; None if there is none."""
-    plan = _newest_plan(store, parent_uuid, refused=True)
-    if plan is None:
-        return None
-    path = f"{FOLDER}/{plan.hash}/{_REFUSED}"
-    refusal: _Refusal = typed(unseal(store.read(path), path), _Refusal, path)
-    return plan, refusal.failures
+    for plan in _plans(store, parent_uuid, refused=True):
+        path = f"{FOLDER}/{plan.hash}/{_REFUSED}"
+        refusal: _Refusal = typed(unseal(store.read(path), path), _Refusal, path)
+        return plan, refusal.failures
+    return None
 
 
 def refused_plans(store: Store) -> list[str]:
@@ -302,6 +306,34 @@ def removal_problems(plan: Plan, config: Config) -> list[str]:
                     f"check its lists, or raise max_{what}"
                 )
     return problems
+
+
+def differences(plan: Plan, config: Config) -> list[str]:
+    """What a configuration wants otherwise than a plan does, of all that decides the output; [] if the plan fits.
+
+    Models count by their content, which shows when they are loaded.
+    """
+    wanted, planned = _decisions(config), _decisions(config_from_mapping(dict(plan.config)))
+    return [
+        f"{key}: {wanted[key]!r} in the configuration, {planned[key]!r} in the plan"
+        for key in sorted(wanted.keys() & planned.keys())
+        if wanted[key] != planned[key]
+    ]
+
+
+def _decisions(config: Config) -> dict[str, Any]:
+    """Names of sources and noise sets, and the options that change what is made of them, by key."""
+    stages = {"clips": config.clips, **{f"noise.{noise.name}": noise for noise in config.noise}}
+    return {
+        "sources": sorted(source.name or source.kind for source in config.sources),
+        "noise": sorted(noise.name for noise in config.noise),
+        **{
+            f"{stage}.{name}": value
+            for stage, options in stages.items()
+            for name, value in output_options(options).items()
+            if name not in MODEL_PATHS
+        },
+    }
 
 
 def _read_rows(store: Store, path: str, start: int, stop: int) -> pa.Table:

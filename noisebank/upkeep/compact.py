@@ -27,6 +27,7 @@ from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
 from noisebank.format.trusted import trusted_table
 from noisebank.options import ClipOptions
+from noisebank.progress import Report, silent
 from noisebank.stages.clips import TAR
 from noisebank.storage import FileEntry, Store
 from noisebank.upkeep.redact import forget, has_traces, redacted
@@ -58,7 +59,7 @@ class _File:
         return self.piece.file.rows - self.live
 
 
-def compact(store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False) -> Snapshot:
+def compact(store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False, progress: Report = silent) -> Snapshot:
     """Merges small shards, renews captions in tars, and commits the result.
 
     A shard is rewritten if it is less than half full and there is another to merge it with, if more than half of it is
@@ -70,6 +71,7 @@ def compact(store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False) -
         maxcount: rows in a full shard.
         purge: also remove every removed row's clip, caption and noise, by rewriting whatever holds one and vacuuming
             the older snapshots and all unpublished work: run it while no build is running.
+        progress: called with the shards written; how many there will be is not known.
 
     Returns:
         The new snapshot, or the present one if there is nothing to do.
@@ -79,7 +81,7 @@ def compact(store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False) -
         SnapshotConflict: a build committed meanwhile; run it again, finished copies are found by their receipts.
     """
     base = read_snapshot(store)
-    delta = _Compaction(store, base, maxcount, purge).delta() if base.rows else Delta()
+    delta = _Compaction(store, base, maxcount, purge, progress).delta() if base.rows else Delta()
     snapshot = commit(store, base, delta, CommitInfo(run_id=f"compact-{uuid.uuid4().hex}", operation="compact"))
     if not purge:
         return snapshot
@@ -91,8 +93,8 @@ def compact(store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False) -
 class _Compaction:
     """Chooses what to rewrite, has it rewritten, and follows where every row went."""
 
-    def __init__(self, store: Store, base: Snapshot, maxcount: int, purge: bool) -> None:
-        self.store, self.base, self.maxcount, self.purge = store, base, maxcount, purge
+    def __init__(self, store: Store, base: Snapshot, maxcount: int, purge: bool, progress: Report) -> None:
+        self.store, self.base, self.maxcount, self.purge, self.progress = store, base, maxcount, purge, progress
         self.rows = _present(OverlayTable(store, base.rows).read())
         self.receipts: list[Receipt] = []
 
@@ -219,6 +221,7 @@ class _Compaction:
 
     def _add(self, moves: _Moves, made: Repacked) -> None:
         self.receipts.append(made.receipt)
+        self.progress(len(self.receipts), 0)
         moves.add(made)
 
 

@@ -29,6 +29,7 @@ from noisebank.format.parts import read_parts
 from noisebank.format.receipts import read_receipt, receipt_path
 from noisebank.planning.plan import FOLDER as PLANS
 from noisebank.planning.plan import read_plan, refused_plans
+from noisebank.progress import Report, silent
 from noisebank.storage import Store, StoredFile, publish_bytes
 
 _log = logging.getLogger(__name__)
@@ -59,7 +60,12 @@ class Vacuumed:
 
 
 def vacuum(
-    store: Store, keep: int = 1, *, dry_run: bool = False, unpublished_seconds: float = UNPUBLISHED_SECONDS
+    store: Store,
+    keep: int = 1,
+    *,
+    dry_run: bool = False,
+    unpublished_seconds: float = UNPUBLISHED_SECONDS,
+    progress: Report = silent,
 ) -> Vacuumed:
     """Expires all but the newest snapshots and removes every file that no kept one refers to.
 
@@ -72,6 +78,7 @@ def vacuum(
         dry_run: only say what would go.
         unpublished_seconds: age from which unpublished work goes too; 0: all of it, also what a wrong clock has dated
             in the future.
+        progress: called with the files removed and those to remove.
 
     Raises:
         BankNotFound: there is no bank.
@@ -84,7 +91,7 @@ def vacuum(
     while True:
         base = read_snapshot(store)
         if not dry_run:
-            finish_vacuum(store, base)
+            finish_vacuum(store, base, progress)
         readable, unreadable = _readable(store, base, keep)
         parents = _parents_of_open_plans(store, readable, before)
         staying = [s for i, s in enumerate(readable) if i < keep - 1 or s.number in parents]
@@ -102,14 +109,14 @@ def vacuum(
             return Vacuumed(base, numbers, removed, size, held)
         snapshot = _snapshot(store, base, [*map(snapshot_path, numbers), *(file.key for file in garbage)])
         if store.commit(snapshot.path, snapshot.to_bytes()):
-            finish_vacuum(store, snapshot)
+            finish_vacuum(store, snapshot, progress)
             for file in receipts:
                 store.delete(file.key)
             store.sweep(before)
             return Vacuumed(snapshot, numbers, removed, size, held)
 
 
-def finish_vacuum(store: Store, snapshot: Snapshot) -> None:
+def finish_vacuum(store: Store, snapshot: Snapshot, progress: Report = silent) -> None:
     """Deletes what the vacuums up to ``snapshot`` have listed and is still there.
 
     Expired snapshots go first, and leave a stub that keeps their number taken.
@@ -119,7 +126,8 @@ def finish_vacuum(store: Store, snapshot: Snapshot) -> None:
     for path in snapshots:
         _leave_stub(store, path, snapshot.number)
     with ThreadPoolExecutor(_DELETERS) as pool:
-        list(pool.map(store.delete, present.difference(snapshots)))
+        for done, _ in enumerate(pool.map(store.delete, present.difference(snapshots)), len(snapshots) + 1):
+            progress(done, len(present))
 
 
 def _leave_stub(store: Store, path: str, by: int) -> None:
