@@ -8,6 +8,8 @@ import torch
 import xxhash
 
 NORMALIZE = ("none", "global", "channel")
+LARGEST_ETA = 1e18
+"""Finite weights above it are refused: their products overflow float32, and nothing of the fresh noise is left."""
 
 
 def mix(fresh: torch.Tensor, inverted: torch.Tensor, eta: float, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -16,14 +18,17 @@ def mix(fresh: torch.Tensor, inverted: torch.Tensor, eta: float, out: torch.Tens
     Args:
         fresh: N(0, 1) noise, any shape.
         inverted: inverted noise of the same shape.
-        eta: weight of the inverted noise, 0 to infinity. 0 gives ``fresh`` and infinity ``inverted``, bit for bit.
+        eta: weight of the inverted noise, 0 to :data:`LARGEST_ETA`, or infinity. 0 gives ``fresh`` and infinity
+            ``inverted``, bit for bit.
         out: where a finite mix is written, ``fresh`` itself to save its memory; default: a new tensor.
 
     Raises:
-        ValueError: ``eta`` is negative or not a number.
+        ValueError: ``eta`` is negative, not a number, or finite and too large.
     """
-    if not eta >= 0:
-        raise ValueError(f"eta {eta} is not allowed; 0 (fresh noise alone) to inf (inverted noise alone)")
+    if not (0 <= eta <= LARGEST_ETA or eta == math.inf):
+        raise ValueError(
+            f"eta {eta} is not allowed; 0 (fresh noise alone) to {LARGEST_ETA:g}, or inf (inverted noise alone)"
+        )
     if eta == 0:
         return fresh
     if math.isinf(eta):

@@ -105,6 +105,16 @@ def test_not_a_number_fails_its_clip_alone(adapter, monkeypatch):
     assert (failure.code, failure.retryable) == ("not_finite", False)
 
 
+@pytest.mark.parametrize("measured", [0.0, 1.0])
+def test_latents_of_nothing_but_zeros_are_a_failure_measured_or_not(adapter, monkeypatch, measured):
+    encode = type(adapter).encode
+    monkeypatch.setattr(type(adapter), "encode", lambda self, frames: torch.zeros_like(encode(self, frames)))
+    (failure,) = run(adapter, FRAMES[:1], NUMBERS[:1], measured=measured)
+    assert isinstance(failure, RowFailure)
+    assert (failure.code, failure.retryable) == ("not_finite", False)
+    assert "all zero" in failure.message
+
+
 def test_noise_that_storage_cannot_hold_is_a_failure(adapter):
     (failure,) = run(adapter, FRAMES[:1], NUMBERS[:1], store=lambda noise: (noise * 1e6).half().float())
     assert failure.code == "not_finite"

@@ -27,9 +27,10 @@ def test_the_ends_are_exact() -> None:
     fresh, inverted = noise(0), noise(1)
     assert torch.equal(mix(fresh, inverted, 0), fresh)
     assert torch.equal(mix(fresh, inverted, math.inf), inverted)
-    for eta in (-0.1, -math.inf, math.nan):
+    for eta in (-0.1, -math.inf, math.nan, 1e19, 1e200):
         with pytest.raises(ValueError, match="is not allowed"):
             mix(fresh, inverted, eta)
+    torch.testing.assert_close(mix(fresh, inverted, 1e18), inverted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("eta", [0, 0.2, 1.0, math.inf])

@@ -33,8 +33,9 @@ class ClipRecord:
     Args:
         noise: ``[C, F, H, W]`` float32 on the CPU, before storage.
         statistics: of ``noise``; see :func:`noisebank.noise_stats.noise_statistics`, here without the batch.
-        reconstruction_error: relative error of the latents that the sampler makes of ``noise``; None where it was not
-            measured (:attr:`noisebank.options.NoiseOptions.measured`).
+        reconstruction_error: relative error of the latents that the sampler makes of ``noise``, in float32 under the
+            network's dtype: a pipeline that keeps its latents in half precision between steps errs by more
+            (docs/inversion.md). None where it was not measured (:attr:`noisebank.options.NoiseOptions.measured`).
         stored_reconstruction_error: the same from the noise as it comes back from storage.
         network_calls: evaluations that the inversion of this clip needed.
         max_residual: largest residual that a step was left with.
@@ -175,9 +176,10 @@ def _invert_batch(
     measured = [i for i in range(count) if is_measured(numbers[i], options.measured)]
     errors = _errors(network, inversion.noise, latents, levels, measured)
     stored_errors = _errors(network, stored, latents, levels, measured)
-    finite = torch.isfinite(torch.cat([latents, stored], dim=1).flatten(1)).all(1).tolist()
+    finite = torch.isfinite(torch.cat([latents, stored], dim=1).flatten(1)).all(1)
+    usable = (finite & latents.flatten(1).any(1)).tolist()
     max_error = options.max_reconstruction_error if inversion.network_calls else float("inf")
-    failures = [_failure(finite[i], stored_errors.get(i), max_error) for i in range(count)]
+    failures = [_failure(usable[i], stored_errors.get(i), max_error) for i in range(count)]
     statistics = noise_statistics(inversion.noise)
     return [
         failures[i]
@@ -210,10 +212,11 @@ def _errors(
     return dict(zip(clips, relative_error(given_back, latents[clips]).tolist(), strict=True))
 
 
-def _failure(finite: bool, stored_error: float | None, max_error: float) -> RowFailure | None:
+def _failure(usable: bool, stored_error: float | None, max_error: float) -> RowFailure | None:
     """Why a record is not to be kept, if it is not; ``stored_error`` is None where it was not measured."""
-    if not finite or (stored_error is not None and not math.isfinite(stored_error)):
-        return RowFailure("not_finite", "the latents or their noise have NaN or infinite values")
+    if not usable or (stored_error is not None and not math.isfinite(stored_error)):
+        message = "the latents or their noise have NaN or infinite values, or the latents are all zero"
+        return RowFailure("not_finite", message)
     if stored_error is not None and stored_error > max_error:
         message = f"the record gives its clip back with relative error {stored_error:.3g}, above {max_error:g}"
         return RowFailure("reconstruction_error", message)
