@@ -165,6 +165,20 @@ def test_a_motion_adapter_is_for_stable_diffusion_alone(models: dict[str, Path],
     assert f"model {str(adapter)!r}: no diffusion_pytorch_model.safetensors" in says
 
 
+def test_animatediff_on_the_scheduler_of_images_is_warned_of(
+    models: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, adapter = shutil.copytree(models["stable-diffusion"], tmp_path / "model"), models["animatediff"]
+    plan(adapter)
+    assert not caplog.records
+    plan(model, motion_adapter=str(adapter / "motion_adapter"), frames=9)
+    assert "with scaled_linear betas" in caplog.text
+    caplog.clear()
+    scheduler(beta_schedule="linear")(model)
+    plan(model, motion_adapter=str(adapter / "motion_adapter"), frames=9)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("command", ["plan", "build"])
 def test_a_refused_model_costs_no_work(project: Project, small_model: Path, tmp_path: Path, command: str) -> None:
     model = shutil.copytree(small_model, tmp_path / "model")

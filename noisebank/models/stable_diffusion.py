@@ -6,6 +6,7 @@ Diffusion itself for single images.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ from noisebank.errors import ConfigError
 from noisebank.models.base import ClipRules, ModelAdapter, register_family
 from noisebank.models.config import ModelConfig
 
+_log = logging.getLogger(__name__)
 FRAMES_PER_ENCODE = 16
 
 
@@ -75,6 +77,19 @@ class AnimateDiff(StableDiffusionBase):
             "motion_max_seq_length", 32
         )
         return autoencoder_kl_rules(config, max_frames=int(limit))
+
+    @classmethod
+    def read_scheduler(cls, config: ModelConfig) -> Any:
+        """The folder's own, even if that is of Stable Diffusion's images: a warning, for adapters want other betas."""
+        scheduler = super().read_scheduler(config)
+        betas = scheduler.config.get("beta_schedule")
+        if config.index.get("_class_name") == "StableDiffusionPipeline" and betas != "linear":
+            _log.warning(
+                "motion_adapter: records follow the model's own scheduler, with %s betas; AnimateDiff is mostly run "
+                "with linear ones: save the pipeline that generates with save_pretrained and give its folder as model",
+                betas,
+            )
+        return scheduler
 
     def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         embeds = conditioning["encoder_hidden_states"].repeat_interleave(latents.shape[2], dim=0)
