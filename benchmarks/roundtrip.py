@@ -1,8 +1,9 @@
 """How exactly each inverter inverts, family by family, and what its stopping rule costs. Prints markdown.
 
 ``python -m benchmarks.roundtrip`` makes a small model of every family and prints the table of docs/inversion.md: video
--> latents -> noise -> the pipeline's own ``__call__`` -> latents. ``--frontier`` prints error against network calls for
-tolerances and fixed schedules, on untrained and briefly trained networks in three precisions.
+-> latents -> noise -> the pipeline's own ``__call__`` -> latents. ``--precisions`` prints what pipelines in float32,
+float16 and bfloat16 give back beside the error that a record would have. ``--frontier`` prints error against network
+calls for tolerances and fixed schedules, on untrained and briefly trained networks in three precisions.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from noisebank.models.small import make_small_model, smooth_clip
 from noisebank.options import STORAGE_DTYPES
 
 STEPS = 50
+PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)
 SHAPES = {
     "modelscope": (16, 64, 64),
     "animatediff": (16, 64, 64),
@@ -35,13 +37,18 @@ SHAPES = {
 
 
 def main() -> None:
-    """Parse the arguments and print one of the two tables."""
+    """Parse the arguments and print one of the three tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frontier", action="store_true", help="error against calls instead of the families' table")
+    tables = parser.add_mutually_exclusive_group()
+    for flag, table, help in (
+        ("--precisions", precisions, "what pipelines in half precision give back instead of the families' table"),
+        ("--frontier", frontier, "error against calls instead of the families' table"),
+    ):
+        tables.add_argument(flag, dest="table", action="store_const", const=table, default=families, help=help)
     arguments = parser.parse_args()
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch:
-        for line in (frontier if arguments.frontier else families)(Path(scratch)):
+        for line in arguments.table(Path(scratch)):
             print(line, flush=True)
 
 
@@ -79,20 +86,42 @@ def families(scratch: Path) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
+def precisions(scratch: Path) -> Iterator[str]:
+    """The table of precisions, T = 50: the error that a record of ``fixed-point`` would have, and that of a pipeline in
+    the precision of the network; in the last column, of one in bfloat16 started from the noise found in float32."""
+    names = [str(dtype).removeprefix("torch.") for dtype in PRECISIONS]
+    columns = [f"{name}: {what}" for name in names for what in ("recorded", "pipeline")]
+    yield f"| family | {' | '.join(columns)} | float32 noise in a bfloat16 pipeline |"
+    yield "|---" * (len(columns) + 2) + "|"
+    for family, shape in SHAPES.items():
+        folder = str(make_small_model(family, scratch / family))
+        cells, found = [family], {}
+        for dtype in PRECISIONS:
+            adapter = load_model(folder, dtype=dtype)
+            latents = adapter.encode(smooth_clip(*shape, seed=1)[None])
+            levels, network = adapter.levels(STEPS, tuple(latents.shape[1:])), adapter.network()
+            found[dtype] = invert(network, latents, levels, dtype=dtype).noise
+            recorded = relative_error(reconstruct(network, found[dtype], levels), latents).item()
+            cells += [f"{recorded:.1e}", _error(adapter, found[dtype], latents)]
+        cells.append(_error(adapter, found[torch.float32], latents))
+        yield f"| {' | '.join(cells)} |"
+
+
 def _error(adapter: ModelAdapter, noise: torch.Tensor, latents: torch.Tensor) -> str:
-    """Relative error of what the pipeline's own ``__call__`` makes of ``noise`` for the empty prompt."""
+    """Relative error of what the pipeline's own ``__call__``, in the network's dtype, makes of ``noise`` for the empty
+    prompt."""
     shape, conditioning = tuple(latents.shape[1:]), adapter.conditioning("")
     mask = conditioning.get("encoder_attention_mask")
     output = adapter.pipe(
         prompt_embeds=conditioning["encoder_hidden_states"],
         **({} if mask is None else {"prompt_attention_mask": mask}),
-        **pipeline_inputs(adapter.describe(STEPS, shape), noise),
+        **pipeline_inputs(adapter.describe(STEPS, shape), noise.to(adapter.dtype)),
         num_inference_steps=STEPS,
         guidance_scale=1.0,
         output_type="latent",
         return_dict=False,
     )[0]
-    return f"{relative_error(from_pipeline(output, adapter.layout, shape), latents).item():.1e}"
+    return f"{relative_error(from_pipeline(output.float(), adapter.layout, shape), latents).item():.1e}"
 
 
 def _record_bytes(shape: tuple[int, ...], dtype: str) -> int:
@@ -125,7 +154,7 @@ def frontier(scratch: Path) -> Iterator[str]:
     yield f"| network | precision | {' | '.join(name for name, _ in rules)} |"
     yield "|---" * (len(rules) + 2) + "|"
     for weights, state in (("untrained", None), ("trained briefly", trained)):
-        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for dtype in PRECISIONS:
             adapter = load_model(folder, dtype=dtype)
             if state is not None:
                 adapter.pipe.unet.load_state_dict(state)

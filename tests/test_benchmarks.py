@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import roundtrip
 from benchmarks.__main__ import main
 from benchmarks.table import BEGIN, END, Row, lines, replace_lines
 
@@ -53,3 +54,17 @@ def test_wrong_usage(arguments: list[str], says: str, capsys: pytest.CaptureFixt
         main(arguments)
     assert exit.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_half_precision_costs_the_pipeline_more_than_the_record_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roundtrip, "SHAPES", {"stable-diffusion": (1, 64, 64)})
+    _, _, row = roundtrip.precisions(tmp_path)
+    family, *cells = row.strip("| ").split(" | ")
+    recorded, pipeline = [float(cell) for cell in cells[:-1:2]], [float(cell) for cell in cells[1::2]]
+    assert (family, len(recorded), len(pipeline)) == ("stable-diffusion", 3, 3)
+    assert pipeline[0] == pytest.approx(recorded[0], rel=0.1)
+    assert pipeline[1] > 2 * recorded[1] and pipeline[2] > 2 * recorded[2]
+    assert pipeline[0] < pipeline[1] < pipeline[2]
+    assert float(cells[-1]) > 2 * recorded[2]
