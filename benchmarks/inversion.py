@@ -25,9 +25,9 @@ import torch
 
 from benchmarks.roundtrip import library_inversion
 from noisebank.inversion import Inversion, Network, invert, reconstruct, relative_error
-from noisebank.inversion.clips import MeteredNetwork, choose_batch_size
 from noisebank.models import ModelAdapter, family_of, load_model, pipeline_config
 from noisebank.models.small import make_small_model, smooth_clip
+from noisebank.stages.clip_inversion import MeteredNetwork, choose_batch_size
 
 STEPS = 50
 ROUNDS = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,17 @@ def test_arrows_point_down_only(package: str) -> None:
         if (names := {*imported(path)} & {*OURS} - MAY_IMPORT[package])
     }
     assert not wrong
+
+
+def test_the_parts_of_the_library_do_not_import_each_other_in_circles() -> None:
+    arrows: dict[str, set[str]] = {}
+    for path in sources("noisebank"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("noisebank."):
+                part, other = path.relative_to(ROOT).parts[1].removesuffix(".py"), (node.module or "").split(".")[1]
+                arrows.setdefault(part, set()).update({other} - {part})
+    assert arrows["models"] >= {"inversion"}
+    TopologicalSorter(arrows).prepare()
 
 
 @pytest.mark.parametrize("package", ["noisebank", "schemas"])

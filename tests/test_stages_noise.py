@@ -19,10 +19,10 @@ from noisebank.errors import BankDamaged
 from noisebank.format.receipts import Receipt
 from noisebank.ids import clip_number
 from noisebank.inversion import reconstruct, relative_error
-from noisebank.inversion.clips import is_measured
 from noisebank.models import ModelAdapter, load_model
 from noisebank.models.small import make_small_model, smooth_clip
 from noisebank.options import NoiseOptions
+from noisebank.stages.clip_inversion import is_measured
 from noisebank.stages.finished import Finished
 from noisebank.stages.noise import clips_of_tar, make_noise_shard
 from noisebank.storage import Store, open_store

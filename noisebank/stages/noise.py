@@ -27,9 +27,9 @@ from noisebank.errors import BankDamaged, RowFailure, ShapeMismatch
 from noisebank.format.noise_file import NoiseWriter, storage_roundtrip
 from noisebank.format.receipts import Failure, Receipt, find_receipt, finish, inputs_hash
 from noisebank.format.shards import ShardSample, read_shard
-from noisebank.inversion.clips import ClipRecord, MeteredNetwork, choose_batch_size, invert_clips
 from noisebank.models import ModelAdapter
 from noisebank.options import NoiseOptions
+from noisebank.stages.clip_inversion import ClipRecord, MeteredNetwork, choose_batch_size, invert_clips
 from noisebank.storage import FileEntry, Store, publish_file
 from noisebank.video.frames import decode_mp4
 

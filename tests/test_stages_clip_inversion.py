@@ -6,7 +6,12 @@ import torch
 from noisebank.errors import RowFailure, ShapeMismatch
 from noisebank.format.noise_file import storage_roundtrip
 from noisebank.ids import clip_number
-from noisebank.inversion.clips import (
+from noisebank.inversion.inverters import reconstruct, relative_error
+from noisebank.models import load_model
+from noisebank.models.small import make_small_model, smooth_clip
+from noisebank.noise_stats import noise_statistics
+from noisebank.options import NoiseOptions
+from noisebank.stages.clip_inversion import (
     CPU_BATCH_SIZE,
     ClipRecord,
     MeteredNetwork,
@@ -15,11 +20,6 @@ from noisebank.inversion.clips import (
     invert_clips,
     is_measured,
 )
-from noisebank.inversion.inverters import reconstruct, relative_error
-from noisebank.models import load_model
-from noisebank.models.small import make_small_model, smooth_clip
-from noisebank.noise_stats import noise_statistics
-from noisebank.options import NoiseOptions
 
 FRAMES = torch.stack([smooth_clip(2, 32, 32, seed) for seed in range(3)])
 NUMBERS = [11, 22, 33]
