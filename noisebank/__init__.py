@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
+from noisebank.errors import (
     BankDamaged,
     BankNotFound,
     ClipNotFound,
@@ -26,9 +26,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .bank import InvertedNoise, NoiseBank
-    from .noise_sample import NoiseSample
-    from .pinned import Hit
+    from noisebank.bank import InvertedNoise, NoiseBank
+    from noisebank.noise_sample import NoiseSample
+    from noisebank.pinned import Hit
 
 _READER = {"Hit": ".pinned", "InvertedNoise": ".bank", "NoiseBank": ".bank", "NoiseSample": ".noise_sample"}
 

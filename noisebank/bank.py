@@ -19,20 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from noisebank.errors import ConfigError, ShapeMismatch, UnknownNoiseSet
 from noisebank.format.manifest import Snapshot, read_snapshot
-
-from .errors import ConfigError, ShapeMismatch, UnknownNoiseSet
-from .mixing import normalise
-from .models.layout import from_pipeline, pipeline_inputs
-from .noise_sample import NoiseSample, mix_records
-from .pinned import Hit, PinnedSet, PinnedSnapshot
-from .priors import Generators, Prior
-from .storage import Store, open_store
+from noisebank.mixing import normalise
+from noisebank.models.layout import from_pipeline, pipeline_inputs
+from noisebank.noise_sample import NoiseSample, mix_records
+from noisebank.pinned import Hit, PinnedSet, PinnedSnapshot
+from noisebank.priors import Generators, Prior
+from noisebank.storage import Store, open_store
 
 if TYPE_CHECKING:
+    from noisebank.models.check import Mismatch
     from noisebank.search.embed import Embedder
-
-    from .models.check import Mismatch
 
 _log = logging.getLogger(__name__)
 _REMEMBERED_PROMPTS = 4096
@@ -242,7 +240,7 @@ class NoiseBank:
         Raises:
             ShapeMismatch: family, VAE, shape or prediction type differ: the records mean nothing to this pipeline.
         """
-        from .models.check import compare
+        from noisebank.models.check import compare
 
         records = self._set(self._pinned)
         mismatches = compare(records.model, pipe, num_inference_steps)

@@ -13,20 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noisebank.describe import KINDS, describe, diff, read_failures, read_unpublished_failures, snapshot_files
+from noisebank.errors import ConfigError
 from noisebank.format.manifest import read_snapshot
+from noisebank.progress import show_progress
+from noisebank.storage import open_store
 from noisebank.upkeep.repair import repair
 from noisebank.upkeep.vacuum import vacuum as vacuum_bank
 from noisebank.upkeep.verify import verify as verify_snapshot
 
-from .describe import KINDS, describe, diff, read_failures, read_unpublished_failures, snapshot_files
-from .errors import ConfigError
-from .progress import show_progress
-from .storage import open_store
-
 if TYPE_CHECKING:
     import torch
 
-    from .bank import NoiseBank
+    from noisebank.bank import NoiseBank
 
 
 @dataclass(frozen=True)
@@ -305,6 +304,6 @@ def compact(arguments: argparse.Namespace) -> Outcome:
 
 
 def _open(arguments: argparse.Namespace, **options: Any) -> NoiseBank:
-    from .bank import NoiseBank
+    from noisebank.bank import NoiseBank
 
     return NoiseBank.open(arguments.bank, arguments.snapshot, embedder=arguments.model, **options)

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from .errors import ConfigError
-from .options import Config, NoiseOptions, SourceOptions
+from noisebank.errors import ConfigError
+from noisebank.options import Config, NoiseOptions, SourceOptions
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}", re.IGNORECASE)
 _MEMBERS: dict[str, Any] = {"sources": SourceOptions, "noise": NoiseOptions}

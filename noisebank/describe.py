@@ -10,16 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from noisebank.errors import BankDamaged, BankNotFound, ConfigError
 from noisebank.format.index_deletions import Nums
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable, slice_edges
-
-from .errors import BankDamaged, BankNotFound, ConfigError
-from .planning.plan import find_refused_plan, read_plan
-from .planning.reduce import PLAN_STAGE
-from .storage import FileEntry, Store
+from noisebank.planning.plan import find_refused_plan, read_plan
+from noisebank.planning.reduce import PLAN_STAGE
+from noisebank.storage import FileEntry, Store
 
 KINDS = (
     "clips",

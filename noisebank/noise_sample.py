@@ -9,11 +9,11 @@ from functools import cached_property
 
 import torch
 
-from .errors import ShapeMismatch
-from .mixing import marginal_variance, mix, noise_digest
-from .models.layout import to_pipeline
-from .pinned import Hit
-from .priors import PRIORS, Generators, Prior
+from noisebank.errors import ShapeMismatch
+from noisebank.mixing import marginal_variance, mix, noise_digest
+from noisebank.models.layout import to_pipeline
+from noisebank.pinned import Hit
+from noisebank.priors import PRIORS, Generators, Prior
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import FAILURE_CODES
+from noisebank.errors import FAILURE_CODES
 
 SOURCE_KINDS = ("webvid", "internvid", "table", "webdataset")
 PIXEL_FORMATS = ("yuv420p", "yuv444p")

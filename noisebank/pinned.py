@@ -21,18 +21,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from noisebank.errors import BankDamaged, ClipNotFound
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.noise_file import NoiseShard, RecordLayout
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable, read_beside_noise
 from noisebank.format.trusted import trusted_path, trusted_store
+from noisebank.ids import clip_number
 from noisebank.search.index import Vectors
 from noisebank.search.segments import Entry, Segment, open_segment, search_segments
-
-from .errors import BankDamaged, ClipNotFound
-from .ids import clip_number
-from .storage import FileEntry, Store
+from noisebank.storage import FileEntry, Store
 
 _AXES = "CFHW"
 _OPEN_SHARDS = 128

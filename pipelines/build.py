@@ -2,7 +2,7 @@
 
 import sys
 
-from .cli import main
+from pipelines.cli import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "build")

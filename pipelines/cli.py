@@ -18,10 +18,9 @@ from typing import NoReturn
 
 from noisebank.commands import Command, Outcome, add_read_commands
 from noisebank.errors import ConfigError, Interrupted, NoiseBankError
+from pipelines.interrupts import ended_by_interrupt
+from pipelines.job_commands import add_job_commands
 from runners.logs import set_up_logging
-
-from .interrupts import ended_by_interrupt
-from .job_commands import add_job_commands
 
 DESCRIPTION = "Turns captioned videos into a searchable bank of inverted noise, and looks noise up in it."
 EPILOG = """\

@@ -51,7 +51,7 @@ def run_demo(out: Path) -> Outcome:
     with serve(out / "videos") as address:
         write_list(out / "results_demo.csv", samples, address)
         config_file = _write_config(out, model, captions_model)
-        from .jobs import run_stages
+        from pipelines.jobs import run_stages
 
         _log.info("building %s from %s", out / "bank", out / "results_demo.csv")
         summary = run_stages(load_config(str(config_file)), [], "build")

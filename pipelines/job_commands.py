@@ -112,7 +112,7 @@ def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
 
 def plan(arguments: argparse.Namespace) -> Outcome:
     """What ``build`` would do; writes nothing."""
-    from .jobs import plan_only
+    from pipelines.jobs import plan_only
 
     config, beam = read_config(arguments)
     return _report(plan_only(config, beam), "plan")
@@ -120,7 +120,7 @@ def plan(arguments: argparse.Namespace) -> Outcome:
 
 def _stage_command(stage: str) -> Command:
     def run(arguments: argparse.Namespace) -> Outcome:
-        from .jobs import run_stages
+        from pipelines.jobs import run_stages
 
         config, beam = read_config(arguments)
         return _report(run_stages(config, beam, stage), stage)
@@ -130,7 +130,7 @@ def _stage_command(stage: str) -> Command:
 
 def demo(arguments: argparse.Namespace) -> Outcome:
     """The whole way, on videos and a model that it makes itself."""
-    from .demo import run_demo
+    from pipelines.demo import run_demo
 
     return run_demo(Path(arguments.out))
 

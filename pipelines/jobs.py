@@ -20,13 +20,12 @@ from noisebank.format.manifest import latest_snapshot
 from noisebank.options import Config
 from noisebank.planning.plan import Plan, differences, open_plans, read_plan, removal_problems
 from noisebank.storage import Store, open_store
+from pipelines.graph import build_pipeline
+from pipelines.models import prepare
+from pipelines.progress import watch_run
 from runners.local import local_runner
 from runners.options import beam_options, check_addresses, check_models, runs_elsewhere
 from transforms.plan import MakePlan
-
-from .graph import build_pipeline
-from .models import prepare
-from .progress import watch_run
 
 _log = logging.getLogger(__name__)
 _STEP = re.compile(r" \[while running '.*'\]$", re.DOTALL)

@@ -10,8 +10,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from .logs import is_verbose
-from .options import LOCAL
+from runners.logs import is_verbose
+from runners.options import LOCAL
 
 
 def local_runner(options: PipelineOptions) -> PipelineRunner | None:

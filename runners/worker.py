@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from .logs import set_up_logging
+from runners.logs import set_up_logging
 
 
 def main() -> None:

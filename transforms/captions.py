@@ -18,8 +18,7 @@ from noisebank.stages.captions import STAGE, caption_inputs, make_captions_shard
 from noisebank.stages.finished import Finished
 from noisebank.storage import open_store
 from schemas.captions import captions_schema
-
-from .work import Done, Work, count, generation_of, plan_of, unfinished
+from transforms.work import Done, Work, count, generation_of, plan_of, unfinished
 
 
 class EmbedCaptions(beam.PTransform):

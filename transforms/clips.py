@@ -14,8 +14,7 @@ from noisebank.stages.clips import STAGE, clip_inputs, make_clip_shard
 from noisebank.stages.finished import Finished
 from noisebank.storage import open_store
 from schemas.clips import CLIPS
-
-from .work import Done, Work, count, generation_of, plan_of, unfinished
+from transforms.work import Done, Work, count, generation_of, plan_of, unfinished
 
 _log = logging.getLogger(__name__)
 

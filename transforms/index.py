@@ -23,8 +23,7 @@ from noisebank.stages.finished import Finished
 from noisebank.stages.index import STAGE, IndexJob, adopted_captions, segment_of
 from noisebank.storage import FileEntry, Store, open_store
 from schemas.captions import ENTRIES
-
-from .work import Done, count, generation_of, plan_of
+from transforms.work import Done, count, generation_of, plan_of
 
 _log = logging.getLogger(__name__)
 

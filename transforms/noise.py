@@ -21,8 +21,7 @@ from noisebank.stages.finished import Finished
 from noisebank.stages.noise import clips_of_tar, make_noise_shard, noise_inputs, noise_stage
 from noisebank.storage import Store, open_store
 from schemas.noise import noise_schema
-
-from .work import Done, Work, count, generation_of, plan_of, unfinished
+from transforms.work import Done, Work, count, generation_of, plan_of, unfinished
 
 
 class InvertClips(beam.PTransform):

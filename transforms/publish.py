@@ -24,9 +24,8 @@ from noisebank.storage import Store, open_store
 from schemas.failures import FAILURES
 from schemas.noise import RECORDS
 from schemas.rows import ROWS
-
-from .index import BuiltIndex
-from .work import Done, plan_of
+from transforms.index import BuiltIndex
+from transforms.work import Done, plan_of
 
 _SCHEMAS = Schemas(ROWS, RECORDS, FAILURES)
 

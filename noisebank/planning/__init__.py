@@ -5,8 +5,17 @@ snapshot and with finished work (:mod:`.reduce`, :mod:`.diff`, :mod:`.claims`), 
 written as one plan (:mod:`.plan`). All of it is columnar; the Beam steps around it are in ``transforms/plan.py``.
 """
 
-from .cut import Task
-from .plan import Plan, drop_damaged, open_plans, plan_exists, read_plan, read_task, refuse, removal_problems
+from noisebank.planning.cut import Task
+from noisebank.planning.plan import (
+    Plan,
+    drop_damaged,
+    open_plans,
+    plan_exists,
+    read_plan,
+    read_task,
+    refuse,
+    removal_problems,
+)
 
 __all__ = [
     "Plan",

@@ -12,19 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from noisebank.config import to_mapping
 from noisebank.format.receipts import find_receipt
-
-from ..config import to_mapping
-from ..options import Config
-from ..sources import FILE_SHIFT
-from ..storage import FileEntry, Store, publish_bytes
-from .claims import ReceiptName
-from .cut import Task, TaskFile, cut_tasks, tar_tasks
-from .listing import Nums
-from .parent import Parent
-from .plan import BATCH_ROWS, FOLDER, Plan, plan_hash
-from .reduce import Reduced, row_numbers
-from .survey import Survey
+from noisebank.options import Config
+from noisebank.planning.claims import ReceiptName
+from noisebank.planning.cut import Task, TaskFile, cut_tasks, tar_tasks
+from noisebank.planning.listing import Nums
+from noisebank.planning.parent import Parent
+from noisebank.planning.plan import BATCH_ROWS, FOLDER, Plan, plan_hash
+from noisebank.planning.reduce import Reduced, row_numbers
+from noisebank.planning.survey import Survey
+from noisebank.sources import FILE_SHIFT
+from noisebank.storage import FileEntry, Store, publish_bytes
 
 _DELTA_BATCH_ROWS = 1 << 16
 

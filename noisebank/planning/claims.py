@@ -17,11 +17,10 @@ from noisebank.format.parts import kind_of
 from noisebank.format.receipts import Receipt, find_receipt, find_receipts, list_receipts
 from noisebank.format.status import Status
 from noisebank.format.tables import matches, read_beside_noise
-
-from ..storage import FileEntry, Store
-from .listing import Hashes, Mask, Nums
-from .parent import Parent
-from .plan import Plan
+from noisebank.planning.listing import Hashes, Mask, Nums
+from noisebank.planning.parent import Parent
+from noisebank.planning.plan import Plan
+from noisebank.storage import FileEntry, Store
 
 CLAIMS = pa.schema(
     [

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..ids import CLIP_BITS, NUMBER_BITS
-from .listing import Nums
+from noisebank.ids import CLIP_BITS, NUMBER_BITS
+from noisebank.planning.listing import Nums
 
 SHARDS_PER_PREFIX = 64
 

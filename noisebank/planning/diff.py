@@ -17,11 +17,10 @@ import pyarrow.compute as pc
 
 from noisebank.format.status import Status
 from noisebank.format.tables import matches
-
-from .claims import CLAIMS, Adopted, best_claims
-from .listing import Hashes, Listing, Mask, Nums, listing_hash
-from .parent import Columns, Parent, joined
-from .retries import MAX_ATTEMPTS
+from noisebank.planning.claims import CLAIMS, Adopted, best_claims
+from noisebank.planning.listing import Hashes, Listing, Mask, Nums, listing_hash
+from noisebank.planning.parent import Columns, Parent, joined
+from noisebank.planning.retries import MAX_ATTEMPTS
 
 
 @dataclass(frozen=True)

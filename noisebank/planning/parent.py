@@ -13,9 +13,8 @@ import pyarrow as pa
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.parts import read_parts
 from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches
-
-from ..storage import FileEntry, Store
-from .listing import Hashes, Mask, Nums
+from noisebank.planning.listing import Hashes, Mask, Nums
+from noisebank.storage import FileEntry, Store
 
 Columns = dict[str, npt.NDArray[Any]]
 _ROWS = {

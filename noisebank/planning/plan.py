@@ -14,16 +14,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from noisebank.config import config_from_mapping
+from noisebank.errors import BankDamaged
 from noisebank.format.receipts import find_receipts
 from noisebank.format.sealed import seal, unseal
 from noisebank.format.typed import typed
-
-from ..config import config_from_mapping
-from ..errors import BankDamaged
-from ..options import MODEL_PATHS, Config, output_options
-from ..storage import FileEntry, Store
-from ..storage.files import fits_name
-from .cut import Task
+from noisebank.options import MODEL_PATHS, Config, output_options
+from noisebank.planning.cut import Task
+from noisebank.storage import FileEntry, Store
+from noisebank.storage.files import fits_name
 
 _log = logging.getLogger(__name__)
 

@@ -12,11 +12,10 @@ import pyarrow.compute as pc
 
 from noisebank.format.status import Status
 from noisebank.format.tables import matches
-
-from ..sources import FILE_SHIFT
-from .diff import Difference, Rules, count_by_source
-from .listing import Listing, Mask, sort_listing
-from .parent import Parent
+from noisebank.planning.diff import Difference, Rules, count_by_source
+from noisebank.planning.listing import Listing, Mask, sort_listing
+from noisebank.planning.parent import Parent
+from noisebank.sources import FILE_SHIFT
 
 _FAILURE_COLUMNS = ("num", "id", "source", "uri", "stage", "code", "message", "retryable", "attempts")
 PLAN_STAGE = "plan"

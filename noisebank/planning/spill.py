@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ..ids import NUMBER_BITS
-from ..storage import Store
+from noisebank.ids import NUMBER_BITS
+from noisebank.storage import Store
 
 
 class Piece(NamedTuple):

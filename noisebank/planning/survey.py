@@ -14,17 +14,16 @@ from datetime import datetime
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from noisebank.errors import ConfigError, SnapshotExpired
 from noisebank.format.manifest import latest_snapshot, read_snapshot
-
-from ..errors import ConfigError, SnapshotExpired
-from ..ids import source_number
-from ..options import Config
-from ..sources import ListFile, check_columns, open_lists
-from ..storage import Store
-from .claims import ReceiptName, unpublished_receipts
-from .parent import Parent
-from .plan import FOLDER, refused_plans
-from .retries import due_failures
+from noisebank.ids import source_number
+from noisebank.options import Config
+from noisebank.planning.claims import ReceiptName, unpublished_receipts
+from noisebank.planning.parent import Parent
+from noisebank.planning.plan import FOLDER, refused_plans
+from noisebank.planning.retries import due_failures
+from noisebank.sources import ListFile, check_columns, open_lists
+from noisebank.storage import Store
 
 _PARTITION_ROWS = 1 << 17
 _ROW_BYTES = {"csv": 128, "jsonl": 128, "parquet": 32, "tar": 1 << 16}

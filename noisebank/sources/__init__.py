@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ..errors import ConfigError
-from ..options import SourceOptions
-from . import csv_text, internvid, json_lines, parquet, table, webdataset, webvid
-from .block import Block
-from .files import ListFile, expand, open_lists
-from .rows import Fields, listed_rows
+from noisebank.errors import ConfigError
+from noisebank.options import SourceOptions
+from noisebank.sources import csv_text, internvid, json_lines, parquet, table, webdataset, webvid
+from noisebank.sources.block import Block
+from noisebank.sources.files import ListFile, expand, open_lists
+from noisebank.sources.rows import Fields, listed_rows
 
 __all__ = ["ListFile", "Range", "check_columns", "cut_ranges", "expand", "open_lists", "read_range"]
 

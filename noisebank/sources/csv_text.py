@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
-from .block import QUOTED, Block, concat_blocks, text_block
-from .spans import whole_records
+from noisebank.sources.block import QUOTED, Block, concat_blocks, text_block
+from noisebank.sources.spans import whole_records
 
 LONGEST_FIELD = 1 << 17
 _PIECE_BYTES = 1 << 16

@@ -20,9 +20,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ..errors import ConfigError
-from ..options import SourceOptions
-from ..storage import Store
+from noisebank.errors import ConfigError
+from noisebank.options import SourceOptions
+from noisebank.storage import Store
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAGIC = re.compile(r"[*?\[]")

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .block import Block
-from .rows import Fields, check_range, column_or_null, text_column
-from .times import times_ms
+from noisebank.sources.block import Block
+from noisebank.sources.rows import Fields, check_range, column_or_null, text_column
+from noisebank.sources.times import times_ms
 
 COLUMNS = ["YoutubeID", "Start_timestamp", "End_timestamp", "Caption"]
 

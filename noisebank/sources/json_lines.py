@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from .block import QUOTED, Block, text_block
-from .spans import whole_records
+from noisebank.sources.block import QUOTED, Block, text_block
+from noisebank.sources.spans import whole_records
 
 _FIRST_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .block import QUOTED, Block
+from noisebank.sources.block import QUOTED, Block
 
 BATCH_ROWS = 1 << 16
 _BYTES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..ids import LONGEST_SAFE, clip_numbers, safe, source_number, xxh64, xxh64_of
-from .block import QUOTED
+from noisebank.ids import LONGEST_SAFE, clip_numbers, safe, source_number, xxh64, xxh64_of
+from noisebank.sources.block import QUOTED
 
 _SAFE = np.zeros(256, bool)
 _SAFE[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")] = True

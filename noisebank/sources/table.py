@@ -8,11 +8,11 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..ids import xxh64
-from ..options import SourceOptions
-from .block import Block
-from .rows import Fields, check_range, column_or_null, text_column
-from .times import times_ms
+from noisebank.ids import xxh64
+from noisebank.options import SourceOptions
+from noisebank.sources.block import Block
+from noisebank.sources.rows import Fields, check_range, column_or_null, text_column
+from noisebank.sources.times import times_ms
 
 
 def columns(source: SourceOptions) -> list[str]:

@@ -9,11 +9,10 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from noisebank.errors import RowFailure
 from noisebank.format.shards import ForeignSample, read_foreign_shard
-
-from ..errors import RowFailure
-from ..video.members import member_uri
-from .rows import Fields
+from noisebank.sources.rows import Fields
+from noisebank.video.members import member_uri
 
 
 def fields(file: BinaryIO, name: str) -> Fields:

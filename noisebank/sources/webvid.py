@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from .block import Block
-from .rows import Fields, text_column
-from .times import duration_ms, each_ms
+from noisebank.sources.block import Block
+from noisebank.sources.rows import Fields, text_column
+from noisebank.sources.times import duration_ms, each_ms
 
 COLUMNS = ["videoid", "contentUrl", "duration", "name"]
 

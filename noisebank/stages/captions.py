@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 
 from noisebank.format.receipts import Receipt, find_receipt, finish, inputs_hash
 from noisebank.search.embed import Embedder
+from noisebank.stages.clips import SIDECAR, read_sidecar
+from noisebank.stages.finished import Finished
 from noisebank.storage import Store, publish_file
-
-from .clips import SIDECAR, read_sidecar
-from .finished import Finished
 
 STAGE = "captions"
 SUFFIX = ".parquet"

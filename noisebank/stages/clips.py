@@ -16,10 +16,9 @@ from noisebank.errors import BankDamaged, RowFailure
 from noisebank.format.receipts import Failure, Receipt, find_receipt, finish, inputs_hash
 from noisebank.format.shards import ShardSample, write_shard
 from noisebank.options import ClipOptions, FetchOptions
+from noisebank.stages.finished import Finished, failure_of
 from noisebank.storage import FileEntry, Store, file_sha256, publish_file
 from noisebank.video.clips import Clip, ClipRequest, make_clips
-
-from .finished import Finished, failure_of
 
 STAGE = "clips"
 TAR, SIDECAR = ".tar", ".parquet"

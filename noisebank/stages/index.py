@@ -33,10 +33,9 @@ from noisebank.planning.claims import claimed_receipts
 from noisebank.planning.plan import Plan
 from noisebank.search.index import TunedIndex, Vectors, build_index, choose_index
 from noisebank.search.segments import ENTRY_GROUP, Entries, Segment, merge_segments_from, open_segment, union_recall
+from noisebank.stages.captions import STAGE as CAPTIONS
+from noisebank.stages.finished import Finished
 from noisebank.storage import FileEntry, Store, file_sha256, publish_file
-
-from .captions import STAGE as CAPTIONS
-from .finished import Finished
 
 _log = logging.getLogger(__name__)
 

@@ -30,11 +30,10 @@ from noisebank.format.shards import ShardSample, read_shard
 from noisebank.models import ModelAdapter
 from noisebank.options import NoiseOptions
 from noisebank.stages.clip_inversion import ClipRecord, MeteredNetwork, choose_batch_size, invert_clips
+from noisebank.stages.clips import read_sidecar, sidecar_of
+from noisebank.stages.finished import Finished, failure_of
 from noisebank.storage import FileEntry, Store, publish_file
 from noisebank.video.frames import decode_mp4
-
-from .clips import read_sidecar, sidecar_of
-from .finished import Finished, failure_of
 
 _log = logging.getLogger(__name__)
 _MEASURES = (

@@ -4,8 +4,8 @@ A bank needs little of its storage: create a file only if it is absent (that is 
 that its content decides, read whole files and ranges, list, delete. Nothing is renamed, locked or changed in place.
 """
 
-from .base import Store, StoredFile
-from .files import FileEntry, file_sha256, publish_bytes, publish_file
-from .opening import open_store
+from noisebank.storage.base import Store, StoredFile
+from noisebank.storage.files import FileEntry, file_sha256, publish_bytes, publish_file
+from noisebank.storage.opening import open_store
 
 __all__ = ["FileEntry", "Store", "StoredFile", "file_sha256", "open_store", "publish_bytes", "publish_file"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import BankDamaged
+from noisebank.errors import BankDamaged
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.=-]*(/[A-Za-z0-9_-][A-Za-z0-9_.=-]*)*")
 
@@ -45,7 +45,7 @@ class Store(ABC):
     url: str
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        from .opening import open_store
+        from noisebank.storage.opening import open_store
 
         return open_store, (self.url,)
 

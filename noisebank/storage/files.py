@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BankDamaged
-from .base import Store, checked_key
+from noisebank.errors import BankDamaged
+from noisebank.storage.base import Store, checked_key
 
 _CHUNK = 1 << 20
 _DIGITS = 32

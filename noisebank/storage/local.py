@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import BankDamaged, UnsupportedStore
-from .base import Store, StoredFile, checked_key
+from noisebank.errors import BankDamaged, UnsupportedStore
+from noisebank.storage.base import Store, StoredFile, checked_key
 
 _TEMPORARY = ".tmp"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ..errors import ConfigError
-from .base import Store
-from .local import LocalStore
+from noisebank.errors import ConfigError
+from noisebank.storage.base import Store
+from noisebank.storage.local import LocalStore
 
 REMOTE_SCHEMES = ("gs", "s3", "az", "memory")
 
@@ -30,6 +30,6 @@ def open_store(url: str | Path) -> Store:
         return LocalStore(Path(unquote(urlsplit(text).path)))
     if scheme not in REMOTE_SCHEMES:
         raise ConfigError(f"bank address {text!r}: a local path or one of {', '.join(REMOTE_SCHEMES)}:// is wanted")
-    from .remote import RemoteStore  # (obstore is needed for remote banks only)
+    from noisebank.storage.remote import RemoteStore  # (obstore is needed for remote banks only)
 
     return RemoteStore(text)

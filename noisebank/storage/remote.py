@@ -20,8 +20,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
-from ..errors import ConfigError, NoiseBankError, UnsupportedStore
-from .base import Store, StoredFile, checked_key
+from noisebank.errors import ConfigError, NoiseBankError, UnsupportedStore
+from noisebank.storage.base import Store, StoredFile, checked_key
 
 _PART_BYTES = 8 << 20
 _PARTS_AT_ONCE = 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from ..errors import RowFailure
+from noisebank.errors import RowFailure
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import RowFailure
-from ..options import ClipOptions, FetchOptions
-from .fetch import Fetched, fetch
-from .sandbox import Sandbox, shared_sandbox
+from noisebank.errors import RowFailure
+from noisebank.options import ClipOptions, FetchOptions
+from noisebank.video.fetch import Fetched, fetch
+from noisebank.video.sandbox import Sandbox, shared_sandbox
 
 MAX_BACKLOG_BYTES = 10**9
 """No download starts while this much waits on disk or in memory to be decoded or handed on."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import av
 
-from ..errors import RowFailure
-from .probe import Probe, check_dimensions, open_video, reason
+from noisebank.errors import RowFailure
+from noisebank.video.probe import Probe, check_dimensions, open_video, reason
 
 SCALER = "bicubic+accurate_rnd+full_chroma_int+bitexact"
 """swscale's flags: bicubic filters widen as they shrink (antialiasing); exact whatever the CPU's instructions."""

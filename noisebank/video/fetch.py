@@ -6,11 +6,11 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import RowFailure
-from ..options import FetchOptions
-from . import http, objects, youtube
-from .members import HEADER_BYTES, Member, parse_member
-from .uris import kind_of, youtube_id
+from noisebank.errors import RowFailure
+from noisebank.options import FetchOptions
+from noisebank.video import http, objects, youtube
+from noisebank.video.members import HEADER_BYTES, Member, parse_member
+from noisebank.video.uris import kind_of, youtube_id
 
 _CHUNK = 1 << 20
 

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RowFailure
+from noisebank.errors import RowFailure
 
 
 def decode_mp4(mp4: bytes) -> npt.NDArray[np.uint8]:

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
-from ..errors import RowFailure
-from ..options import FetchOptions
-from .addresses import connect
-from .uris import shown
+from noisebank.errors import RowFailure
+from noisebank.options import FetchOptions
+from noisebank.video.addresses import connect
+from noisebank.video.uris import shown
 
 MAX_REDIRECTS = 5
 MAX_RETRY_AFTER_S = 60.0

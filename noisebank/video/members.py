@@ -11,7 +11,7 @@ import re
 import tarfile
 from dataclasses import dataclass
 
-from ..errors import RowFailure
+from noisebank.errors import RowFailure
 
 HEADER_BYTES = tarfile.BLOCKSIZE
 _MEMBER = re.compile(

@@ -9,11 +9,11 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RowFailure
-from ..options import FetchOptions
+from noisebank.errors import RowFailure
+from noisebank.options import FetchOptions
 
 if TYPE_CHECKING:
-    from ..storage.remote import RemoteStore
+    from noisebank.storage.remote import RemoteStore
 
 _CHUNK = 1 << 20
 
@@ -58,7 +58,7 @@ def download(uri: str, destination: Path, options: FetchOptions, span: tuple[int
 
 @functools.lru_cache(maxsize=64)
 def _bucket(url: str) -> RemoteStore:
-    from ..storage.remote import RemoteStore
+    from noisebank.storage.remote import RemoteStore
 
     return RemoteStore(url)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import av
 
-from ..errors import RowFailure
+from noisebank.errors import RowFailure
 
 MAX_SIDE = 8192
 MIN_SIDE = 16

@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import NoiseBankError, RowFailure
-from .worker import Answer, receive, send
+from noisebank.errors import NoiseBankError, RowFailure
+from noisebank.video.worker import Answer, receive, send
 
 DEADLINE_S = 120.0
 REQUESTS_A_PROCESS = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from ..errors import RowFailure
+from noisebank.errors import RowFailure
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")

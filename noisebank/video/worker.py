@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import RowFailure
+from noisebank.errors import RowFailure
 
 MAX_ADDRESS_SPACE = 6 << 30
 Answer = tuple[dict[str, Any], bytes]
@@ -48,8 +48,8 @@ def receive(pipe: IO[bytes]) -> Answer | None:
 
 def make_clip(request: dict[str, Any]) -> Answer:
     """Decodes and encodes one clip: ``{"path", "spec": fields of ClipSpec}`` to the fields of a clip and its mp4."""
-    from .decode import ClipSpec, decode
-    from .encode import encode_mp4
+    from noisebank.video.decode import ClipSpec, decode
+    from noisebank.video.encode import encode_mp4
 
     spec = ClipSpec(**request["spec"])
     decoded = decode(Path(request["path"]), spec)

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..errors import RowFailure
-from ..options import FetchOptions
-from .http import DEADLINE_TIMEOUTS
+from noisebank.errors import RowFailure
+from noisebank.options import FetchOptions
+from noisebank.video.http import DEADLINE_TIMEOUTS
 
 MAX_HEIGHT = 720
 _GONE = re.compile(
