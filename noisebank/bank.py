@@ -202,7 +202,7 @@ class NoiseBank:
         with pinned.reading():
             records = self._set(pinned)
             hits = self._by_id(pinned, id) if id is not None else self._by_prompt(pinned, records, prompt or "")
-            inverted = [normalise(records.noise(hit), normalize) for hit in hits]
+            inverted = [normalise(record, normalize) for record in records.batch(hits)]
         fresh = [False] * len(hits) if min_similarity is None else [hit.score < min_similarity for hit in hits]
         if any(fresh):
             for hit in compress(hits, fresh):

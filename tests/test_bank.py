@@ -8,6 +8,7 @@ import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import accelerate
@@ -303,6 +304,22 @@ def test_threads_read_records_of_a_remote_bank(tmp_path: Path) -> None:
             assert found.statistics == expected[id]
             assert torch.equal(found.noise, record_of(id).half().float())
     assert not list(bank._pinned.scratch.rglob("noise/*")), "no shard stays behind"
+
+
+def test_a_batch_is_fetched_from_a_remote_bank_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = open_store(f"memory://{tmp_path.name}")
+    build(remote, CAPTIONS)
+    bank = NoiseBank.open(remote.url)
+    bank.noise(id="mine-dog")  # (so that the record table has been read)
+    met, fetch = Barrier(len(CAPTIONS), timeout=60), type(remote).read_range
+
+    def fetched_with_all_others(self: Store, key: str, offset: int, length: int) -> bytes:
+        met.wait()
+        return fetch(self, key, offset, length)
+
+    monkeypatch.setattr(type(remote), "read_range", fetched_with_all_others)
+    batch = bank.noise(id=[*CAPTIONS], eta=float("inf"))
+    assert torch.equal(batch, torch.stack([stored(id) for id in CAPTIONS]))
 
 
 def use(bank: NoiseBank) -> None:
