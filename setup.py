@@ -12,6 +12,7 @@ JOBS = [
     "av>=14",
     "decord>=0.6",
     "diffusers>=0.36",
+    "joblib>=1.4",
     "webdataset>=1.0",
 ]
 DEV = [

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import joblib
+
 from noisebank.errors import NoiseBankError, RowFailure
 from noisebank.video.worker import Answer, receive, send
 
@@ -26,16 +28,11 @@ REQUESTS_A_PROCESS = 1000
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on, or all where the system does not say (macOS); quotas do not count."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Sandbox:
     """A pool of decoding processes, started when first needed; safe to use from many threads.
 
     Args:
-        size: processes, by default one a usable core.
+        size: processes, by default one a core that this process may use (affinity and container quotas count).
         deadline_s: seconds that one request may take.
         module: what the processes run.
     """
@@ -43,7 +40,7 @@ class Sandbox:
     def __init__(
         self, size: int | None = None, deadline_s: float = DEADLINE_S, module: str = "noisebank.video.worker"
     ) -> None:
-        self.size = size or usable_cores()
+        self.size = size or joblib.cpu_count()
         self._deadline_s = deadline_s
         self._module = module
         self._slots: queue.LifoQueue[_Child | None] = queue.LifoQueue()
