@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,27 @@ def test_other_options_of_the_clips_redo_what_depends_on_them(project: Project, 
     assert sum(server.requests.values()) == 4
     assert done(summary) == {"clips": 4, "noise/small": 4}
     assert summary["rows"]["unchanged"] == summary["rows"]["in_bank"] == 4
+
+
+def test_a_clip_that_other_options_take_away_is_not_found_any_more(project: Project) -> None:
+    rows, video = project.rows(3), project.folder / "own.mp4"
+    rows[1] = rows[1]._replace(uri=video.name)
+    shutil.copy(project.folder / "videos" / "v01.mp4", video)
+    project.write_list(rows)
+    project.build()
+    video.rename(project.folder / "elsewhere.mp4")
+    project.configure(clips={**project.config["clips"], "frame_stride": 2})
+    assert project.build("--max_failed", 1)["rows"]["in_bank"] == 2
+    assert project.failures() == {"mine-clip01": "missing_file"}
+    assert project.search(rows[1].caption)[0] != "mine-clip01"
+    assert project.look("show")["index"]["size"] == 2
+    assert project.look("verify")["ok"]
+
+    (project.folder / "elsewhere.mp4").rename(video)
+    again = done(project.build("--retry_failures"))
+    assert again.pop("index") in (1, 3)  # (a segment of its own, or all merged)
+    assert again == {"clips": 1, "captions": 1, "noise/small": 1}
+    assert project.search(rows[1].caption) == ("mine-clip01", rows[1].caption)
 
 
 def test_a_source_left_out_keeps_its_rows_until_prune(project: Project) -> None:

@@ -178,13 +178,13 @@ class Model:
 def _built(known: Known, row: Row, size: int, sets: frozenset[str], outcome: str) -> Known:
     """What becomes of a listed row in a build; ``outcome`` of making its clip, empty where nothing was to be made.
 
-    A row whose new clip cannot be made keeps the old one with the records that it has; a set that is new gets its
-    record in the next build, when it is clear which clip stays.
+    A row whose new clip cannot be made keeps the old one with the records that it has, unless the options are others
+    now: then it leaves the bank. A set that is new gets its record in the next build, when it is clear which clip stays.
     """
     if outcome == OK or known.clip == (row.uri, size):
         return Known(row, (row.uri, size), row.caption, sets)
     if known.clip is None or known.clip[1] != size:
-        known = replace(known, clip=None, sets=frozenset())
+        known = replace(known, clip=None, caption=None, sets=frozenset())
     elif not outcome:
         known = replace(known, sets=sets)
     return replace(known, listing=row, code=outcome or known.code)

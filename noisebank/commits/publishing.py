@@ -182,6 +182,9 @@ class Outcome:
                 columns["caption_row"][at] = np.arange(made.num_rows)
                 columns["caption"][at] = made.column("caption_hash").to_numpy()
         status = columns["status"]
+        clipless = (columns["clip_file"] == 0) & (status != Status.REMOVED)
+        for name, nothing in (("caption", 0), ("caption_file", 0), ("caption_row", -1)):
+            columns[name][clipless] = nothing  # (a clip that other options took away is not to be found any more)
         waiting = status == Status.PENDING
         if (waiting & ((columns["clip_file"] == 0) | (columns["caption_file"] == 0))).any():
             raise BankDamaged(f"plan {self.plan.hash}: rows are left without a clip or a caption; run the build again")
