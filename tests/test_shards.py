@@ -105,12 +105,12 @@ def test_tars_of_others() -> None:
         }
     )
     samples = [*read_foreign_shard(file)]
-    assert [(s.key, s.caption, s.info) for s in samples] == [
-        ("000/clip", "a cat", {"caption": "not this", "n": 1}),
-        ("b", "a bird", {"text": "a bird"}),
-        ("c", "", {}),
-        ("d", "no video", {}),
-        ("e", "five", {"caption": 7, "text": "five"}),
+    assert [(s.key, s.caption, s.invalid) for s in samples] == [
+        ("000/clip", "a cat", ""),
+        ("b", "a bird", ""),
+        ("c", "", ""),
+        ("d", "no video", ""),
+        ("e", "five", ""),
     ]
     data = file.getvalue()
     assert [data[s.offset : s.offset + s.size] for s in samples] == [b"", b"video 2", b"video 3", b"", b"video 5"]
@@ -120,7 +120,36 @@ def test_tars_of_others() -> None:
 def test_a_caption_of_txt_beats_that_of_json() -> None:
     file = foreign({"a/x.mp4": b"v", "a/x.txt": "größe\n".encode(), "a/x.json": b'{"caption": "other"}'})
     (sample,) = read_foreign_shard(file)
-    assert sample == ForeignSample("a/x", "a/x.mp4", 512, 1, "größe", {"caption": "other"})
+    assert sample == ForeignSample("a/x", "a/x.mp4", 512, 1, "größe")
+
+
+def test_names_and_captions_that_are_no_utf8_cost_their_sample() -> None:
+    members = {
+        "é.mp4": b"v", "é.txt": b"latin-1", "a.mp4": b"v", "a.txt": b"\xff\xfe", "b.mp4": b"v", "b.txt": b"good",
+        "b.json": b"\xff", "c.mp4": b"v", "c.json": b'{"caption": "\\ud83d"}', "d.mp4": b"v", "d.json": b'"\xe9"',
+    }  # fmt: skip
+    latin1 = foreign(members, format=tarfile.GNU_FORMAT, encoding="latin-1")
+    assert [(s.key, s.name, s.caption, s.invalid) for s in read_foreign_shard(latin1)] == [
+        ("", "", "", r"bad_utf8: unexpected end of data in the name b'\xe9'"),
+        ("a", "a.mp4", "", "bad_utf8: invalid start byte in the caption of 'a'"),
+        ("b", "b.mp4", "good", ""),
+        ("c", "c.mp4", "", "bad_utf8: surrogates not allowed in the caption of 'c'"),
+        ("d", "d.mp4", "", "bad_utf8: invalid continuation byte in the caption of 'd'"),
+    ]
+
+
+@pytest.mark.parametrize("key", ["GNU.sparse.map", "GNU.sparse.size"])
+def test_a_header_that_tarfile_chokes_on_ends_the_tar(key: str) -> None:
+    file = foreign({"a.mp4": b"v" * 600, "b.txt": b"a dog"})
+    odd = tarfile.TarInfo("c.mp4")
+    odd.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": "5"} | {key: "0,x"}
+    with tarfile.open(fileobj=file, mode="a", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(odd)
+    file.seek(0)
+    reading = read_foreign_shard(file, "x.tar")
+    assert next(reading).key == "a"
+    with pytest.raises(RowFailure, match=r"bad_tar: x\.tar: invalid literal"):
+        list(reading)
 
 
 def test_what_is_no_tar_is_told_after_what_could_be_read() -> None:

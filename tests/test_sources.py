@@ -124,9 +124,9 @@ def test_jsonl_lines_that_are_no_objects_cost_one_row_each(tmp_path: Path) -> No
     good = json.dumps(INTERNVID)
     path = tmp_path / "list.jsonl"
     lines = [good, "{broken", "[1]", "", good, '{"YoutubeID": {"a": 1}}']
-    path.write_bytes("\n".join(lines).encode() + b'\n{"Caption": "\xff"}\n')
+    path.write_bytes("\n".join(lines).encode() + b'\n{"Caption": "\xff"}\n{"Caption": "\\ud83d"}\n')
     rows = read(SourceOptions("internvid", (str(path),)), tmp_path)
-    assert reasons(rows) == [None, "bad_json", "bad_json", None, "bad_json", "bad_utf8"]
+    assert reasons(rows) == [None, "bad_json", "bad_json", None, "bad_json", "bad_utf8", "bad_utf8"]
 
 
 def test_jsonl_whose_first_lines_lack_a_key_or_are_nested_deeply(tmp_path: Path) -> None:
@@ -211,6 +211,18 @@ def test_webdataset_tars_of_others(tmp_path: Path) -> None:
     assert path.read_bytes()[member.offset : member.offset + member.size] == b"video two!"
 
 
+def test_a_name_or_caption_in_a_tar_that_is_no_utf8_costs_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "00000.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        for key, caption in {"café": b"coffee", "a": b"\xff\xfe", "b": b"a dog"}.items():
+            add(tar, f"{key}.mp4", b"video")
+            add(tar, f"{key}.txt", caption)
+    rows = read(SourceOptions("webdataset", (str(path),)), tmp_path)
+    assert reasons(rows) == ["bad_utf8", "bad_utf8", None]
+    assert rows[0]["id"].startswith("webdataset-invalid-") and r"b'caf\xe9'" in rows[0]["invalid"]
+    assert (rows[1]["id"], rows[1]["caption"]) == ("webdataset-a", "")
+
+
 def test_a_text_without_a_video_is_an_invalid_row(tmp_path: Path) -> None:
     path = tmp_path / "00000.tar"
     with tarfile.open(path, "w") as tar:
@@ -237,14 +249,14 @@ def test_a_damaged_tar_is_one_invalid_row(tmp_path: Path) -> None:
 
 def test_a_tar_member_of_negative_size_ends_the_tar(tmp_path: Path) -> None:
     path = tmp_path / "loop.tar"
-    with tarfile.open(path, "w") as tar:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         add(tar, "a.mp4", b"video")
         add(tar, "a.txt", b"a dog")
-        info = tarfile.TarInfo("b.mp4")
+        info = tarfile.TarInfo("é.mp4")
         info.size = -512
         tar.addfile(info)
     rows = read(SourceOptions("webdataset", (str(path),)), tmp_path)
-    assert reasons(rows)[-1] == "bad_tar"
+    assert rows[-1]["invalid"] == r"bad_tar: loop.tar: member '\udce9.mp4' of -512 bytes"
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
@@ -316,6 +328,23 @@ def test_globs_brace_ranges_and_lists_keep_their_order(tmp_path: Path) -> None:
     assert expand_braces("{1..2}{01..02}") == ["101", "102", "201", "202"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "counted"),
+    [("{2..1}", "2 1"), ("{10..08}", "10 09 08"), ("{10..8}", "10 9 8"), ("{8..010}", "008 009 010"), ("{0..0}", "0")],
+)
+def test_brace_ranges_count_as_bash_does(pattern: str, counted: str) -> None:
+    assert expand_braces(pattern) == counted.split()
+
+
+def test_a_file_whose_name_is_no_utf8_is_named(tmp_path: Path) -> None:
+    try:
+        (tmp_path / "caf\udce9.csv").touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    with pytest.raises(ConfigError, match=r"caf\\udce9\.csv' is not UTF-8; rename it"):
+        expand(webvid(tmp_path / "*.csv"))
+
+
 def test_one_missing_file_of_a_brace_range_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "part0.csv").touch()
     with pytest.raises(ConfigError, match=r"part1\.csv"):
@@ -351,6 +380,16 @@ def test_lists_behind_http_and_compressed_ones(tmp_path: Path, list_server: str)
         assert (row["id"], row["uri"]) == ("webvid-1-0-5000", "a.mp4")
     with pytest.raises(ConfigError, match=r"missing\.csv"):
         read(webvid(f"{list_server}/missing.csv"), tmp_path)
+
+
+def test_a_list_from_elsewhere_names_no_files_of_this_machine(tmp_path: Path, list_server: str) -> None:
+    uris = ["/etc/passwd", "//host/a.mp4", "a.mp4", "https://example.org/a.mp4", "youtube:dQw4w9WgXcQ"]
+    listed = [[str(i), uri, "PT5S", "d", "a dog"] for i, uri in enumerate(uris)]
+    path = write_csv(tmp_path / "served" / "list.csv", listed)
+    rows = read(webvid(f"{list_server}/list.csv"), tmp_path)
+    assert reasons(rows) == ["bad_uri", "bad_uri", None, None, None]
+    assert rows[0]["invalid"].endswith("may not name files of this machine: '/etc/passwd'")
+    assert reasons(read(webvid(path), tmp_path)) == [None] * 5
 
 
 @pytest.mark.parametrize("query", ["", "?X-Signature=abc", "?X-Signature=a/b", "?next=/c.csv"])

@@ -44,7 +44,8 @@ class ForeignSample:
     size: int
     caption: str
     """From ``.txt``, else from ``caption`` or ``text`` of ``.json``; empty where there is neither."""
-    info: dict[str, Any] = field(default_factory=dict)
+    invalid: str = ""
+    """Why it cannot be used, ``"code: message"``; empty where it can."""
 
 
 def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
@@ -111,12 +112,12 @@ def read_foreign_shard(file: IO[bytes], name: str = "tar") -> Iterator[ForeignSa
         RowFailure: ``bad_tar``, when it is damaged or no tar; after the samples that came before.
     """
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             group: dict[str, tuple[tarfile.TarInfo, bytes]] = {}
             current = ""
             for info in tar:
                 if info.size < 0:  # (the next member would be this one again)
-                    raise tarfile.ReadError(f"member {info.name} of {info.size} bytes")
+                    raise tarfile.ReadError(f"member {info.name!r} of {info.size} bytes")
                 if not info.isreg():
                     continue
                 key, extension = _split(info.name)
@@ -126,7 +127,7 @@ def read_foreign_shard(file: IO[bytes], name: str = "tar") -> Iterator[ForeignSa
                 text = _data(tar, info) if extension in ("txt", "json") and info.size <= _MAX_TEXT_BYTES else b""
                 group[extension] = (info, text)
             yield from _sample(current, group)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:  # (what bad headers raise)
         raise RowFailure("bad_tar", f"{name}: {error}") from error
 
 
@@ -142,18 +143,33 @@ def _sample(key: str, group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Iterat
     video = next((group[extension][0] for extension in VIDEO_EXTENSIONS if extension in group), None)
     if video is None and not group.keys() & {"txt", "json"}:
         return
-    info: dict[str, Any] = {}
-    if "json" in group:
-        try:
-            document = json.loads(group["json"][1] or b"{}")
-        except (ValueError, RecursionError):
-            document = {}
-        info = document if isinstance(document, dict) else {}
-    caption = group["txt"][1].decode("utf-8", "replace").strip() if "txt" in group else ""
-    if not caption:
-        caption = next((info[k].strip() for k in _CAPTION_KEYS if isinstance(info.get(k), str)), "")
     member = (video.name, video.offset_data, video.size) if video is not None else ("", 0, 0)
-    yield ForeignSample(key, *member, caption, info)
+    name = key.encode(errors="surrogateescape")  # (as it stands in the tar)
+    try:
+        name.decode()
+    except UnicodeDecodeError as error:
+        yield ForeignSample("", "", 0, 0, "", f"bad_utf8: {error.reason} in the name {name!r}")
+        return
+    try:
+        yield ForeignSample(key, *member, _caption(group))
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        yield ForeignSample(key, *member, "", f"bad_utf8: {error.reason} in the caption of {key!r}")
+
+
+def _caption(group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> str:
+    """The caption of a sample, empty if it has none; UnicodeError if it is no text."""
+    caption = group["txt"][1].decode().strip() if "txt" in group else ""
+    if caption or "json" not in group:
+        return caption
+    text = group["json"][1].decode("utf-8-sig")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    found = document if isinstance(document, dict) else {}
+    caption = next((found[k].strip() for k in _CAPTION_KEYS if isinstance(found.get(k), str)), "")
+    caption.encode()  # (JSON can spell lone surrogates, which are no text)
+    return caption
 
 
 def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
@@ -161,5 +177,5 @@ def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     source = tar.extractfile(info)
     data = source.read() if source is not None else b""
     if len(data) != info.size:
-        raise tarfile.ReadError(f"member {info.name} ends early")
+        raise tarfile.ReadError(f"member {info.name!r} ends early")
     return data

@@ -10,7 +10,9 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from noisebank.errors import ConfigError
 from noisebank.options import SourceOptions
@@ -90,6 +92,8 @@ def read_range(file: ListFile, part: Range, header: list[str], base: int) -> Ite
     """
     try:
         for start, fields in _fields(file, part, header):
+            if file.is_http:
+                _refuse_local(fields)
             yield listed_rows(fields, file.source_name, base, (part.file << FILE_SHIFT) + start)
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"source {file.source_name}: {file.name}: cannot be read: {error}") from error
@@ -109,6 +113,12 @@ def _fields(file: ListFile, part: Range, header: list[str]) -> Iterator[tuple[in
             is_csv = file.format == "csv"
             block = csv_text.parse(data, header, columns) if is_csv else json_lines.parse(data, columns)
             yield part.start, _layout(block, file.source)
+
+
+def _refuse_local(fields: Fields) -> None:
+    """Marks the rows of a list from elsewhere invalid that name a file of this machine by its path."""
+    local = np.asarray(pc.starts_with(fields.uri, "/").fill_null(False))
+    fields.refuse(local, "bad_uri", "a list behind HTTP may not name files of this machine:", fields.uri)
 
 
 def _layout(block: Block, source: SourceOptions) -> Fields:

@@ -56,6 +56,11 @@ class ListFile:
         return self.source.name or self.source.kind
 
     @property
+    def is_http(self) -> bool:
+        """Whether it was fetched from an ``http(s)://`` address."""
+        return self.name.startswith(_HTTP)
+
+    @property
     def folder(self) -> str:
         """The folder of the list, which relative uris start from."""
         return _path(self.name).rpartition("/")[0]
@@ -84,7 +89,7 @@ def expand(source: SourceOptions) -> list[str]:
     'https://example.org/09.csv'
 
     Raises:
-        ConfigError: a file does not exist, or nothing matches a glob.
+        ConfigError: a file does not exist, nothing matches a glob, or a name is not UTF-8.
     """
     name = source.name or source.kind
     addresses: list[str] = []
@@ -99,17 +104,20 @@ def expand(source: SourceOptions) -> list[str]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """``{000..002}`` counted out with its leading zeros; several are combined.
+    """``{000..002}`` counted out as bash does, up or down, with leading zeros; several are combined.
 
-    >>> expand_braces("a{08..10}.tar")
-    ['a08.tar', 'a09.tar', 'a10.tar']
+    >>> expand_braces("a{08..10}.tar"), expand_braces("{2..1}.csv")
+    (['a08.tar', 'a09.tar', 'a10.tar'], ['2.csv', '1.csv'])
     """
     match = _BRACES.search(pattern)
     if match is None:
         return [pattern]
-    first, last = match.groups()
+    first, last = map(int, match.groups())
     head, tail = pattern[: match.start()], pattern[match.end() :]
-    numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+    padded = any(len(text) > 1 and text.startswith("0") for text in match.groups())
+    width = max(map(len, match.groups())) if padded else 0
+    step = 1 if first <= last else -1
+    numbers = (f"{number:0{width}d}" for number in range(first, last + step, step))
     return [expanded for number in numbers for expanded in expand_braces(f"{head}{number}{tail}")]
 
 
@@ -155,7 +163,13 @@ def _matches(pattern: str) -> list[str]:
     found = [pattern]
     if _MAGIC.search(pattern) and not Path(pattern).exists():
         found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (it takes absolute patterns)
-    return [str(Path(path).absolute()) for path in found if Path(path).is_file()]
+    files = [str(Path(path).absolute()) for path in found if Path(path).is_file()]
+    for path in files:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"path {pattern!r}: the name {path!r} is not UTF-8; rename it") from error
+    return files
 
 
 def _format(source: SourceOptions, address: str) -> str:

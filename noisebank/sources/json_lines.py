@@ -44,7 +44,7 @@ def parse(data: bytes, columns: list[str]) -> Block:
             found = _object(line)
             rows.append([_text(found.get(column)) for column in columns])
             continue
-        except UnicodeDecodeError as error:
+        except (UnicodeDecodeError, UnicodeEncodeError) as error:
             bad[len(rows)] = f"bad_utf8: {error.reason} in {line[:QUOTED]!r}"
         except (ValueError, RecursionError) as error:
             bad[len(rows)] = f"bad_json: {error}: {line[:QUOTED].decode(errors='replace')!r}"
@@ -56,7 +56,7 @@ def _object(line: bytes) -> dict[str, Any]:
     """The object that a line holds.
 
     Raises:
-        ValueError: it holds none (UnicodeDecodeError: it is no text), or RecursionError: it is nested too deeply.
+        ValueError: it holds none (UnicodeError: it is no text), or RecursionError: it is nested too deeply.
     """
     found = _decode(line.removeprefix(_BOM).decode())
     if not isinstance(found, dict):

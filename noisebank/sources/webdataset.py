@@ -23,12 +23,10 @@ def fields(file: BinaryIO, name: str) -> Fields:
         name: its file name, which the uris start with.
     """
     samples: list[ForeignSample] = []
-    invalid: dict[int, str] = {}
     try:
         samples.extend(read_foreign_shard(file, name))
     except RowFailure as failure:
-        invalid[len(samples)] = str(failure)
-        samples.append(ForeignSample("", "", 0, 0, ""))
+        samples.append(ForeignSample("", "", 0, 0, "", str(failure)))
     uris = [member_uri(name, sample.name, sample.offset, sample.size) if sample.name else "" for sample in samples]
     nothing = pa.nulls(len(samples), pa.int64())
     return Fields(
@@ -38,5 +36,5 @@ def fields(file: BinaryIO, name: str) -> Fields:
         start_ms=nothing,
         end_ms=nothing,
         ranged=False,
-        invalid=invalid,
+        invalid={i: sample.invalid for i, sample in enumerate(samples) if sample.invalid},
     )
