@@ -16,7 +16,7 @@ from transforms.clips import MakeClips
 from transforms.index import BuildIndex
 from transforms.noise import InvertClips
 from transforms.plan import MakePlan
-from transforms.publish import CheckPlan, Publish
+from transforms.publish import CheckClips, CheckPlan, Publish
 from transforms.report import Report
 from transforms.work import Done, ReadTasks, Work
 
@@ -56,7 +56,9 @@ def build_pipeline(
         | "ClipTasks" >> ReadTasks(bank, "clips")
         | "Clips" >> MakeClips(bank, config.clips, config.fetch, make=makes["clips"])
     )
-    follow = clips | "Follow" >> beam.Map(_follow) | "SpreadShards" >> beam.Reshuffle()
+    if makes["clips"]:
+        plans |= "CheckClips" >> CheckClips(config, clips, warn=stage != "build")
+    follow = clips | "Follow" >> beam.Map(_follow, beam.pvalue.AsSingleton(plans)) | "SpreadShards" >> beam.Reshuffle()
     shards: dict[str, list[beam.PCollection[Done]]] = {"clips": [clips], "captions": [], "noise": []}
     if stage not in ("clips", "noise"):
         captions = (
@@ -90,6 +92,7 @@ def _announced(hash: str, bank: str, run_id: str) -> str:
     return hash
 
 
-def _follow(done: Done) -> Work:
-    """What the next stages do with finished clips; the failures, which may be many, go to the commit alone."""
+def _follow(done: Done, _checked: str) -> Work:
+    """What the next stages do with finished clips, once these were checked; the failures, which may be many, go to the
+    commit alone."""
     return Work(done.work.plan, done.work.task, replace(done.finished.receipt, failures=()))

@@ -16,9 +16,9 @@ from apache_beam.runners.runner import PipelineState
 from noisebank import errors
 from noisebank.commits.runs import collect_run
 from noisebank.errors import ConfigError, JobFailed, NoiseBankError
-from noisebank.format.manifest import latest_snapshot
+from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.options import Config
-from noisebank.planning.plan import Plan, differences, open_plans, read_plan, removal_problems
+from noisebank.planning.plan import Plan, differences, open_plans, plan_exists, read_plan, removal_problems
 from noisebank.storage import Store, open_store
 from pipelines.graph import build_pipeline
 from pipelines.models import prepare
@@ -57,8 +57,12 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
     if stage in ("build", "clips"):
         known["fingerprints"], known["models"] = prepare(config)
     else:
-        known["plan"] = _open_plan(store, config).hash
-    with watch_run(store, run_id):
+        latest = latest_snapshot(store)
+        plan = _plan_to_work_on(store, latest, config, stage)
+        if latest and plan.hash == latest.plan:
+            return _published(plan, latest)
+        known["plan"] = plan.hash
+    with watch_run(store, run_id, stage):
         _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
     summary = collect_run(store, run_id)
     if stage == "build":
@@ -74,17 +78,20 @@ def models_to_load(config: Config, stage: str) -> list[str]:
     return captions + [path for options in noise for path in (options.model, options.motion_adapter) if path]
 
 
-def _open_plan(store: Store, config: Config) -> Plan:
-    """The newest open plan of this configuration, for a stage that runs on its own.
+def _plan_to_work_on(store: Store, latest: Snapshot | None, config: Config, stage: str) -> Plan:
+    """The newest open plan of this configuration, for a stage that runs on its own. ``commit`` also takes one that was
+    refused, for its limit may have been raised since, and the one that the latest snapshot published already.
 
     Raises:
-        JobFailed: there is no open plan.
-        ConfigError: all open plans are of other configurations; says what differs.
+        ConfigError: there is no open plan, or all are of other configurations; says what differs.
     """
-    latest = latest_snapshot(store)
-    plans = open_plans(store, latest.uuid if latest else "")
+    plans = open_plans(store, latest.uuid if latest else "", refused=stage == "commit")
+    if stage == "commit" and latest and latest.operation == "build" and plan_exists(store, latest.plan):
+        plans.append(read_plan(store, latest.plan))
     if not plans:
-        raise JobFailed(f"{config.bank}: no open plan; run 'noisebank clips' or 'build' with this configuration first")
+        raise ConfigError(
+            f"{config.bank}: no open plan; run 'noisebank clips' or 'build' with this configuration first"
+        )
     for plan in plans:
         if not differences(plan, config):
             return plan
@@ -92,6 +99,20 @@ def _open_plan(store: Store, config: Config) -> Plan:
         f"{'; '.join(differences(plans[0], config))} of {plans[0].created}; give the configuration and flags that it "
         "was made with, or run 'noisebank clips' or 'build' with these, which plans anew"
     )
+
+
+def _published(plan: Plan, latest: Snapshot) -> dict[str, Any]:
+    """The summary of a commit that finds its plan published already."""
+    return {
+        "plan": plan.hash,
+        "planned": plan.created,
+        "snapshot": latest.number,
+        "parent": latest.number,
+        "committed": False,
+        "rows": {**latest.counts, "in_bank": latest.in_bank},
+        "stages": {},
+        "failed_by_code": {},
+    }
 
 
 def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:

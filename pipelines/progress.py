@@ -19,20 +19,23 @@ _SECONDS = {True: 1.0, False: 10.0}
 
 
 @contextmanager
-def watch_run(store: Store, run_id: str) -> Iterator[None]:
-    """Shows how many shards of a run's plan are finished while the block runs."""
-    ended = threading.Event()
+def watch_run(store: Store, run_id: str, stage: str = "build") -> Iterator[None]:
+    """Shows how many shards of a run's plan are finished while the block runs; ``stage``: what the run does."""
+    ended, well = threading.Event(), threading.Event()
     with show_progress("planning", "shards") as progress:
-        thread = threading.Thread(target=_watch, args=(store, run_id, progress, ended), daemon=True)
+        thread = threading.Thread(target=_watch, args=(store, run_id, stage, progress, ended, well), daemon=True)
         thread.start()
         try:
             yield
+            well.set()
         finally:
             ended.set()
             thread.join()
 
 
-def _watch(store: Store, run_id: str, progress: Progress, ended: threading.Event) -> None:
+def _watch(
+    store: Store, run_id: str, stage: str, progress: Progress, ended: threading.Event, well: threading.Event
+) -> None:
     pause = _SECONDS[store.local_path("plans") is not None]
     plan: Plan | None = None
     last = False
@@ -42,19 +45,23 @@ def _watch(store: Store, run_id: str, progress: Progress, ended: threading.Event
             if plan is None and (hash := find_plan(store, run_id)):
                 plan = read_plan(store, hash)
             if plan is not None:
-                _report(progress, store, plan)
+                _report(progress, store, plan, stage if well.is_set() else "")
             elif not last:
                 progress.report(0, 0)
         except Exception as error:  # noqa: BLE001 (stores raise what they like; the next look will do)
             _log.debug("progress: %s", error)
 
 
-def _report(progress: Progress, store: Store, plan: Plan) -> None:
+def _report(progress: Progress, store: Store, plan: Plan, ended: str) -> None:
+    """Counts receipts that are younger than the plan; after the end of a stage, or of a build, all of its shards are
+    finished, some of them perhaps found that are older."""
     todo = {stage: figures["shards"] for stage, figures in plan.todo().items() if figures["shards"]}
     since = datetime.fromisoformat(plan.created).timestamp()
     done = {
-        stage: min(shards, sum(file.key.endswith(".json") and file.modified >= since for file in store.scan(stage)))
+        stage: shards
+        if ended in ("build", "commit", stage.partition("/")[0])
+        else min(shards, sum(file.key.endswith(".json") and file.modified >= since for file in store.scan(stage)))
         for stage, shards in todo.items()
     }
-    progress.what = ", ".join(f"{stage} {done[stage]}/{shards}" for stage, shards in todo.items()) or "planned"
+    progress.what = ", ".join(f"{stage} {done[stage]}/{shards}" for stage, shards in todo.items()) or "nothing to make"
     progress.report(sum(done.values()), sum(todo.values()))

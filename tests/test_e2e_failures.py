@@ -104,6 +104,10 @@ def test_every_row_ends_in_one_status_and_finished_work_is_kept(webvid: Project,
         refused = webvid.run("build")
         assert refused.exit_code == 1
         assert "max_failed 0.05" in refused.stderr and "nothing is published" in refused.stderr
+        total, message = re.search(r"(\d+) of \d+ rows failed, (.*)", refused.stderr).groups()
+        listed = message.partition(" Failed: ")[2].partition(". ")[0]
+        assert sum(int(count) for count in re.findall(r"(\d+) \w+", listed)) == int(total), "all are accounted for"
+        assert not list(webvid.bank.glob("noise")), "nothing is inverted of what cannot be published"
         assert f"'noisebank failures {webvid.bank} --unpublished' lists them all" in refused.stderr
         unpublished = webvid.look("failures", "--unpublished")["failures"]
         assert {video_id(failure["id"]): failure["code"] for failure in unpublished} == EXPECTED
@@ -191,7 +195,7 @@ def test_running_the_same_command_again_does_not_get_past_the_gate(project: Proj
         assert refused.exit_code == 1
         message = refused.document["error"]["message"]
         assert "2 of 6 rows failed" in message
-        assert "run the same command again with --retry-failures http_404, which" in message
+        assert "run 'build', or 'clips' and the stages after it, again with --retry-failures http_404, which" in message
         unpublished = project.look("failures", "--unpublished")["failures"]
         assert [failure["id"] for failure in unpublished] == ["mine-bad0", "mine-bad1"]
     assert not server.requests

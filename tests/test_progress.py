@@ -107,6 +107,23 @@ def test_a_look_that_fails_ends_nothing(tmp_path: Path, lines: list[str], monkey
 
     monkeypatch.setattr(LocalStore, "read", unreachable_once)
     monkeypatch.setitem(pipelines.progress._SECONDS, True, 0.01)
-    with watch_run(bank.store, RUN):
+    with watch_run(bank.store, RUN, "index"):
         assert failed.wait(60)
     assert lines and lines[-1].startswith("clips 0/1")
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("build", "clips 1/1, captions 1/1, noise/toy 1/1: 3 of 3 shards"),
+        ("noise", "clips 0/1, captions 0/1, noise/toy 1/1: 1 of 3 shards"),
+    ],
+)
+def test_what_ended_well_is_finished_though_its_receipts_were_there_before(
+    tmp_path: Path, lines: list[str], stage: str, said: str
+) -> None:
+    bank = Bank(tmp_path)
+    record_plan(bank.store, RUN, bank.plan(write_csv(tmp_path / "a.csv", [webvid_row(1)])).hash)
+    with watch_run(bank.store, RUN, stage):
+        pass
+    assert lines[-1] == said

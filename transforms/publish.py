@@ -1,8 +1,9 @@
-"""The two gates of a build and its commit: before any work, whether the lists look sane; at the end, whether too much
-failed; then one snapshot, and how the run ended for whoever started it."""
+"""The gates of a build and its commit: before any work, whether the lists look sane; before the inversions and at the
+end, whether too much failed; then one snapshot, and how the run ended for whoever started it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from noisebank.commits.publishing import Outcome, Schemas
 from noisebank.commits.runs import record_run
 from noisebank.errors import JobFailed, SnapshotConflict, SnapshotExpired
 from noisebank.format.manifest import Snapshot, read_snapshot
-from noisebank.format.receipts import find_receipts
+from noisebank.format.receipts import Receipt, find_receipts
 from noisebank.format.tables import PARQUET, write_segment
 from noisebank.options import Config
 from noisebank.planning.plan import FOLDER, Plan, refuse, removal_problems
@@ -27,6 +28,7 @@ from schemas.rows import ROWS
 from transforms.index import BuiltIndex
 from transforms.work import Done, plan_of
 
+_log = logging.getLogger(__name__)
 _SCHEMAS = Schemas(ROWS, RECORDS, FAILURES)
 
 
@@ -53,6 +55,26 @@ class CheckPlan(beam.PTransform):
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[str]:
         return plans | beam.Map(_checked, self.config)
+
+
+class CheckClips(beam.PTransform):
+    """Stops a build before its inversions when so many clips failed that nothing could be published.
+
+    Args:
+        config: of the build.
+        clips: all finished shards of the clips.
+        warn: whether it only warns, because somebody else commits, perhaps under another limit.
+
+    Input and output: the plan's hash.
+    """
+
+    def __init__(self, config: Config, clips: beam.PCollection[Done], warn: bool) -> None:
+        super().__init__()
+        self.config, self.clips, self.warn = config, clips, warn
+
+    def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[str]:
+        shards = beam.pvalue.AsList(self.clips | "ClipShards" >> beam.Map(finished_shard))
+        return plans | beam.Map(_clips_checked, self.config, shards, self.warn)
 
 
 class Publish(beam.PTransform):
@@ -92,6 +114,37 @@ def _checked(hash: str, config: Config) -> str:
     return hash
 
 
+def _clips_checked(hash: str, config: Config, shards: Iterable[FinishedShard], warn: bool) -> str:
+    shards = list(shards)
+    if not shards:
+        return hash
+    store, plan = open_store(config.bank), plan_of(config.bank, hash)
+    outcome = Outcome(store, plan, _parent(store, plan), _receipts(store, shards), _SCHEMAS)
+    if not warn:
+        _check_failures(outcome, config)
+        return hash
+    try:
+        outcome.check_failures(config.max_failed)
+    except JobFailed as error:
+        _log.warning("'commit' would refuse this: %s", error)
+    return hash
+
+
+def _check_failures(outcome: Outcome, config: Config) -> None:
+    """Refuses the plan for good, and leaves the table of what failed, where too much did."""
+    try:
+        outcome.check_failures(config.max_failed)
+    except JobFailed as error:
+        store, hash = outcome.store, outcome.plan.hash
+        failures = write_segment(store, f"{FOLDER}/{hash}", outcome.failures(), suffix=PARQUET)
+        refuse(store, hash, str(error), [failures] if failures else [])
+        raise
+
+
+def _receipts(store: Store, shards: Iterable[FinishedShard]) -> list[Receipt]:
+    return find_receipts(store, [(shard.stage, shard.inputs) for shard in shards])
+
+
 def _publish(
     hash: str, config: Config, run_id: str, shards: Iterable[FinishedShard], indices: Iterable[BuiltIndex]
 ) -> dict[str, Any]:
@@ -100,14 +153,9 @@ def _publish(
     parent = _parent(store, plan)
     shards = sorted(shards, key=lambda shard: (shard.stage, shard.inputs))
     index = next(iter(indices), None)
-    receipts = find_receipts(store, [(shard.stage, shard.inputs) for shard in shards])
+    receipts = _receipts(store, shards)
     outcome = Outcome(store, plan, parent, receipts, _SCHEMAS, *((index.segment, index.replaces) if index else ()))
-    try:
-        outcome.check_failures(config.max_failed)
-    except JobFailed as error:
-        failures = write_segment(store, f"{FOLDER}/{hash}", outcome.failures(), suffix=PARQUET)
-        refuse(store, hash, str(error), [failures] if failures else [])
-        raise
+    _check_failures(outcome, config)
     snapshot = parent
     if not plan.is_empty:
         snapshot = commit(store, parent, outcome.delta(), _info(plan, run_id, outcome))

@@ -134,15 +134,18 @@ class Outcome:
 
     def _check_share(self, what: str, failed: int, tried: int, max_failed: float) -> None:
         if tried and failed > max_failed * tried:
-            codes = ", ".join(f"{count} {code}" for code, count in self.failed_by_code().items())
+            by_code = self.failed_by_code() | {"invalid": self.plan.counts["newly_invalid"]}
+            codes = ", ".join(f"{count} {code}" for code, count in by_code.items() if count)
             permanent = ",".join(sorted({failure.code for failure in self.failed if not failure.retryable}))
-            retried = f" with --retry-failures {permanent}, which are not tried again otherwise" if permanent else ""
+            unless = "which are not tried again otherwise, unless their rows change"
+            retried = f" with --retry-failures {permanent}, {unless}" if permanent else ""
             examples = "; ".join(f"{f.id}: {f.message}" for f in self.failed[:_EXAMPLES])
             raise JobFailed(
                 f"{failed} of {tried} {what} failed, more than max_failed {max_failed:g}; nothing is published. "
-                f"Failed: {codes or f'{failed} invalid'}. {examples + '. ' if examples else ''}"
-                f"'noisebank failures {self.store.url} --unpublished' lists them all. Mend what failed and run the "
-                f"same command again{retried}; or raise max_failed. Finished work is kept"
+                f"Failed: {codes}. {examples + '. ' if examples else ''}"
+                f"'noisebank failures {self.store.url} --unpublished' lists them all. Mend what failed and run "
+                f"'build', or 'clips' and the stages after it, again{retried}; or run this command again with a "
+                "larger max_failed. Finished work is kept"
             )
 
     def _fresh(self, nums: Nums) -> Nums:

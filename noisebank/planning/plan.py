@@ -217,27 +217,28 @@ def plan_exists(store: Store, hash: str) -> bool:
     return store.exists(_plan_path(hash))
 
 
-def open_plans(store: Store, parent_uuid: str) -> list[Plan]:
+def open_plans(store: Store, parent_uuid: str, *, refused: bool = False) -> list[Plan]:
     """The plans that update the snapshot of this uuid and have not been refused, newest first.
 
     A stage that runs on its own works on one; the caller passes the uuid of the latest snapshot (empty: an empty bank).
     A damaged plan is passed over: nobody can carry it out.
+
+    Args:
+        store: the bank.
+        parent_uuid: of the snapshot.
+        refused: whether those that have been refused are among them: their finished work can still be published.
     """
-    return _plans(store, parent_uuid, refused=False)
-
-
-def _plans(store: Store, parent_uuid: str, *, refused: bool) -> list[Plan]:
-    given_up = set(refused_plans(store))
-    waiting = []
+    passed_over = set() if refused else set(refused_plans(store))
+    found = []
     for hash in _hashes(store, _PLAN):
         try:
-            plan = read_plan(store, hash) if (hash in given_up) is refused else None
+            plan = None if hash in passed_over else read_plan(store, hash)
         except BankDamaged as error:
             _log.warning("%s; passing over this plan", error)
             continue
         if plan is not None and plan.parent_uuid == parent_uuid:
-            waiting.append(plan)
-    return sorted(waiting, key=lambda plan: (plan.created, plan.hash), reverse=True)
+            found.append(plan)
+    return sorted(found, key=lambda plan: (plan.created, plan.hash), reverse=True)
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,10 @@ def refuse(store: Store, hash: str, reason: str, failures: Sequence[FileEntry] =
 def find_refused_plan(store: Store, parent_uuid: str) -> tuple[Plan, tuple[FileEntry, ...]] | None:
     """The newest refused plan that updates the snapshot of this uuid (as for :func:`open_plans`), and the files of
     the table of what failed; None if there is none."""
-    for plan in _plans(store, parent_uuid, refused=True):
+    refused = set(refused_plans(store))
+    for plan in open_plans(store, parent_uuid, refused=True):
+        if plan.hash not in refused:
+            continue
         path = f"{FOLDER}/{plan.hash}/{_REFUSED}"
         refusal: _Refusal = typed(unseal(store.read(path), path), _Refusal, path)
         return plan, refusal.failures
