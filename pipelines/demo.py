@@ -32,7 +32,11 @@ _log = logging.getLogger(__name__)
 VIDEOS = 12
 STEPS = 25
 FRAMES, SIZE = 16, 64
-PROMPTS = ("a red circle moving over a blue background", "green stripes", "a small square that turns")
+PROMPTS = (
+    "a red sphere floats up into the clouds",
+    "a blue box going round above the sea",
+    "a yellow block drops onto a snowy field",
+)
 
 
 def run_demo(out: Path) -> Outcome:
@@ -178,7 +182,8 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     _save_gif(out / "replay.gif", pairs)
     files = ["bank.yaml", "bank", "latents.safetensors", "generated.mp4", "replay.gif"]
     lines += ["look at:"] + [f"  {out / name}" for name in files[2:]]
-    lines.append(f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {ids})")
+    shown = ", ".join(ids)
+    lines.append(f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {shown})")
     lines.append("  (generated.mp4 is made by a model with random weights: it shows that the way works, not a picture)")
     lines.append(f"next: {sys.argv[0]} show {out / 'bank'}; {sys.argv[0]} failures {out / 'bank'}")
     return Outcome({**summary, "searches": searches, "files": [str(out / name) for name in files]}, lines)

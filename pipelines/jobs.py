@@ -163,9 +163,16 @@ def _run(options: PipelineOptions, build: Any) -> None:
     except Exception as error:  # (runners raise what they like)
         raised = _RAISED.findall(str(error))
         if not raised:
-            raise JobFailed(f"the job failed: {error}") from error
+            raise JobFailed(f"the job failed: {_told(error)}") from error
         name, message = raised[-1]
         kind = getattr(errors, name, JobFailed)
         raise (kind if issubclass(kind, NoiseBankError) else JobFailed)(message) from error
     if state != PipelineState.DONE:
         raise JobFailed(f"the job ended as {state}; run the same command again to go on from what is finished")
+
+
+def _told(error: Exception) -> str:
+    """The kind of an error and what it says; of a worker's traceback the last line, which is just that."""
+    text = str(error).strip()
+    is_traceback = "Traceback (most recent call last)" in text
+    return _STEP.sub("", text.splitlines()[-1].strip() if is_traceback else f"{type(error).__name__}: {text}")

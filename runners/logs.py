@@ -39,5 +39,5 @@ def _is_news(record: logging.LogRecord) -> bool:
     Beam's remarks, nor its traceback of an error or interrupt that we report."""
     ours = record.name.partition(".")[0] in _OURS
     raised = record.exc_info[1] if record.exc_info else None
-    known = isinstance(raised, NoiseBankError | KeyboardInterrupt) or record.getMessage().startswith(_REMARKS)
+    known = isinstance(raised, NoiseBankError | OSError | KeyboardInterrupt) or record.getMessage().startswith(_REMARKS)
     return (ours or record.levelno >= logging.WARNING) and not known

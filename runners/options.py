@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from apache_beam.options.pipeline_options import (
+    DirectOptions,
     FlinkRunnerOptions,
     PipelineOptions,
     PortableOptions,
@@ -59,17 +60,24 @@ def runs_elsewhere(options: PipelineOptions) -> bool:
 
 
 def check_addresses(options: PipelineOptions, addresses: Iterable[str]) -> None:
-    """Refuses local paths that workers on other machines cannot read; warns where a mounted folder may be meant.
+    """Refuses what workers in other processes or on other machines cannot read; warns where a mounted folder may be
+    meant.
 
     Raises:
-        ConfigError: names the first path that cannot be read.
+        ConfigError: names the first address that cannot be read.
     """
-    for address in addresses if runs_elsewhere(options) else ():
+    elsewhere = runs_elsewhere(options)
+    workers = "on other machines" if elsewhere else "in other processes"
+    for address in addresses:
         scheme, separator, _ = address.partition("://")
-        wanted = f"{address}: workers on other machines cannot read it; use an address such as gs://, s3:// or az://"
-        if scheme == "memory" or ("dataflow" in _runner(options) and (not separator or scheme == "file")):
+        wanted = f"{address}: workers {workers} cannot read it; use an address such as gs://, s3:// or az://"
+        is_path = not separator or scheme == "file"
+        cannot = (
+            not _runs_in_this_process(options) if scheme == "memory" else is_path and "dataflow" in _runner(options)
+        )
+        if cannot:
             raise ConfigError(wanted)
-        if not separator or scheme == "file":
+        if is_path and elsewhere:
             _log.warning("%s, unless this is a folder that all of them mount (with hard links)", wanted)
 
 
@@ -82,6 +90,11 @@ def check_models(options: PipelineOptions, models: Iterable[str]) -> None:
                 "folder there, or give the id of a model on the hub",
                 model,
             )
+
+
+def _runs_in_this_process(options: PipelineOptions) -> bool:
+    is_local = options.view_as(StandardOptions).runner == LOCAL
+    return is_local and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
 
 
 def _runner(options: PipelineOptions) -> str:

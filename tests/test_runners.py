@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 
-from noisebank.errors import ConfigError
+from noisebank.errors import ConfigError, JobFailed
 from noisebank.options import CaptionOptions, Config, NoiseOptions
-from pipelines.jobs import models_to_load
+from pipelines.jobs import _run, models_to_load
 from runners.options import beam_options, check_addresses, check_models, runs_elsewhere
 from tests.e2e import Project
 
@@ -56,6 +57,8 @@ def test_a_cluster_may_share_a_mounted_folder_with_a_warning(caplog: pytest.LogC
     with pytest.raises(ConfigError, match="memory://bank"):
         check_addresses(options, ["memory://bank"])
     check_addresses(beam_options([]), ["memory://bank", "./bank"])
+    with pytest.raises(ConfigError, match="memory://bank: workers in other processes"):
+        check_addresses(beam_options(["--direct_running_mode=multi_processing"]), ["./bank", "memory://bank"])
     assert len(caplog.records) == 1
 
 
@@ -96,3 +99,10 @@ def test_plan_runs_here_alone(project: Project) -> None:
     project.write_list(project.rows(1))
     ran = project.run("plan", *DATAFLOW)
     assert ran.exit_code == 2 and "leave out --runner" in ran.document["error"]["message"]
+
+
+@pytest.mark.parametrize("words", [[], ["--direct_running_mode=multi_processing"]], ids=["here", "in a worker"])
+def test_what_nobody_foresaw_is_told_in_one_line(words: list[str]) -> None:
+    with pytest.raises(JobFailed) as raised:
+        _run(beam_options(words), lambda p: p | beam.Create([0]) | beam.Map(lambda zero: 1 // zero))
+    assert str(raised.value) == "the job failed: ZeroDivisionError: integer division or modulo by zero"
