@@ -96,7 +96,7 @@ def _add_upkeep_commands(add: Callable[[str, str, Command], argparse.ArgumentPar
         type=int,
         default=1,
         metavar="N",
-        help="newest snapshots to keep, with the one that this commits (default: 1)",
+        help="newest snapshots to keep; a vacuum's own repeats the one before it and does not count (default: 1)",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
 

@@ -40,7 +40,12 @@ def test_a_purged_bank_does_not_know_what_was_taken_down(project: Project) -> No
     before = decoded_files(store)
     assert [what for what, trace in traces.items() if not any(trace in data for data in before.values())] == []
     assert noisebank("compact", project.bank, "--purge").exit_code == 0
+    newest = project.look("show")["snapshot"]
+    assert noisebank("compact", project.bank, "--purge").exit_code == 0
     assert noisebank("vacuum", project.bank, "--keep", 1).exit_code == 0
+    assert project.look("show")["snapshot"] == newest, "a second purge has nothing to do"
+    purged = project.look("show", "--snapshot", newest - 1)
+    assert purged["rows"] == project.look("show")["rows"], "the purge's own snapshot stays readable beside its vacuum's"
     after = decoded_files(store)
     found = {key: [what for what, trace in traces.items() if trace in data] for key, data in after.items()}
     assert {key: what for key, what in found.items() if what} == {}

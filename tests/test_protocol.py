@@ -96,18 +96,19 @@ def test_an_outage_that_looked_permanent_is_over_when_failures_are_retried(
 def overtaken(project: Project, before_commit: Callable[[Callable[[], object]], None]) -> Callable[..., None]:
     """A bank at its second snapshot, and a row to add; meanwhile another source is built, and the bank vacuumed."""
 
-    def overtake(**options: Any) -> None:
+    def overtake(builds: int, **options: Any) -> None:
         project.write_list(project.rows(1))
         project.build()
         project.write_list(project.rows(2))
         project.build()
         project.write_list(project.rows(3))
-        project.write_list(project.rows(2, start=4), "yours.csv")
 
         def deed() -> None:
             yours = yaml.safe_dump([project.source("yours", "yours.csv")])
-            assert project.build("--sources", yours)["snapshot"] == 3
-            assert vacuum(open_store(project.bank), **options).snapshot.number == 4
+            for i in range(builds):
+                project.write_list(project.rows(3 - builds + i, start=4), "yours.csv")
+                assert project.build("--sources", yours)["snapshot"] == 3 + i
+            assert vacuum(open_store(project.bank), **options).snapshot.number == 3 + builds
 
         before_commit(deed)
 
@@ -115,7 +116,7 @@ def overtaken(project: Project, before_commit: Callable[[Callable[[], object]], 
 
 
 def test_a_writer_rebases_over_another_build_and_a_vacuum(project: Project, overtaken: Callable[..., None]) -> None:
-    overtaken(keep=2)
+    overtaken(builds=1, keep=1)
     summary = project.build()
     assert (summary["snapshot"], summary["parent"], summary["rows"]["in_bank"]) == (5, 2, 5)
     assert found(project, 10) == ids(0, 1, 2) | {"yours-clip04", "yours-clip05"}
@@ -126,12 +127,12 @@ def test_a_writer_rebases_over_another_build_and_a_vacuum(project: Project, over
 def test_a_writer_stalled_across_a_vacuum_of_its_parent_is_told_to_run_again(
     project: Project, overtaken: Callable[..., None]
 ) -> None:
-    overtaken(keep=1, unpublished_seconds=-1)
+    overtaken(builds=2, keep=1, unpublished_seconds=-1)
     assert_conflict(project.run("build"), "run the build again")
     assert found(project, 10) == ids(0, 1) | {"yours-clip04", "yours-clip05"}
     assert project.look("verify")["ok"]
     summary = project.build()
-    assert (summary["snapshot"], summary["rows"]["in_bank"]) == (5, 5)
+    assert (summary["snapshot"], summary["rows"]["in_bank"]) == (6, 5)
     assert found(project, 10) == ids(0, 1, 2) | {"yours-clip04", "yours-clip05"}
     assert project.look("verify")["ok"]
 

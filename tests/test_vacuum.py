@@ -1,5 +1,7 @@
 """Vacuum removes what nothing refers to, never what a kept snapshot, a running build or a later one needs."""
 
+import contextlib
+import logging
 import os
 import threading
 import time
@@ -36,17 +38,17 @@ def test_what_only_old_snapshots_refer_to_goes(store: Store) -> None:
         e.path for e in snapshot_files(store, second)
     }
     done = vacuum(store)
-    assert done.expired == (2, 1)
+    assert done.expired == (1,)
     assert only_first <= set(done.files)
     assert not only_first & files_on_disk(store)
     assert (done.snapshot.number, done.snapshot.operation, done.snapshot.vacuum) == (3, "vacuum", 3)
     assert (done.snapshot.in_bank, done.snapshot.sources, done.snapshot.rows) == (2, {"a": 2}, second.rows)
-    for number in (1, 2):
-        with pytest.raises(SnapshotExpired):
-            read_snapshot(store, number)
+    with pytest.raises(SnapshotExpired):
+        read_snapshot(store, 1)
     assert snapshot_numbers(store) == [1, 2, 3]
-    report = verify(store)
-    assert report.ok, report.damaged
+    for number in (2, 3):
+        report = verify(store, number)
+        assert report.ok, report.damaged
     assert {e.path for e in snapshot_files(store, done.snapshot)} <= files_on_disk(store)
 
 
@@ -63,25 +65,55 @@ def test_what_was_removed_is_what_was_announced(store: Store) -> None:
     assert done.bytes == sum(before[path] for path in done.files) > 0
 
 
-def test_a_second_vacuum_has_nothing_to_do(store: Store) -> None:
-    publish(store, make(store, {"a-1": "one"}).delta)
-    publish(store, make(store, {"a-1": "eins"}).delta)
-    first = vacuum(store)
-    second = vacuum(store)
-    assert second.snapshot == first.snapshot
-    assert second.files == ()
-    assert snapshot_numbers(store) == [1, 2, 3]
-
-
-def test_kept_snapshots_stay_readable(store: Store) -> None:
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_a_second_vacuum_has_nothing_to_do(store: Store, keep: int) -> None:
     for caption in ("one", "two", "three", "four"):
         publish(store, make(store, {"a-1": caption}).delta)
-    done = vacuum(store, keep=3)
-    assert done.expired == (2, 1)
-    for number in (3, 4, 5):
+    first = vacuum(store, keep)
+    assert (first.snapshot.number, first.expired) == (5, tuple(range(4 - keep, 0, -1)))
+    for _ in range(3):
+        again = vacuum(store, keep)
+        assert (again.snapshot, again.expired, again.files, again.bytes) == (first.snapshot, (), (), 0)
+    assert readable_numbers(store) == [*range(5 - keep, 5), 5]
+    for number in readable_numbers(store):
         assert verify(store, number).ok
     with pytest.raises(ConfigError, match="at least 1"):
         vacuum(store, keep=0)
+
+
+def readable_numbers(store: Store) -> list[int]:
+    """Of the snapshots that have not expired."""
+    found = []
+    for number in snapshot_numbers(store):
+        with contextlib.suppress(SnapshotExpired):
+            found.append(read_snapshot(store, number).number)
+    return found
+
+
+def test_vacuums_with_nothing_built_in_between_take_no_content_away(store: Store) -> None:
+    for caption in ("one", "two", "three"):
+        publish(store, make(store, {"a-1": caption}).delta)
+    for night in range(4):
+        store.put(f"plans/{night}/plan.json", b"{}")  # (so that each of them finds something to remove and commits)
+        done = vacuum(store, keep=3, unpublished_seconds=-1)
+        assert (done.snapshot.number, done.expired) == (4 + night, ())
+    assert readable_numbers(store) == [1, 2, 3, 4, 5, 6, 7]
+    publish(store, make(store, {"a-1": "four"}).delta)
+    assert vacuum(store, keep=2).expired == (2, 1)
+    assert readable_numbers(store) == [3, 4, 5, 6, 7, 8, 9], "3 and the vacuums after it are one content, 8 another"
+    assert vacuum(store).expired == (7, 6, 5, 4, 3)
+    assert readable_numbers(store) == [8, 9, 10]
+
+
+def test_a_vacuum_counts_where_its_parent_cannot_be_read_any_more(store: Store) -> None:
+    for caption in ("one", "two", "three"):
+        publish(store, make(store, {"a-1": caption}).delta)
+    assert vacuum(store, keep=2).expired == (1,)
+    store.put("snapshots/00000003.json", b"{")
+    with pytest.raises(BankDamaged, match=r"snapshots/00000003\.json"):
+        vacuum(store, keep=2)
+    assert vacuum(store, keep=1).expired == (3, 2)
+    assert verify(store, 4).ok and verify(store, 5).ok
 
 
 def test_no_bank(store: Store) -> None:
@@ -161,11 +193,11 @@ def test_the_snapshot_that_a_running_build_updates_stays(store: Store) -> None:
     _plan(store, "empty", 1)
     refuse(store, "given-up", "too many failures")
     done = vacuum(store)
-    assert (done.expired, done.held) == ((3, 1), (2,))
+    assert (done.expired, done.held) == ((1,), (2,))
     assert verify(store, 2).ok
     again = vacuum(store)
     assert (again.expired, again.held) == ((), (2,)), "nothing more to do"
-    assert vacuum(store, unpublished_seconds=0).expired == (4, 2)
+    assert vacuum(store, unpublished_seconds=0).expired == (2,)
     assert verify(store).ok
 
 
@@ -174,8 +206,8 @@ def test_an_old_snapshot_that_nobody_can_read_expires(store: Store) -> None:
         publish(store, make(store, {"a-1": caption}).delta)
     store.put("snapshots/00000001.json", b"{")
     with pytest.raises(BankDamaged, match=r"snapshots/00000001\.json"):
-        vacuum(store, keep=4)
-    assert vacuum(store, keep=3).expired == (1,)
+        vacuum(store, keep=3)
+    assert vacuum(store, keep=2).expired == (1,)
     with pytest.raises(SnapshotExpired):
         read_snapshot(store, 1)
     assert snapshot_numbers(store) == [1, 2, 3, 4]
@@ -195,12 +227,21 @@ def test_a_writer_stalled_across_a_vacuum_of_its_parent(store: Store) -> None:
     vacuum(store)
     assert latest_snapshot(store) == parent, "there was nothing to remove"
     publish(store, make(store, {"b-1": "theirs"}).delta)
-    done = vacuum(store)
-    assert done.expired == (2, 1)
+    publish(store, make(store, {"b-2": "theirs"}).delta)
+    assert vacuum(store).expired == (2, 1)
     with pytest.raises(SnapshotConflict, match="run the build again"):
         publish(store, mine.delta, parent, newest=False)
     again = publish(store, mine.delta)
-    assert again.in_bank == 3, "its finished shards were kept"
+    assert again.in_bank == 4, "its finished shards were kept"
+    assert verify(store).ok
+
+
+def test_a_writer_rebases_over_another_and_a_vacuum_of_its_parent(store: Store) -> None:
+    parent = publish(store, make(store, {"a-1": "one"}).delta)
+    mine = make(store, {"a-2": "two"})
+    publish(store, make(store, {"b-1": "theirs"}).delta)
+    assert vacuum(store).expired == (1,)
+    assert publish(store, mine.delta, parent, newest=False).in_bank == 3, "what it has to read is still there"
     assert verify(store).ok
 
 
@@ -268,6 +309,27 @@ def test_a_killed_vacuum_is_finished_by_the_next(store: Store, monkeypatch: pyte
     assert not [path for path in only_first if store.exists(path) and not path.endswith(".json")]
     with pytest.raises(SnapshotExpired):
         read_snapshot(store, 1)
+
+
+def test_a_vacuum_that_is_overtaken_looks_again_and_says_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, make(store, {"a-1": "one"}).delta)
+    publish(store, make(store, {"a-1": "two"}).delta)
+    commit, faster = type(store).commit, ["three", "four"]
+
+    def overtaken(self: Store, key: str, data: bytes) -> bool:
+        if faster and b'"operation":"vacuum"' in data.replace(b'": "', b'":"'):
+            publish(store, make(store, {"a-1": faster.pop(0)}).delta)
+        return commit(self, key, data)
+
+    monkeypatch.setattr(type(store), "commit", overtaken)
+    with caplog.at_level(logging.INFO, vacuum_module.__name__):
+        done = vacuum(store)
+    assert (done.snapshot.number, done.expired) == (5, (3, 2, 1))
+    lost = [record.message for record in caplog.records]
+    assert lost == [f"snapshot {n} was taken by another writer; looking again what may go" for n in (3, 4)]
+    assert verify(store).ok
 
 
 def test_vacuum_while_others_commit(store: Store) -> None:

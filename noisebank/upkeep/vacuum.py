@@ -16,6 +16,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -69,12 +70,13 @@ def vacuum(
 ) -> Vacuumed:
     """Expires all but the newest snapshots and removes every file that no kept one refers to.
 
+    The snapshot that it commits has the content of the one before: the two stay or expire together and count as one.
     Finished shards that no snapshot has published yet, open plans and the snapshots that they update stay until they
     are old, whatever ``keep`` says: a build may be running. Older snapshots that are damaged expire with the others.
 
     Args:
         store: the bank.
-        keep: how many snapshots stay readable, the vacuum's own included.
+        keep: of how many contents the snapshots stay readable.
         dry_run: only say what would go.
         unpublished_seconds: age from which unpublished work goes too; 0: all of it, also what a wrong clock has dated
             in the future.
@@ -93,27 +95,31 @@ def vacuum(
         if not dry_run:
             finish_vacuum(store, base, progress)
         readable, unreadable = _readable(store, base, keep)
-        parents = _parents_of_open_plans(store, readable, before)
-        staying = [s for i, s in enumerate(readable) if i < keep - 1 or s.number in parents]
-        held = tuple(snapshot.number for snapshot in staying[keep - 1 :] if snapshot != base)
-        expiring = [snapshot for snapshot in readable if snapshot not in staying]
-        garbage, receipts = _garbage(store, [base, *staying], expiring, before)
-        if not garbage and not receipts and not unreadable and expiring in ([], [base]):
-            if not dry_run:
-                store.sweep(before)
-            return Vacuumed(base, (), (), 0, held)
-        numbers = tuple(sorted([*(snapshot.number for snapshot in expiring), *unreadable], reverse=True))
-        removed = tuple(sorted(file.key for file in (*garbage, *receipts)))
-        size = sum(file.bytes for file in (*garbage, *receipts))
+        newest, parents = _newest(readable, keep), _parents_of_open_plans(store, readable, before)
+        held = [snapshot for snapshot in readable if snapshot.number in parents and snapshot not in newest]
+        expiring = [snapshot for snapshot in readable if snapshot not in newest + held]
+        garbage, receipts = _garbage(store, newest + held, expiring, before)
+        going = sorted([*(snapshot.number for snapshot in expiring), *unreadable], reverse=True)
+        found = Vacuumed(
+            base,
+            expired=tuple(going),
+            files=tuple(sorted(file.key for file in (*garbage, *receipts))),
+            bytes=sum(file.bytes for file in (*garbage, *receipts)),
+            held=tuple(snapshot.number for snapshot in held),
+        )
         if dry_run:
-            return Vacuumed(base, numbers, removed, size, held)
-        snapshot = _snapshot(store, base, [*map(snapshot_path, numbers), *(file.key for file in garbage)])
-        if store.commit(snapshot.path, snapshot.to_bytes()):
+            return found
+        if found.expired or found.files:
+            snapshot = _snapshot(store, base, [*map(snapshot_path, going), *(file.key for file in garbage)])
+            if not store.commit(snapshot.path, snapshot.to_bytes()):
+                _log.info("snapshot %d was taken by another writer; looking again what may go", snapshot.number)
+                continue
             finish_vacuum(store, snapshot, progress)
             for file in receipts:
                 store.delete(file.key)
-            store.sweep(before)
-            return Vacuumed(snapshot, numbers, removed, size, held)
+            found = dataclasses.replace(found, snapshot=snapshot)
+        store.sweep(before)
+        return found
 
 
 def finish_vacuum(store: Store, snapshot: Snapshot, progress: Report = silent) -> None:
@@ -145,7 +151,7 @@ def _readable(store: Store, base: Snapshot, keep: int) -> tuple[list[Snapshot], 
     """``base`` and all snapshots before it that have not expired, newest first; the numbers of damaged older ones.
 
     Raises:
-        BankDamaged: one of the newest ``keep``, the vacuum's own included, is damaged.
+        BankDamaged: one is damaged, and those after it have fewer than ``keep`` contents.
     """
     readable, unreadable = [base], []
     for number in reversed(range(1, base.number)):
@@ -154,10 +160,22 @@ def _readable(store: Store, base: Snapshot, keep: int) -> tuple[list[Snapshot], 
         except SnapshotExpired:
             continue
         except BankDamaged:
-            if len(readable) < keep - 1:
+            if sum(_contents(readable)) < keep:
                 raise
             unreadable.append(number)
     return readable, unreadable
+
+
+def _newest(readable: list[Snapshot], keep: int) -> list[Snapshot]:
+    """The snapshots that have one of the newest ``keep`` contents."""
+    newer = accumulate(_contents(readable), initial=0)
+    return [snapshot for snapshot, contents in zip(readable, newer, strict=False) if contents < keep]
+
+
+def _contents(readable: list[Snapshot]) -> list[bool]:
+    """Which of the snapshots count: all but a vacuum's own whose parent, with the same content, is there too."""
+    numbers = {snapshot.number for snapshot in readable}
+    return [snapshot.operation != "vacuum" or snapshot.parent not in numbers for snapshot in readable]
 
 
 def _parents_of_open_plans(store: Store, readable: list[Snapshot], before: float) -> set[int]:
