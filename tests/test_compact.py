@@ -244,6 +244,17 @@ def test_a_damaged_file_is_not_copied(store: Store) -> None:
     assert read_snapshot(store).number == 2
 
 
+@pytest.mark.parametrize("kind", ["clips", "sidecars", "captions", f"noise/{SET}"])
+def test_a_file_that_no_manifest_part_names(store: Store, kind: str) -> None:
+    for i in range(2):
+        publish(store, make(store, {f"a-{i}": f"{i}"}).delta)
+    snapshot = read_snapshot(store)
+    parts = {name: entries for name, entries in snapshot.parts.items() if name != kind}
+    store.put(snapshot.path, dataclasses.replace(snapshot, parts=parts).to_bytes())
+    with pytest.raises(BankDamaged, match=rf"{kind} file [0-9a-f]{{16}}: .* no manifest part names it; run verify"):
+        compact(store)
+
+
 def test_the_new_shards_are_found_as_if_a_stage_had_made_them(store: Store) -> None:
     for i in range(2):
         publish(store, make(store, {f"a-{i}": f"{i}"}).delta)

@@ -178,8 +178,8 @@ class Model:
 def _built(known: Known, row: Row, size: int, sets: frozenset[str], outcome: str) -> Known:
     """What becomes of a listed row in a build; ``outcome`` of making its clip, empty where nothing was to be made.
 
-    A row whose new clip cannot be made keeps the old one with the records that it has, unless the options are others
-    now: then it leaves the bank. A set that is new gets its record in the next build, when it is clear which clip stays.
+    A row whose new clip cannot be made keeps the old one with the records that it has, unless other options took that
+    away, and its caption with it. A new set gets its record in the next build, when it is clear which clip stays.
     """
     if outcome == OK or known.clip == (row.uri, size):
         return Known(row, (row.uri, size), row.caption, sets)
@@ -305,8 +305,13 @@ class Life(RuleBasedStateMachine):
 
     @rule(keep=st.integers(1, 2), killed=st.one_of(st.none(), MOMENTS))
     def vacuum(self, keep: int, killed: int | None) -> None:
-        """What no kept snapshot needs goes; a vacuum that was killed is finished by the next."""
+        """What no kept snapshot needs goes, never the one that was newest; who was killed is finished by the next."""
+        newest = self._snapshot()
         self._maintain(killed, "vacuum", self.bank, "--keep", keep)
+        assert newest is None or noisebank("verify", self.bank, "--snapshot", newest.number).exit_code == 0
+        committed = self._snapshot()
+        self._maintain(None, "vacuum", self.bank, "--keep", keep)
+        assert self._snapshot() == committed, "a second vacuum has nothing to do"
 
     @rule(purge=st.booleans(), killed=st.one_of(st.none(), MOMENTS))
     def compact(self, purge: bool, killed: int | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +114,7 @@ class _Compaction:
     def _clips(self) -> _Moves:
         moves = _Moves("clip_file", "clip_row")
         files = self._files("clips", self.rows, moves)
-        sidecars = {entry.key: entry for entry in part_entries(self._part("sidecars"))}
+        sidecars = self._named("sidecars", [file.key for file in files])
         outdated = {}
         for file in files:
             nums = self._outdated(file, sidecars[file.key])
@@ -176,21 +176,30 @@ class _Compaction:
     def _files(self, kind: str, table: pa.Table, moves: _Moves) -> list[_File]:
         """The data files that the rows of a table refer to, and the positions in each, ascending."""
         part = self._part(kind)
-        entries = {entry.key: entry for entry in part_entries(part)}
         names = dict(zip(*(part.column(column).to_pylist() for column in ("key", "fingerprint")), strict=True))
         nums, keys, rows = (table.column(column).to_numpy() for column in ("num", moves.file, moves.row))
         order = np.lexsort((rows, keys))
         order = order[keys[order] != 0]
         unique, starts = np.unique(keys[order], return_index=True)
-        if unknown := set(unique.tolist()) - entries.keys():
-            raise BankDamaged(
-                f"{kind} file {min(unknown):016x}: rows refer to it, no manifest part names it; run verify"
-            )
+        entries = self._named(kind, unique.tolist())
         places = np.split(order, starts[1:]) if len(unique) else []
         return [
             _File(Piece(entries[key], rows[at].astype(np.int64), nums[at]), names[key])
             for key, at in zip(unique.tolist(), places, strict=True)
         ]
+
+    def _named(self, kind: str, keys: Iterable[int]) -> dict[int, FileEntry]:
+        """The data files of a kind; there is one of each of ``keys``.
+
+        Raises:
+            BankDamaged: there is none.
+        """
+        entries = {entry.key: entry for entry in part_entries(self._part(kind))}
+        if unknown := set(keys) - entries.keys():
+            raise BankDamaged(
+                f"{kind} file {min(unknown):016x}: rows refer to it, no manifest part names it; run verify"
+            )
+        return entries
 
     def _outdated(self, file: _File, sidecar: FileEntry) -> Nums:
         """The numbers of the live clips of a tar whose caption has changed since it was written."""
