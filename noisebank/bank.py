@@ -94,6 +94,19 @@ class NoiseBank:
     def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self._store, self.snapshot, self._set_name, self._given_embedder)
 
+    def __repr__(self) -> str:
+        return f"NoiseBank({self._store.url!r}, snapshot={self.snapshot}, noise_set={self._chosen_set(self._pinned)!r})"
+
+    def __enter__(self) -> NoiseBank:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes what was copied into a temporary folder; a closed bank answers with ValueError."""
+        self._pinned.close()
+
     @property
     def snapshot(self) -> int:
         """Number of the snapshot that it answers from."""
@@ -122,11 +135,17 @@ class NoiseBank:
         """
         if k < 1:
             raise ValueError(f"k {k} is not allowed; at least 1")
-        if not isinstance(prompt, str):
-            raise ValueError(f"prompt {prompt!r} is not allowed; one text")
+        prompt = _text("prompt", prompt)
         pinned = self._pinned
         with pinned.reading():
-            return pinned.nearest(self._embedded([prompt]), k)[0]
+            return pinned.nearest(self._embedded(pinned, [prompt]), k)[0]
+
+    def references(self, prompt: str, k: int = 5) -> list[str]:
+        """The captions nearest to ``prompt``: examples for a language model that rewrites prompts in their manner.
+
+        Args and errors as for :meth:`search`, whose hits they are of.
+        """
+        return [hit.caption for hit in self.search(prompt, k)]
 
     def noise(
         self,
@@ -193,15 +212,15 @@ class NoiseBank:
         digest: bool = False,
     ) -> NoiseSample:
         """:meth:`noise` with what it was mixed from; ``digest``: also a digest of the fresh noise that was drawn."""
-        wanted = prompt if id is None else id
-        if (prompt is None) == (id is None) or (not isinstance(wanted, str) and not wanted):
+        if (prompt is None) == (id is None):
             raise ValueError("give either a prompt or an id, or a list of them")
-        if pipe is not None:
-            self.check(pipe, num_inference_steps)
+        wanted = _texts("prompt", prompt) if id is None else _texts("id", id)
         pinned = self._pinned
         with pinned.reading():
             records = self._set(pinned)
-            hits = self._by_id(pinned, id) if id is not None else self._by_prompt(pinned, records, prompt or "")
+            if pipe is not None:
+                _check(records, pipe, num_inference_steps)
+            hits = self._by_prompt(pinned, records, wanted) if id is None else [pinned.clip(one) for one in wanted]
             inverted = [normalise(record, normalize) for record in records.batch(hits)]
         fresh = [False] * len(hits) if min_similarity is None else [hit.score < min_similarity for hit in hits]
         if any(fresh):
@@ -209,7 +228,7 @@ class NoiseBank:
                 _log.warning(
                     "nearest caption %r scores %.3f, below %g: fresh noise", hit.caption, hit.score, min_similarity
                 )
-        return mix_records(inverted, hits, fresh, eta, records.model["layout"], prior, generator, digest)
+        return mix_records(inverted, hits, fresh, eta, records.model, prior, generator, digest)
 
     def inputs(self, prompt: str | Sequence[str] | None = None, *, pipe: Any = None, **options: Any) -> dict[str, Any]:
         """Latents with the ``height``, ``width`` and ``num_frames`` that go with them, for a pipeline's ``__call__``.
@@ -219,9 +238,9 @@ class NoiseBank:
             pipe: the pipeline: it is checked, and the latents are brought to its device and dtype.
             options: as for :meth:`noise`.
         """
-        records = self._set(self._pinned)
-        latents = self.noise(prompt, pipe=pipe, **options)
-        inputs = pipeline_inputs(records.model, from_pipeline(latents, records.model["layout"], records.shape))
+        sample = self.sample(prompt, pipe=pipe, **options)
+        latents = from_pipeline(sample.latents, sample.model["layout"], tuple(sample.model["shape"]))
+        inputs = pipeline_inputs(sample.model, latents)
         if pipe is not None:
             device = getattr(pipe, "_execution_device", pipe.device)  # (an offloaded pipeline's own is cpu, or meta)
             inputs["latents"] = inputs["latents"].to(device, pipe.dtype)
@@ -240,30 +259,21 @@ class NoiseBank:
         Raises:
             ShapeMismatch: family, VAE, shape or prediction type differ: the records mean nothing to this pipeline.
         """
-        from noisebank.models.check import compare
-
-        records = self._set(self._pinned)
-        mismatches = compare(records.model, pipe, num_inference_steps)
-        errors = [str(mismatch) for mismatch in mismatches if mismatch.severity == "error"]
-        if errors:
-            raise ShapeMismatch(
-                f"noise set {records.name!r} does not fit this {type(pipe).__name__}: {'; '.join(errors)}; open the "
-                "set of this model, or build one"
-            )
-        for mismatch in mismatches:
-            warnings.warn(f"noise set {records.name!r}: {mismatch}", stacklevel=2)
-        return mismatches
+        pinned = self._pinned
+        with pinned.reading():
+            return _check(self._set(pinned), pipe, num_inference_steps)
 
     def inverted(self, id: str) -> InvertedNoise:
         """One record as stored, decoded to float32, with its statistics.
 
         Raises:
+            ValueError: ``id`` is no text.
             ClipNotFound: the clip is not in the snapshot, or has no record in the noise set.
             BankDamaged: its shard is missing or damaged.
         """
         pinned = self._pinned
         with pinned.reading():
-            records, clip = self._set(pinned), pinned.clip(id)
+            records, clip = self._set(pinned), pinned.clip(_text("id", id))
             statistics = records.statistics(clip)
             return InvertedNoise(id, records.noise(clip), statistics)
 
@@ -274,20 +284,31 @@ class NoiseBank:
         self._nearest: OrderedDict[tuple[int, str], Hit] = OrderedDict()
         self._pinned = PinnedSnapshot(self._store, snapshot)
 
-    def _set(self, pinned: PinnedSnapshot) -> PinnedSet:
+    def _chosen_set(self, pinned: PinnedSnapshot) -> str | None:
+        """The noise set that was named, or the only one."""
         names = _noise_sets(pinned.snapshot)
-        if self._set_name is None and len(names) != 1:
-            raise UnknownNoiseSet(f"{self._store.url}: name a noise_set; it has {', '.join(names) or 'none'}")
-        return pinned.noise_set(self._set_name or names[0])
+        return self._set_name or (names[0] if len(names) == 1 else None)
 
-    def _embedded(self, prompts: Sequence[str]) -> Any:
-        return self._embedder().embed(prompts)
+    def _set(self, pinned: PinnedSnapshot) -> PinnedSet:
+        name = self._chosen_set(pinned)
+        if name is None:
+            known = ", ".join(_noise_sets(pinned.snapshot)) or "none"
+            raise UnknownNoiseSet(f"{self._store.url}: name a noise_set; it has {known}")
+        return pinned.noise_set(name)
 
-    def _embedder(self) -> Embedder:
+    def _embedded(self, pinned: PinnedSnapshot, prompts: Sequence[str]) -> Any:
+        for prompt in prompts:
+            try:
+                prompt.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"prompt {prompt!a} is not allowed; it cannot be written as UTF-8") from error
+        return self._embedder(pinned).embed(prompts)
+
+    def _embedder(self, pinned: PinnedSnapshot) -> Embedder:
         """The bank's captions model: the one given, or loaded when it is first needed."""
         from noisebank.search.embed import Embedder, load_embedder
 
-        known, given = self._pinned.snapshot.models["captions"], self._given_embedder
+        known, given = pinned.snapshot.models["captions"], self._given_embedder
         model, digest = known["model"], known.get("digest")
         if isinstance(given, Embedder):
             if digest not in (None, given.digest):
@@ -307,23 +328,50 @@ class NoiseBank:
                     ) from error
             return self._loaded_embedder
 
-    def _by_id(self, pinned: PinnedSnapshot, id: str | Sequence[str]) -> list[Hit]:
-        return [pinned.clip(one) for one in ([id] if isinstance(id, str) else id)]
-
-    def _by_prompt(self, pinned: PinnedSnapshot, records: PinnedSet, prompt: str | Sequence[str]) -> list[Hit]:
+    def _by_prompt(self, pinned: PinnedSnapshot, records: PinnedSet, prompts: Sequence[str]) -> list[Hit]:
         """The nearest clip with a record of each prompt, remembered."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         number = pinned.snapshot.number
         with self._lock:
             known = {one: self._nearest[number, one] for one in prompts if (number, one) in self._nearest}
         missing = [one for one in dict.fromkeys(prompts) if one not in known]
         if missing:
-            known |= zip(missing, records.nearest(self._embedded(missing)), strict=True)
+            known |= zip(missing, records.nearest(self._embedded(pinned, missing)), strict=True)
             with self._lock:
                 self._nearest.update({(number, one): known[one] for one in missing})
                 while len(self._nearest) > _REMEMBERED_PROMPTS:
                     self._nearest.popitem(last=False)
         return [known[one] for one in prompts]
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} {value!r} is not allowed; one text")
+    return value
+
+
+def _texts(name: str, value: object) -> list[str]:
+    """The texts of an argument that is one or a list of them."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Sequence) or not value:
+        raise ValueError(f"{name} {value!r} is not allowed; a text, or a list of at least one")
+    return [_text(name, text) for text in value]
+
+
+def _check(records: PinnedSet, pipe: Any, num_inference_steps: int | None) -> list[Mismatch]:
+    """What :meth:`NoiseBank.check` says of a pipeline."""
+    from noisebank.models.check import compare
+
+    mismatches = compare(records.model, pipe, num_inference_steps)
+    errors = [str(mismatch) for mismatch in mismatches if mismatch.severity == "error"]
+    if errors:
+        raise ShapeMismatch(
+            f"noise set {records.name!r} does not fit this {type(pipe).__name__}: {'; '.join(errors)}; open the "
+            "set of this model, or build one"
+        )
+    for mismatch in mismatches:
+        warnings.warn(f"noise set {records.name!r}: {mismatch}", stacklevel=3)
+    return mismatches
 
 
 def _noise_sets(snapshot: Snapshot) -> tuple[str, ...]:

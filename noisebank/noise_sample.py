@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ class NoiseSample:
         hits: the clip that each sample's inverted noise is of.
         fresh: for each sample whether it is fresh noise alone because its hit was below ``min_similarity``.
         eta: weight of the inverted noise.
+        model: what the records were made with, as the snapshot describes it.
         drawn_digest: of the fresh noise (:func:`noisebank.mixing.noise_digest`); empty where it was not asked for, or
             nothing was drawn.
     """
@@ -33,6 +35,7 @@ class NoiseSample:
     hits: tuple[Hit, ...]
     fresh: tuple[bool, ...]
     eta: float
+    model: Mapping[str, Any] = field(repr=False)
     drawn_digest: str = ""
     _records: Sequence[torch.Tensor] = field(repr=False, default=())
 
@@ -48,7 +51,7 @@ def mix_records(
     hits: Sequence[Hit],
     fresh: Sequence[bool],
     eta: float,
-    layout: str,
+    model: Mapping[str, Any],
     prior: str | Prior = "iid",
     generator: Generators = None,
     digest: bool = False,
@@ -60,7 +63,8 @@ def mix_records(
         hits: where they are from.
         fresh: which samples are to be fresh noise alone.
         eta: weight of the inverted noise.
-        layout: of the pipeline's ``latents=`` (:mod:`noisebank.models.layout`).
+        model: description of the model that the records were made with; its ``layout`` is that of the latents
+            (:mod:`noisebank.models.layout`).
         prior: a name in :data:`noisebank.priors.PRIORS`, or a function.
         generator: of the fresh noise.
         digest: whether to digest the fresh noise, for :attr:`NoiseSample.drawn_digest`.
@@ -69,9 +73,10 @@ def mix_records(
         ShapeMismatch: the prior gives another shape than it was asked for.
         ValueError: ``eta`` or ``prior`` is not allowed.
     """
+    layout = model["layout"]
     batch = to_pipeline(records[0][None] if len(records) == 1 else torch.stack(list(records)), layout)
     if math.isinf(eta) and eta > 0 and not any(fresh):
-        return NoiseSample(batch.contiguous(), tuple(hits), tuple(fresh), eta, _records=records)
+        return NoiseSample(batch.contiguous(), tuple(hits), tuple(fresh), eta, model, _records=records)
     drawn = _drawn(batch, layout, tuple(records[0].shape), prior, generator)
     drawn_digest = noise_digest(drawn) if digest else ""
     if any(fresh):
@@ -79,7 +84,7 @@ def mix_records(
         latents = torch.where(alone, drawn, mix(drawn, batch, eta))
     else:
         latents = mix(drawn, batch, eta, out=drawn)
-    return NoiseSample(latents.contiguous(), tuple(hits), tuple(fresh), eta, drawn_digest, records)
+    return NoiseSample(latents.contiguous(), tuple(hits), tuple(fresh), eta, model, drawn_digest, records)
 
 
 def _drawn(

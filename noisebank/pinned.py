@@ -6,8 +6,10 @@ stays true to the snapshot while others are committed. Safe to use from several 
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -86,13 +88,23 @@ class PinnedSnapshot:
         self.store = store
         self.snapshot = snapshot
         self._lock = threading.RLock()
-        self._scratch = tempfile.TemporaryDirectory(prefix="noisebank-reader-", ignore_cleanup_errors=True)
-        self.scratch = Path(self._scratch.name)
+        self.scratch = Path(tempfile.mkdtemp(prefix="noisebank-reader-"))
+        self._removal = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self._sets: dict[str, PinnedSet] = {}
+
+    def close(self) -> None:
+        """Removes the temporary folder; otherwise that happens when nobody refers to this any more."""
+        self._removal()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Says SnapshotExpired instead of BankDamaged where files are gone because the snapshot was vacuumed."""
+        """Says SnapshotExpired instead of BankDamaged where files are gone because the snapshot was vacuumed.
+
+        Raises:
+            ValueError: it has been closed.
+        """
+        if not self._removal.alive:
+            raise ValueError(f"{self.store.url}: this bank has been closed; open it again")
         try:
             yield
         except BankDamaged:
@@ -119,6 +131,7 @@ class PinnedSnapshot:
     def nearest(self, queries: Vectors, k: int, segments: Sequence[Segment] | None = None) -> list[list[Hit]]:
         """For each of the queries ``[Q, D]`` at most ``k`` captions, nearest first."""
         segments = self.segments if segments is None else segments
+        k = min(k, max(1, sum(segment.live for segment in segments)))
         scores, origins, positions = search_segments(segments, queries, k)
         return [
             [
@@ -135,7 +148,10 @@ class PinnedSnapshot:
         Raises:
             ClipNotFound: it is not in the snapshot, or not any more.
         """
-        number = clip_number(id)
+        try:
+            number = clip_number(id)
+        except UnicodeEncodeError as error:
+            raise ClipNotFound(f"clip {id!a}: no id, it cannot be written as UTF-8; 'search' names ids") from error
         for segment in reversed(self.segments):
             position = segment.entries.find(number)
             if position is None or (segment.deleted is not None and segment.deleted[position]):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -34,6 +38,7 @@ from noisebank.format.noise_file import storage_roundtrip
 from noisebank.mixing import noise_digest
 from noisebank.models import load_model
 from noisebank.models.small import make_small_model
+from noisebank.pinned import PinnedSnapshot
 from noisebank.priors import iid
 from noisebank.search.embed import load_embedder
 from noisebank.storage import Store, open_store
@@ -196,9 +201,83 @@ def test_a_prior_of_ones_own_is_a_function_of_shape_and_generator(bank: NoiseBan
     for wrong, message in (({"prior": "pink"}, "prior 'pink'"), ({"eta": -1}, "eta -1"), ({"normalize": "x"}, "'x'")):
         with pytest.raises(ValueError, match=message):
             bank.noise("a dog", **wrong)
-    for both in ({}, {"prompt": "a dog", "id": "mine-dog"}, {"prompt": []}, {"id": ()}):
-        with pytest.raises(ValueError, match="either a prompt or an id"):
-            bank.noise(**both)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda bank: bank.noise(), "either a prompt or an id"),
+        (lambda bank: bank.noise("a dog", id="mine-dog"), "either a prompt or an id"),
+        (lambda bank: bank.noise([]), r"prompt \[\] is not allowed; a text, or a list of at least one"),
+        (lambda bank: bank.noise({"a dog": 1}), r"prompt \{'a dog': 1\} is not allowed"),
+        (lambda bank: bank.noise(["a dog", 5]), "prompt 5 is not allowed; one text"),
+        (lambda bank: bank.noise(b"a dog"), "prompt 97 is not allowed; one text"),
+        (lambda bank: bank.noise("\udcff"), r"prompt '\\udcff' is not allowed; it cannot be written as UTF-8"),
+        (lambda bank: bank.search("\udcff"), r"prompt '\\udcff' is not allowed; it cannot be written as UTF-8"),
+        (lambda bank: bank.references(["a dog"]), r"prompt \['a dog'\] is not allowed; one text"),
+        (lambda bank: bank.noise(id=()), r"id \(\) is not allowed"),
+        (lambda bank: bank.noise(id=[None]), "id None is not allowed; one text"),
+        (lambda bank: bank.inverted(5), "id 5 is not allowed; one text"),
+    ],
+)
+def test_a_wrong_prompt_or_id_is_named(bank: NoiseBank, ask: Callable[[NoiseBank], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ask(bank)
+
+
+def test_an_id_that_is_no_text_of_any_file_is_not_found(bank: NoiseBank) -> None:
+    for ask in (lambda: bank.inverted("\udcff"), lambda: bank.noise(id=["mine-dog", "\udcff"])):
+        with pytest.raises(ClipNotFound, match=r"clip '\\udcff': no id, it cannot be written as UTF-8"):
+            ask()
+
+
+def test_references_are_the_captions_nearest_to_a_prompt(bank: NoiseBank) -> None:
+    found = bank.references("a puppy playing at the seaside", k=3)
+    assert found[0] == "a dog runs on the beach"
+    assert found == [hit.caption for hit in bank.search("a puppy playing at the seaside", k=3)]
+    assert sorted(bank.references("anything", k=9)) == sorted(CAPTIONS.values())
+
+
+def test_a_bank_says_what_it_is(store: Store, bank: NoiseBank) -> None:
+    assert repr(bank) == f"NoiseBank({store.url!r}, snapshot=1, noise_set='toy')"
+    build(store, {"mine-new": "a dog jumps into the waves"}, sets={"toy": ["mine-new"], "other": []})
+    assert repr(NoiseBank.open(store.url)) == f"NoiseBank({store.url!r}, snapshot=2, noise_set=None)"
+    assert repr(NoiseBank.open(store.url, noise_set="other")).endswith("snapshot=2, noise_set='other')")
+
+
+def test_a_closed_bank_leaves_nothing_behind_and_says_that_it_is_closed(tmp_path: Path) -> None:
+    remote = open_store(f"memory://{tmp_path.name}")
+    build(remote, CAPTIONS)
+    with NoiseBank.open(remote.url, embedder=embedder()) as bank:
+        assert bank.search("a dog", k=1)[0].id == "mine-dog"
+        scratch = bank._pinned.scratch
+        assert any(scratch.iterdir())
+    assert not scratch.exists()
+    bank.close()
+    for ask in (lambda: bank.search("a dog"), lambda: bank.noise(id="mine-dog"), lambda: bank.inverted("mine-dog")):
+        with pytest.raises(ValueError, match="this bank has been closed; open it again"):
+            ask()
+
+
+def test_a_bank_that_is_not_closed_leaves_nothing_behind_either(store: Store, bank: NoiseBank) -> None:
+    code = f"""
+import gc, tempfile
+from noisebank import NoiseBank
+bank = NoiseBank.open({store.url!r}, embedder={MINILM!r})
+bank.noise(id="mine-dog")
+forgotten = NoiseBank.open({store.url!r})
+forgotten.inverted("mine-dog")
+del forgotten
+gc.collect()
+"""
+    folder = Path(store.url).parent / "tmp"
+    folder.mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    ran = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert list(folder.glob("noisebank-reader-*")) == []
 
 
 def test_with_several_sets_the_nearest_clip_that_has_a_record_is_taken(store: Store) -> None:
@@ -322,6 +401,28 @@ def test_a_batch_is_fetched_from_a_remote_bank_side_by_side(tmp_path: Path, monk
     assert torch.equal(batch, torch.stack([stored(id) for id in CAPTIONS]))
 
 
+def test_one_call_answers_from_one_snapshot_though_another_thread_refreshes(
+    store: Store, bank: NoiseBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newer snapshot has another shape, layout and captions: nothing of it must get into the answer."""
+    other = {**DESCRIPTION, "layout": "BFCHW", "shape": [4, 3, 6, 4], "spatial_ratio": 4}
+    build(store, {"mine-dog": "a dog digs in the sand"}, description=other)
+    before = NoiseBank.open(store.url, snapshot=1)
+    wanted = before.inputs(id="mine-dog", eta=float("inf"))
+    read = PinnedSnapshot.noise_set
+
+    def overtaken(self: PinnedSnapshot, name: str) -> Any:
+        found = read(self, name)
+        bank.refresh()
+        return found
+
+    bank = NoiseBank.open(store.url, snapshot=1)
+    monkeypatch.setattr(PinnedSnapshot, "noise_set", overtaken)
+    inputs = bank.inputs(id="mine-dog", eta=float("inf"))
+    assert bank.snapshot == 2
+    assert torch.equal(inputs.pop("latents"), wanted.pop("latents")) and inputs == wanted
+
+
 def use(bank: NoiseBank) -> None:
     """Everything that a reader does."""
     for hit in bank.search("a dog", k=10):
@@ -357,12 +458,21 @@ def test_whatever_file_is_damaged_no_noise_comes_of_it(store: Store, damage: str
 def test_a_reader_of_a_vacuumed_snapshot_is_told_so(store: Store, bank: NoiseBank) -> None:
     first = read_snapshot(store, 1)
     build(store, {"mine-new": "a dog jumps into the waves"})
-    for entry in [*snapshot_files(store, first, "noise"), *snapshot_files(store, first, "index")]:
+    for entry in [*snapshot_files(store, first), *first.own_files]:
         store.delete(entry.path)
     store.put(first.path, expired_stub(first, 2))
-    for ask in (lambda: bank.search("a dog"), lambda: bank.noise(id="mine-dog"), lambda: bank.inverted("mine-dog")):
+    asks = {
+        "search": lambda bank: bank.search("a dog"),
+        "noise": lambda bank: bank.noise(id="mine-dog"),
+        "noise for a pipeline": lambda bank: bank.noise(id="mine-dog", pipe=object()),
+        "inputs": lambda bank: bank.inputs(id="mine-dog"),
+        "check": lambda bank: bank.check(object()),
+        "inverted": lambda bank: bank.inverted("mine-dog"),
+    }
+    for what, ask in asks.items():
         with pytest.raises(SnapshotExpired, match="snapshot 1 was removed by vacuum"):
-            ask()
+            ask(NoiseBank(store, first))
+            pytest.fail(what)
     with pytest.raises(SnapshotExpired):
         NoiseBank.open(store.url, snapshot=1)
 
