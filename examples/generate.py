@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import export_to_gif
 
-from noisebank import NoiseBank
+from noisebank import NoiseBank, NoiseBankError
 
 
 def main() -> None:
@@ -24,10 +25,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
+    bank = NoiseBank.open(arguments.bank, noise_set=arguments.noise_set)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
     pipe = DiffusionPipeline.from_pretrained(arguments.model, torch_dtype=dtype).to(device)
-    bank = NoiseBank.open(arguments.bank, noise_set=arguments.noise_set)
     bank.check(pipe, num_inference_steps=arguments.steps)
     generator = torch.Generator().manual_seed(arguments.seed)
     inputs = bank.inputs(arguments.prompt, eta=arguments.eta, generator=generator, pipe=pipe)
@@ -36,4 +37,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except NoiseBankError as error:
+        sys.exit(f"generate.py: {error}")

@@ -6,6 +6,7 @@ Every command is a function from parsed arguments to an :class:`Outcome`; the co
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noisebank.describe import KINDS, describe, diff, read_failures, read_unpublished_failures, snapshot_files
-from noisebank.errors import ConfigError
+from noisebank.errors import ConfigError, UnknownNoiseSet
+from noisebank.format.layout import is_ours
 from noisebank.format.manifest import read_snapshot
 from noisebank.progress import show_progress
-from noisebank.storage import open_store
+from noisebank.storage import Store, open_store
 from noisebank.upkeep.repair import repair
 from noisebank.upkeep.vacuum import vacuum as vacuum_bank
+from noisebank.upkeep.verify import Report
 from noisebank.upkeep.verify import verify as verify_snapshot
 
 if TYPE_CHECKING:
@@ -63,8 +66,9 @@ def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser
 
     parser = add("show", "what is in a bank", show)
     _bank(parser)
-    _snapshot(parser)
-    parser.add_argument("--diff", nargs=2, type=int, metavar=("A", "B"), help="what changed between two snapshots")
+    which = parser.add_mutually_exclusive_group()
+    _snapshot(which)
+    which.add_argument("--diff", nargs=2, type=int, metavar=("A", "B"), help="what changed between two snapshots")
 
     parser = add("failures", "every row that is not in the bank, and why", failures)
     _bank(parser)
@@ -152,7 +156,7 @@ def search(arguments: argparse.Namespace) -> Outcome:
     """Nearest captions."""
     hits = _open(arguments).search(arguments.prompt, arguments.k)
     document = [{"id": h.id, "caption": h.caption, "score": h.score, "source": h.source} for h in hits]
-    return Outcome({"hits": document}, [f"{h.score:.4f}  {h.id}  {_on_one_line(h.caption)}" for h in hits])
+    return Outcome({"hits": document}, [_on_one_line(f"{h.score:.4f}  {h.id}  {h.caption}") for h in hits])
 
 
 def _on_one_line(text: str) -> str:
@@ -168,9 +172,20 @@ def sample(arguments: argparse.Namespace) -> Outcome:
         raise ConfigError(f"--output: {arguments.output}: its folder does not exist; make it first")
     bank = _open(arguments, noise_set=arguments.noise_set)
     generator = torch.Generator().manual_seed(arguments.seed)
-    mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator, digest=True)
-    save_latents(Path(arguments.output), mixed.latents)
+    try:
+        mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator, digest=True)
+    except UnknownNoiseSet as error:
+        raise UnknownNoiseSet(f"{error} (--set NAME)") from error
     hit = mixed.hits[0]
+    metadata = {
+        "id": hit.id,
+        "eta": str(arguments.eta),
+        "seed": str(arguments.seed),
+        "set": arguments.noise_set or bank.noise_sets[0],
+        "snapshot": str(bank.snapshot),
+        "fresh": json.dumps(mixed.fresh[0]),
+    }
+    save_latents(Path(arguments.output), mixed.latents, metadata)
     document = {
         "output": arguments.output,
         "shape": list(mixed.latents.shape),
@@ -183,14 +198,15 @@ def sample(arguments: argparse.Namespace) -> Outcome:
         "drawn_digest": mixed.drawn_digest,
     }
     shape = "x".join(map(str, mixed.latents.shape))
-    return Outcome(document, [f"{arguments.output}: latents {shape} float32, mixed with {hit.id} ({hit.score:.4f})"])
+    mixed_with = _on_one_line(f"{hit.id} ({hit.score:.4f})")
+    return Outcome(document, [f"{arguments.output}: latents {shape} float32, mixed with {mixed_with}"])
 
 
-def save_latents(path: Path, latents: torch.Tensor) -> None:
+def save_latents(path: Path, latents: torch.Tensor, metadata: dict[str, str] | None = None) -> None:
     """A safetensors file with the key ``latents``: whole or not at all, with the permissions of any new file."""
     from safetensors.torch import save
 
-    data = save({"latents": latents.contiguous()})
+    data = _with_sorted_header(save({"latents": latents.contiguous()}, metadata))
     if path.exists() and not path.is_file():  # (a pipe or a device, which nothing may take the place of)
         path.write_bytes(data)
         return
@@ -203,6 +219,17 @@ def save_latents(path: Path, latents: torch.Tensor) -> None:
         part.unlink(missing_ok=True)
 
 
+def _with_sorted_header(data: bytes) -> bytes:
+    """A safetensors file (length of the header in 8 bytes, the header, tensors) that is the same in every process.
+
+    The library writes metadata in the order of a hash table.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[start:]
+
+
 def show(arguments: argparse.Namespace) -> Outcome:
     """What is in a snapshot, or what changed between two."""
     store = open_store(arguments.bank)
@@ -211,7 +238,7 @@ def show(arguments: argparse.Namespace) -> Outcome:
         document = diff(store, before, after)
     else:
         document = describe(store, read_snapshot(store, arguments.snapshot))
-    return Outcome(document, list(_indented(document)))
+    return Outcome(document, [_on_one_line(line) for line in _indented(document)])
 
 
 def _indented(document: dict[str, Any], indent: str = "") -> Iterator[str]:
@@ -231,9 +258,8 @@ def failures(arguments: argparse.Namespace) -> Outcome:
         if arguments.unpublished
         else read_failures(store, read_snapshot(store, arguments.snapshot))
     )
-    lines = [
-        f"{row['id']}  {row['stage']}  {row['code']}  {row['uri']}  {_on_one_line(row['message'])}" for row in rows
-    ]
+    said = ("id", "stage", "code", "uri", "message")
+    lines = [_on_one_line("  ".join(row[name] for name in said)) for row in rows]
     return Outcome({"failures": rows}, lines or ["none"])
 
 
@@ -241,8 +267,9 @@ def files(arguments: argparse.Namespace) -> Outcome:
     """The files of a snapshot, as addresses."""
     store = open_store(arguments.bank)
     entries = snapshot_files(store, read_snapshot(store, arguments.snapshot), arguments.kind)
-    paths = [f"{store.url}/{entry.path}" for entry in entries]
-    return Outcome({"files": paths}, paths)
+    paths = [entry.path for entry in entries]
+    lines = [f"{store.url}/{_on_one_line(path)}" for path in paths]
+    return Outcome({"files": [f"{store.url}/{path}" for path in paths]}, lines)
 
 
 def verify(arguments: argparse.Namespace) -> Outcome:
@@ -252,15 +279,24 @@ def verify(arguments: argparse.Namespace) -> Outcome:
         report = verify_snapshot(store, arguments.snapshot, progress.report)
     damaged = [{"path": damage.path, "reason": damage.reason} for damage in report.damaged]
     document: dict[str, Any] = {"ok": report.ok, "files": report.files, "bytes": report.bytes, "damaged": damaged}
-    lines = [f"{damage.path}: {damage.reason}" for damage in report.damaged]
+    lines = [_on_one_line(f"{damage.path}: {damage.reason}") for damage in report.damaged]
     if report.ok:
         lines.append(f"ok: {report.files} files, {report.bytes} bytes")
     elif arguments.repair:
-        repaired = repair(store, report)
-        document["repaired_in"] = repaired.number
-        lines.append(f"snapshot {repaired.number} leaves them out; the next build makes them again")
-        return Outcome(document, lines)
+        return _repaired(store, report, document, lines)
     return Outcome(document, lines, exit_code=0 if report.ok else 1)
+
+
+def _repaired(store: Store, report: Report, document: dict[str, Any], lines: list[str]) -> Outcome:
+    """Drops what is damaged in a new snapshot, if there is any but foreign files, which stay."""
+    repaired = repair(store, report)
+    if report.snapshot is None or repaired.number != report.snapshot.number:
+        document["repaired_in"] = repaired.number
+        lines.append(f"snapshot {repaired.number} leaves out what was damaged; the next build makes it again")
+    foreign = sum(not is_ours(damage.path) for damage in report.damaged)
+    if foreign:
+        lines.append(f"{foreign} foreign files stay; move them elsewhere and verify again")
+    return Outcome(document, lines, exit_code=1 if foreign else 0)
 
 
 def vacuum(arguments: argparse.Namespace) -> Outcome:
@@ -278,7 +314,7 @@ def vacuum(arguments: argparse.Namespace) -> Outcome:
     }
     would = "would remove" if arguments.dry_run else "removed"
     expired = f"snapshots {', '.join(map(str, removed.expired)) or 'none'} expired"
-    lines = [*removed.files, f"{would} {len(removed.files)} files, {removed.bytes} bytes; {expired}"]
+    lines = [*map(_on_one_line, removed.files), f"{would} {len(removed.files)} files, {removed.bytes} bytes; {expired}"]
     if removed.held:
         numbers = ", ".join(map(str, removed.held))
         lines.append(f"snapshots {numbers} stay for a week at most: builds that started from them have not ended")

@@ -49,14 +49,28 @@ def load_config(path: str | None, flags: dict[str, str] | None = None) -> Config
     document: Any = {}
     if path is not None:
         try:
-            document = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
+            document = _from_yaml(Path(path).read_text(encoding="utf-8"), f"configuration {path}") or {}
         except OSError as error:
             raise ConfigError(f"configuration {path}: {error.strerror or error}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise ConfigError(f"configuration {path}: not valid YAML: {error}") from error
         if not isinstance(document, dict):
             raise ConfigError(f"configuration {path}: a mapping of options is wanted, not {document!r:.80}")
     return config_from_mapping(document, flags)
+
+
+def _from_yaml(text: str, what: str) -> Any:
+    """The plain values that YAML text stands for; ``what`` it is, for the message.
+
+    Raises:
+        ConfigError: it is not valid, or nested too deeply.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # (ValueError: a date that is none)
+        raise ConfigError(f"{what}: not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{what}: not valid YAML: nested too deeply") from error
 
 
 def config_from_mapping(document: dict[str, Any], flags: dict[str, str] | None = None) -> Config:
@@ -69,15 +83,18 @@ def config_from_mapping(document: dict[str, Any], flags: dict[str, str] | None =
     for name, text in (flags or {}).items():
         _lay_over(document, name, _value(name, text))
     config: Config = _build(Config, document, "")
+    _check_rhythm(document.get("clips") or {})
     _check(config)
     return _settled(config)
 
 
 def _settled(config: Config) -> Config:
-    """What can be written in two ways in one: a square size as its side, all frames of a clip as None."""
+    """What can be written in two ways in one: a square size as its side, all frames of a clip as None, and of
+    ``fps`` and ``frame_stride`` the one that counts."""
     clips, (height, width) = config.clips, config.clips.height_width
     noise = (dataclasses.replace(n, frames=None) if n.frames == clips.frames else n for n in config.noise)
     clips = dataclasses.replace(clips, size=height) if height == width else clips
+    clips = dataclasses.replace(clips, frame_stride=None) if clips.fps is not None else clips
     return dataclasses.replace(config, clips=clips, noise=tuple(noise))
 
 
@@ -128,11 +145,8 @@ def _value(name: str, text: str) -> Any:
         return None
     takes_list = any(typing.get_origin(kind) is tuple for kind in kinds)
     if name in _MEMBERS or (takes_list and text[:1] == "[" and text[-1:] == "]"):
-        try:
-            return yaml.load(text, _Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--{name}: not valid YAML: {text!r}: {error}") from error
-    for kind, read in ((int, int), (float, float), (bool, _BOOLEANS.__getitem__)):
+        return _from_yaml(text, f"--{name} {text!r:.80}")
+    for kind, read in ((int, int), (bool, _BOOLEANS.__getitem__)):
         if kind in kinds:
             with suppress(ValueError, KeyError):
                 return read(text)
@@ -215,8 +229,9 @@ def _scalar(hint: Any, value: Any) -> Any:
             return value
         if wanted is int and isinstance(value, int) and not isinstance(value, bool):
             return value
-        if wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+        if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            with suppress(ValueError):  # (text: a flag, or 1e-4, which is no number to YAML)
+                return float(value)
         if wanted is str and isinstance(value, str):
             return value
         if typing.get_origin(wanted) is tuple:
@@ -258,6 +273,13 @@ def _limits(value: Any, where: str, member: dataclasses.Field[Any]) -> None:
                 raise ConfigError(f"{where}: {number!r} is not allowed; at most {high}")
 
 
+def _check_rhythm(clips: dict[str, Any]) -> None:
+    """What the configuration alone cannot tell from a default."""
+    fps, stride = clips.get("fps"), clips.get("frame_stride")
+    if fps is not None and stride is not None:
+        raise ConfigError(f"clips.fps: {fps} and clips.frame_stride: {stride} are both given; leave one out or null")
+
+
 def _check(config: Config) -> None:
     """What one key alone cannot tell."""
     _check_names("sources", [source.name or source.kind for source in config.sources])
@@ -287,8 +309,6 @@ def _check(config: Config) -> None:
             )
         if isinstance(noise.batch_size, str) and noise.batch_size != "auto":
             raise ConfigError(f"noise.{noise.name}.batch_size: {noise.batch_size!r}: a whole number or auto")
-        if isinstance(noise.batch_size, int) and noise.batch_size < 1:
-            raise ConfigError(f"noise.{noise.name}.batch_size: {noise.batch_size} is not allowed; at least 1")
 
 
 def _check_names(section: str, names: list[str]) -> None:

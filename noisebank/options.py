@@ -22,6 +22,8 @@ SOURCE_KINDS = ("webvid", "internvid", "table", "webdataset")
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
 STORAGE_DTYPES = ("float16", "int8")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+MAX_FRAMES = 10_000
+"""Longest clip."""
 FORMAT_VERSION = 1
 """Version of what the stages write; raising it redoes every stage."""
 MODEL_PATHS = ("model", "motion_adapter")
@@ -61,7 +63,7 @@ def option(
     maximum: float | None = None,
     parse: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """A dataclass field with its help text, limits and whether it is part of the stage fingerprint."""
+    """A dataclass field with its help text, limits (numbers have both) and whether it is part of the fingerprint."""
     metadata = {
         "help": help,
         "hashed": hashed,
@@ -93,10 +95,14 @@ class SourceOptions:
 class FetchOptions:
     """How videos are fetched; none of it changes what a clip is made of."""
 
-    timeout: float = option(30.0, "seconds without a byte before a fetch fails", hashed=False, minimum=0.01)
-    retries: int = option(4, "tries after the first on time-outs, 429 and 5xx", hashed=False, minimum=0)
-    concurrency: int = option(16, "videos fetched at once by one worker", hashed=False, minimum=1)
-    max_bytes: int = option(500 * 10**6, "largest video accepted", hashed=False, parse=parse_bytes, minimum=1)
+    timeout: float = option(
+        30.0, "seconds without a byte before a fetch fails", hashed=False, minimum=0.01, maximum=86_400
+    )
+    retries: int = option(4, "tries after the first on time-outs, 429 and 5xx", hashed=False, minimum=0, maximum=100)
+    concurrency: int = option(16, "videos fetched at once by one worker", hashed=False, minimum=1, maximum=1024)
+    max_bytes: int = option(
+        500 * 10**6, "largest video accepted", hashed=False, parse=parse_bytes, minimum=1, maximum=10**12
+    )
     allow_private_hosts: bool = option(False, "fetch from private, loopback and link-local addresses too", hashed=False)
 
 
@@ -104,13 +110,15 @@ class FetchOptions:
 class ClipOptions:
     """What a clip is: which frames of the video, at which size, encoded how."""
 
-    frames: int = option(16, "frames in a clip", minimum=1)
+    frames: int = option(16, "frames in a clip", minimum=1, maximum=MAX_FRAMES)
     frame_stride: int | None = option(
-        8, "take every n-th frame of the video", minimum=1, hashed=lambda clips: clips.fps is None
+        8, "take every n-th frame of the video", minimum=1, maximum=100_000, hashed=lambda clips: clips.fps is None
     )
-    fps: float | None = option(None, "take frames at this rate instead of frame_stride", minimum=0.001)
-    size: int | tuple[int, int] = option(256, "short side and crop, or [height, width]; multiples of 16", minimum=64)
-    maxcount: int = option(512, "clips in a shard", hashed=False, minimum=1)
+    fps: float | None = option(None, "take frames at this rate instead of frame_stride", minimum=0.001, maximum=1000)
+    size: int | tuple[int, int] = option(
+        256, "short side and crop, or [height, width]; multiples of 16, from 64 on", minimum=64, maximum=8192
+    )
+    maxcount: int = option(512, "clips in a shard", hashed=False, minimum=1, maximum=1_000_000)
     pixel_format: str = option("yuv420p", "chroma of the stored mp4", choices=PIXEL_FORMATS)
 
     @property
@@ -126,7 +134,7 @@ class CaptionOptions:
     model: str = option(
         "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2", "hub id or local folder of the model"
     )
-    batch_size: int = option(64, "captions in a batch", hashed=False, minimum=1)
+    batch_size: int = option(64, "captions in a batch", hashed=False, minimum=1, maximum=65_536)
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,7 @@ class IndexOptions:
         hashed=False,
         parse=parse_bytes,
         minimum=1,
+        maximum=10**15,
     )
     final: bool = option(
         False,
@@ -161,17 +170,19 @@ class NoiseOptions:
     name: str = option("modelscope", "name of the set")
     model: str = option("damo-vilab/text-to-video-ms-1.7b", "hub id or local folder of a diffusers pipeline")
     inverter: str = option("fixed-point", "how a clip is inverted: fixed-point, ddim, diffuse, or one of your own")
-    num_inference_steps: int = option(50, "steps of the generator (and of the inversion)", minimum=1)
+    num_inference_steps: int = option(50, "steps of the generator (and of the inversion)", minimum=1, maximum=10_000)
     dtype: str = option("float16", "how a record is stored", choices=STORAGE_DTYPES)
-    frames: int | None = option(None, "use the first n frames of a clip (default: all)", minimum=1)
-    batch_size: int | str = option("auto", "clips in a batch, or auto", hashed=False)
+    frames: int | None = option(None, "use the first n frames of a clip (default: all)", minimum=1, maximum=MAX_FRAMES)
+    batch_size: int | str = option("auto", "clips in a batch, or auto", hashed=False, minimum=1, maximum=65_536)
     precision: str = option("auto", "dtype of the network: auto is bfloat16 on a GPU", choices=PRECISIONS)
     tolerance: float | None = option(
-        None, "fixed-point stops a clip here (default: by precision)", minimum=0, hashed=_iterates
+        None, "fixed-point stops a clip here (default: by precision)", minimum=0, maximum=1, hashed=_iterates
     )
-    max_iterations: int = option(10, "most network calls a step of fixed-point", minimum=1, hashed=_iterates)
+    max_iterations: int = option(
+        10, "most network calls a step of fixed-point", minimum=1, maximum=1000, hashed=_iterates
+    )
     prompt: str = option("", "condition of the inversion, the same for all clips; empty, as in the paper")
-    guidance_scale: float = option(1.0, "guidance towards prompt; 1 is none, as in the paper", minimum=1.0)
+    guidance_scale: float = option(1.0, "guidance towards prompt; 1 is none, as in the paper", minimum=1, maximum=1000)
     accelerator: str | None = option(
         None,
         "Beam's accelerator hint for these workers, e.g. type:nvidia-l4;count:1;install-nvidia-driver",
@@ -187,7 +198,11 @@ class NoiseOptions:
         maximum=1,
     )
     max_reconstruction_error: float = option(
-        0.5, "a record measured to give its clip back worse than this is a failure", hashed=False, minimum=0
+        0.5,
+        "a record measured to give its clip back worse than this is a failure",
+        hashed=False,
+        minimum=0,
+        maximum=10**6,
     )
 
 

@@ -22,6 +22,7 @@ from pipelines.interrupts import ended_by_interrupt
 from pipelines.job_commands import add_job_commands
 from runners.logs import set_up_logging
 
+OUR_PACKAGES = ("noisebank", "schemas", "transforms", "pipelines", "runners")
 DESCRIPTION = "Turns captioned videos into a searchable bank of inverted noise, and looks noise up in it."
 EPILOG = """\
 A first run:     noisebank demo
@@ -45,14 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with ended_by_interrupt(lambda: _leave(known)) if argv is None else nullcontext():
             outcome = known.run(known)
-    except NoiseBankError as error:
-        return _fail(known, error)
-    except KeyboardInterrupt:
-        return _fail(known, Interrupted())
-    except Exception as error:
-        if not _is_of_storage(error):
+    except (Exception, KeyboardInterrupt) as error:
+        said = _in_our_words(error)
+        if said is None:
             raise
-        return _fail(known, NoiseBankError(str(error).strip().partition("\n")[0]))
+        return _fail(known, said, error)
     try:
         _print(known, outcome)
         sys.stdout.flush()
@@ -73,6 +71,11 @@ class _Parser(argparse.ArgumentParser):
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The arguments of a command; ``rest`` has what only Beam may know."""
     parser, commands = _parser()
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            parser.error(f"{word!r} is not UTF-8")
     known, rest = parser.parse_known_args(arguments)
     known.rest = rest
     if rest and not known.takes_rest:
@@ -111,9 +114,20 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     return parser, commands
 
 
-def _is_of_storage(error: Exception) -> bool:
-    """Whether a disk or an object store is to blame: full, read-only, not to be reached, no access."""
-    return isinstance(error, OSError) or type(error).__module__.startswith("obstore.")
+def _in_our_words(error: BaseException) -> NoiseBankError | None:
+    """The error to show for one that users can do something about; None for a defect, which its traceback tells of."""
+    if isinstance(error, NoiseBankError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted()
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        known = package and package not in OUR_PACKAGES
+        return ConfigError(f"{package} is not installed; pip install 'noisebank[jobs]'") if known else None
+    if isinstance(error, OSError) or type(error).__module__.startswith("obstore."):
+        # a disk or an object store is full, read-only, not to be reached, or gives no access
+        return NoiseBankError(str(error).strip().partition("\n")[0])
+    return ConfigError(str(error)) if type(error) is ValueError else None  # (how the library refuses an argument)
 
 
 def _leave(known: argparse.Namespace) -> NoReturn:
@@ -123,9 +137,9 @@ def _leave(known: argparse.Namespace) -> NoReturn:
     os._exit(code)
 
 
-def _fail(known: argparse.Namespace, error: NoiseBankError) -> int:
+def _fail(known: argparse.Namespace, error: NoiseBankError, cause: BaseException | None = None) -> int:
     if known.verbose:
-        logging.error("%s", error, exc_info=error)
+        logging.error("%s", error, exc_info=cause or error)
     print(f"noisebank {known.command}: {error}", file=sys.stderr)
     return _print_error(error, known.json)
 

@@ -15,6 +15,7 @@ from noisebank.commands import Command, Outcome
 from noisebank.config import flag_names, load_config, member_flag
 from noisebank.errors import ConfigError
 from noisebank.options import Config, NoiseOptions, SourceOptions
+from noisebank.storage import open_store
 
 FLAG = "option:"
 STAGES = {
@@ -107,6 +108,7 @@ def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
     config = load_config(arguments.config, flags)
     if not config.sources:
         raise ConfigError("sources: at least one list is wanted; name a file with -c, or give --sources")
+    open_store(config.bank)  # (which refuses what can be none)
     return config, beam
 
 

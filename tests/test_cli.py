@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load, load_file
 
 from noisebank.describe import KINDS
@@ -112,6 +113,7 @@ def test_search_ranks_and_takes_k(bank_folder: Path) -> None:
     hits = noisebank("search", bank_folder, "a puppy at the seaside", "-k", 2).document["hits"]
     assert len(hits) == 2 and hits[0]["score"] > hits[1]["score"]
     assert hits[0] | {"score": 0} == {"id": "mine-clip00", "caption": CAPTIONS[0], "score": 0, "source": "mine"}
+    assert len(noisebank("search", bank_folder, "a puppy", "-k", 10**12).document["hits"]) == 6
 
 
 def test_sample_depends_on_prompt_eta_and_seed_alone(bank_folder: Path, tmp_path: Path) -> None:
@@ -126,6 +128,27 @@ def test_sample_depends_on_prompt_eta_and_seed_alone(bank_folder: Path, tmp_path
     assert first == latents("--seed", 0, "--eta", 0.2, "--set", "small")
     assert first != latents("--seed", 1)
     assert first != latents("--eta", 0.3)
+
+
+def test_sample_says_in_the_file_what_it_is_and_writes_the_same_bytes_again(bank_folder: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"{i}.safetensors" for i in range(8)]
+    for file in files:
+        assert noisebank("sample", bank_folder, "a dog", "--eta", "inf", "--seed", 7, "-o", file).exit_code == 0
+    with safe_open(files[0], "pt") as file:
+        assert file.metadata() == {
+            "id": "mine-clip00", "eta": "inf", "seed": "7", "set": "small", "snapshot": "1", "fresh": "false",
+        }  # fmt: skip
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_a_bank_of_several_sets_asks_for_the_flag(project: Project, tmp_path: Path) -> None:
+    project.write_list(project.rows(1))
+    (noise,) = project.config["noise"]
+    project.configure(noise=[noise, {**noise, "name": "other"}])
+    project.build()
+    ran = noisebank("sample", project.bank, "a dog", "-o", tmp_path / "x.safetensors")
+    usage_error(ran, "name a noise_set; it has other, small (--set NAME)")
+    assert ran.document["error"]["type"] == "UnknownNoiseSet"
 
 
 def test_sample_writes_a_whole_file_that_others_may_read(bank_folder: Path, tmp_path: Path) -> None:
@@ -190,6 +213,10 @@ def test_wrong_values_of_read_side_commands_are_usage_errors(bank_folder: Path, 
     usage_error(noisebank("search", bank_folder, "a dog", "-k", "few"), "-k: 'few' is not allowed")
     latents = tmp_path / "x.safetensors"
     usage_error(noisebank("sample", bank_folder, "a dog", "--eta=-1", "-o", latents), "--eta: '-1' is not allowed")
+    usage_error(noisebank("sample", bank_folder, "a dog", "--eta", "1e300", "-o", latents), "eta 1e+300 is not allowed")
+    usage_error(noisebank("search", bank_folder, "a \udcff"), r"'a \udcff' is not UTF-8")
+    usage_error(noisebank("show", bank_folder, "--snapshot", 1, "--diff", 1, 1), "not allowed with argument --snapshot")
+    usage_error(noisebank("show", ""), "bank address '' is empty")
     usage_error(noisebank("show", bank_folder, "--no-such-flag"), "unrecognized arguments: --no-such-flag")
     usage_error(noisebank("show", "ftp://host/bank"), "ftp")
     nowhere = tmp_path / "no" / "where"
@@ -235,10 +262,54 @@ def test_a_damaged_file_is_found(project: Project) -> None:
     assert [damage["path"] for damage in ran.document["damaged"]] == [str(path.relative_to(project.bank))]
 
 
+def test_repair_of_foreign_files_alone_repairs_nothing(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.write_list(project.rows(2))
+    project.build()
+    foreign = project.bank / "clips" / "holiday\n\x1b[2J.tar"
+    foreign.touch()
+    ran = noisebank("verify", project.bank, "--repair")
+    assert ran.exit_code == 1 and not ran.document["ok"] and "repaired_in" not in ran.document
+    Path(project.look("files", "--kind", "noise")["files"][0]).unlink()
+    ran = noisebank("verify", project.bank, "--repair")
+    assert (ran.exit_code, ran.document["repaired_in"]) == (1, 2)
+    capsys.readouterr()
+    assert main(["verify", str(project.bank), "--repair"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "clips/holiday  [2J.tar: foreign: not a file of a bank; move it elsewhere",
+        "1 foreign files stay; move them elsewhere and verify again",
+    ]
+    foreign.unlink()
+    assert noisebank("verify", project.bank, "--repair").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["plan", "build", "noise"])
+def test_an_install_without_the_jobs_says_what_to_install(project: Project, command: str) -> None:
+    code = f"""
+import sys
+sys.modules["apache_beam"] = None
+from pipelines.cli import main
+sys.exit(main([{command!r}, "--json", "-c", {str(project.config_file)!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=600)
+    message = "apache_beam is not installed; pip install 'noisebank[jobs]'"
+    assert (done.returncode, done.stderr) == (2, f"noisebank {command}: {message}\n")
+    assert json.loads(done.stdout)["error"] == {"type": "ConfigError", "message": message, "exit_code": 2}
+
+
+def test_the_example_ends_with_the_message(tmp_path: Path) -> None:
+    words = [sys.executable, "examples/generate.py", str(tmp_path / "none"), "model", "a dog", str(tmp_path / "x.gif")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"generate\.py: {tmp_path}/none: .*\n", done.stderr), done.stderr
+
+
 @pytest.mark.parametrize("command", ["build", "plan", "clips"])
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (["--bank", ""], ["bank address '' is empty"]),
+        (["--bank", __file__], [f"bank address {__file__!r}: a file is there, not a folder"]),
+        (["--clips.fps", "8"], ["clips.fps: 8 and clips.frame_stride: 1 are both given"]),
         (["--clips.size", "100"], ["clips.size: 100 is not allowed", "multiples of 16"]),
         (["--clips.sise", "64"], ["--clips.sise: neither an option of noisebank nor of Beam"]),
         (["--retry-failures", "http_404,too_shrt"], ["retry_failures: ", "'too_shrt'", "too_short"]),
@@ -250,7 +321,7 @@ def test_a_damaged_file_is_found(project: Project) -> None:
         (["--noise.small.dtype", "int4"], ["noise[0].dtype: 'int4' is not allowed; one of float16, int8"]),
         (["--noise.other.dtype", "int8"], ["noise has no member named 'other'"]),
         (["--noise.small.dtype"], ["--noise.small.dtype: a value is wanted"]),
-        (["--noise.small.batch-size", "0"], ["noise.small.batch_size: 0 is not allowed; at least 1"]),
+        (["--noise.small.batch-size", "0"], ["noise[0].batch_size: 0 is not allowed; at least 1"]),
         (["--sources.mine.no-such"], ["--sources.mine.no-such: neither an option of noisebank nor of Beam"]),
         (["--captions.model", "/no/such/model"], ["/no/such/model"]),
         (["--noise.small.model", "/no/such/model"], ["/no/such/model"]),
@@ -376,7 +447,9 @@ def test_help_of_a_job_says_every_option_with_its_default(capsys: pytest.Capture
     text = capsys.readouterr().out
     for name in flag_names():
         assert f"--{name}" in text
-    assert "short side and crop, or [height, width]; multiples of 16 (default: 256)" in " ".join(text.split())
+    assert "short side and crop, or [height, width]; multiples of 16, from 64 on (default: 256)" in " ".join(
+        text.split()
+    )
 
 
 @pytest.mark.parametrize("words", [["show"], ["search", "a dog"], ["verify"]], ids=lambda words: words[0])
@@ -399,10 +472,15 @@ def test_importing_the_library_imports_nothing_heavy() -> None:
 def test_what_people_read_has_no_line_breaks_or_control_characters(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project.write_list([project.rows(1)[0]._replace(caption="a dog\n\x1b[2Jon the beach")])
-    project.build()
+    row = project.rows(1)[0]._replace(caption="a dog\n\x1b[2Jon the beach")
+    project.write_list([row, row._replace(id="gone", uri="gone\x1b[2J\x07\nfake-id  clips  ok")])
+    project.build("--max_failed", 1)
     assert main(["search", str(project.bank), "a dog"]) == 0
     assert capsys.readouterr().out.endswith("  mine-clip00  a dog  [2Jon the beach\n")
+    assert main(["failures", str(project.bank)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("mine-gone  clips  missing_file  gone [2J  fake-id  clips  ok  ")
+    assert said.count("\n") == 1 and said.rstrip("\n").isprintable()
 
 
 def test_an_error_of_a_job_is_one_line(project: Project) -> None:

@@ -89,6 +89,23 @@ def test_members_of_lists_are_named_in_flags(tmp_path: Path) -> None:
     assert (whole.sources[0].kind, whole.sources[0].path) == ("internvid", ("z.jsonl",))
 
 
+@pytest.mark.parametrize("written_as", ["1e-4", "1E-4", "1.0e-4", "0.0001", "'1e-4'"])
+def test_a_number_may_be_written_as_anywhere_else(tmp_path: Path, written_as: str) -> None:
+    path = written(tmp_path, f"noise: [{{name: m, tolerance: {written_as}}}]\nmax_failed: 5e-1")
+    assert (load_config(path).noise[0].tolerance, load_config(path).max_failed) == (1e-4, 0.5)
+
+
+def test_fps_alone_leaves_no_stride_behind() -> None:
+    config = config_from_mapping({"clips": {"fps": 8}})
+    assert (config.clips.fps, config.clips.frame_stride) == (8.0, None)
+    assert config_from_mapping(to_mapping(config)) == config
+    with pytest.raises(ConfigError, match="are both given"):
+        config_from_mapping({"clips": {"frame_stride": 4}}, {"clips.fps": "8"})
+    assert (
+        config_from_mapping({"clips": {"frame_stride": 4}}, {"clips.fps": "8", "clips.frame_stride": "null"}) == config
+    )
+
+
 TEXTS = ["/data/run #2", "010", "1_000", "org/model: x", "yes", "~", "1e3", "a dog #1 of two", "[a", " x ", "'q'", "{}"]
 
 
@@ -207,7 +224,14 @@ WRONG: list[tuple[Any, str]] = [
     ({"noise": [{"dtype": "int4"}]}, r"noise\[0\].dtype: 'int4' is not allowed; one of float16, int8"),
     ({"noise": [{"frames": 20}]}, r"noise.modelscope.frames: 20 is not allowed; a clip has 16"),
     ({"noise": [{"batch_size": "big"}]}, r"noise.modelscope.batch_size: 'big': a whole number or auto"),
-    ({"noise": [{"batch_size": 0}]}, r"noise.modelscope.batch_size: 0 is not allowed; at least 1"),
+    ({"noise": [{"batch_size": 0}]}, r"noise\[0\].batch_size: 0 is not allowed; at least 1"),
+    ({"clips": {"fps": float("inf")}}, r"clips.fps: inf is not allowed; at most 1000"),
+    ({"clips": {"size": [64, 8208]}}, r"clips.size: 8208 is not allowed; at most 8192"),
+    ({"clips": {"fps": 8, "frame_stride": 4}}, r"clips.fps: 8 and clips.frame_stride: 4 are both given; leave one out"),
+    ({"noise": [{"tolerance": "small"}]}, r"noise\[0\].tolerance: 'small' is not allowed; wanted: a number or nothing"),
+    ("noise: [{tolerance: 1e+400}]", r"noise\[0\].tolerance: inf is not allowed; at most 1"),
+    ("bank: " + "[" * 5000, r"not valid YAML: nested too deeply"),
+    ("bank: 2026-13-45", r"not valid YAML: month must be in 1..12"),
     ("clips: [", r"not valid YAML"),
     ("just text", r"a mapping of options is wanted, not 'just text'"),
 ]
@@ -237,9 +261,9 @@ def test_yaml_makes_no_objects(tmp_path: Path) -> None:
 def test_flags_that_fit_nothing_are_errors() -> None:
     with pytest.raises(ConfigError, match=r"--noise.other.dtype: noise has no member named 'other'"):
         load_config(None, {"noise.other.dtype": "int8"})
-    with pytest.raises(ConfigError, match=r"--clips.size: not valid YAML: '\[}\]'"):
+    with pytest.raises(ConfigError, match=r"--clips.size '\[}\]': not valid YAML: "):
         load_config(None, {"clips.size": "[}]"})
-    with pytest.raises(ConfigError, match=r"--noise: not valid YAML: .*'name' is there twice"):
+    with pytest.raises(ConfigError, match=r"--noise .*: not valid YAML: .*'name' is there twice"):
         load_config(None, {"noise": "[{name: a, name: b}]"})
     with pytest.raises(ConfigError, match=r"noise.a: unknown key|noise: a list is wanted, not 'a'"):
         load_config(None, {"noise": "a"})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -147,6 +148,16 @@ def test_every_failure_that_is_raised_has_a_code_that_can_be_retried() -> None:
 def test_size_is_a_side_or_height_and_width() -> None:
     assert ClipOptions(size=64).height_width == (64, 64)
     assert ClipOptions(size=(64, 96)).height_width == (64, 96)
+
+
+def test_every_number_has_limits_which_leave_out_inf_and_nan() -> None:
+    for section in (Config, FetchOptions, IndexOptions, *STAGES, options.SourceOptions):
+        hints = get_type_hints(section)
+        for field in dataclasses.fields(section):
+            kinds = {hints[field.name], *get_args(hints[field.name])}
+            limits = (field.metadata["minimum"], field.metadata["maximum"])
+            if kinds & {int, float}:
+                assert None not in limits and math.isfinite(limits[1]), f"{section.__name__}.{field.name}"
 
 
 def test_every_option_has_a_help_text() -> None:

@@ -180,6 +180,20 @@ def test_addresses_that_cannot_work(url: str) -> None:
         open_store(url)
 
 
+@pytest.mark.parametrize("address", ["", " ", "s3://", "file://"])
+def test_no_address_is_not_the_working_directory(address: str) -> None:
+    with pytest.raises(ConfigError, match="is empty"):
+        open_store(address)
+
+
+def test_a_file_is_no_bank(tmp_path: Path) -> None:
+    file = tmp_path / "bank.yaml"
+    file.touch()
+    for address in (file, f"file://{file}"):
+        with pytest.raises(ConfigError, match=r"bank\.yaml': a file is there, not a folder"):
+            open_store(address)
+
+
 def test_stores_travel_by_address(store: Store) -> None:
     store.put("a", b"1")
     assert pickle.loads(pickle.dumps(store)).read("a") == b"1"

@@ -18,18 +18,27 @@ def open_store(url: str | Path) -> Store:
     Nothing is read or written yet. ``memory://name`` is one store per name in this process, for tests.
 
     Raises:
-        ConfigError: the scheme is unknown, or the address has a ``?`` or ``#``, which object stores would cut off.
+        ConfigError: it is empty (no word for the working directory: that is ``.``), a file is there, the scheme is
+            unknown, or it has a ``?`` or ``#``, which object stores would cut off.
     """
     text = str(url)
-    scheme, separator, _ = text.partition("://")
+    scheme, separator, rest = text.partition("://")
+    if not (rest.strip("/") if separator else text.strip()):
+        raise ConfigError(f"bank address {text!r} is empty; name a folder, or a bucket and a path in it")
     if not separator:
-        return LocalStore(Path(text))
+        return _local(Path(text))
     if "#" in text or "?" in text:
         raise ConfigError(f"bank address {text!r}: '#' and '?' are not allowed; use a plain path")
     if scheme == "file":
-        return LocalStore(Path(unquote(urlsplit(text).path)))
+        return _local(Path(unquote(urlsplit(text).path)))
     if scheme not in REMOTE_SCHEMES:
         raise ConfigError(f"bank address {text!r}: a local path or one of {', '.join(REMOTE_SCHEMES)}:// is wanted")
     from noisebank.storage.remote import RemoteStore  # (obstore is needed for remote banks only)
 
     return RemoteStore(text)
+
+
+def _local(path: Path) -> LocalStore:
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"bank address {str(path)!r}: a file is there, not a folder")
+    return LocalStore(path)
