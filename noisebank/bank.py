@@ -258,6 +258,7 @@ class NoiseBank:
 
         Raises:
             ShapeMismatch: family, VAE, shape or prediction type differ: the records mean nothing to this pipeline.
+            ValueError: no schedule has ``num_inference_steps`` steps.
         """
         pinned = self._pinned
         with pinned.reading():

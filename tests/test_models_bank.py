@@ -181,7 +181,7 @@ def test_another_family_or_shape_is_refused(folder: Path, pipes: Callable[[str],
     [
         ("modelscope", other_weights, STEPS, {"weights"}),
         ("modelscope", scheduler("DPMSolverMultistepScheduler"), STEPS, {"scheduler"}),
-        ("modelscope", lambda pipe: None, 25, {"num_inference_steps", "first_level"}),
+        ("modelscope", lambda pipe: None, 25, {"num_inference_steps"}),
         ("modelscope", scheduler(timestep_spacing="trailing"), STEPS, {"first_level", "levels"}),
         ("wan", scheduler(shift=7.0), STEPS, {"shift (shift)", "levels"}),
         ("cogvideox", scheduler(snr_shift_scale=3.0), STEPS, {"shift (snr_shift_scale)", "levels"}),

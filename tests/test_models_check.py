@@ -9,7 +9,13 @@ import torch
 from noisebank.models import compare, load_model
 from noisebank.models.small import make_small_model
 
-SHAPES = {"modelscope": (4, 16, 8, 8), "cogvideox": (4, 3, 8, 8), "wan": (4, 3, 8, 8), "stable-diffusion": (4, 1, 8, 8)}
+SHAPES = {
+    "modelscope": (4, 16, 8, 8),
+    "cogvideox": (4, 3, 8, 8),
+    "wan": (4, 3, 8, 8),
+    "stable-diffusion": (4, 1, 8, 8),
+    "animatediff": (4, 8, 8, 8),
+}
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +132,44 @@ def test_another_scheduler_is_a_warning(descriptions, pipes):
 
 
 def test_another_number_of_steps_is_a_warning(descriptions, pipes):
-    mismatches = compare(descriptions["modelscope"], pipes("modelscope"), num_inference_steps=25)
-    assert found(mismatches) == {("warning", "num_inference_steps"), ("warning", "first_level")}
+    pipe = pipes("modelscope")
+    assert found(compare(descriptions["modelscope"], pipe, 25)) == {("warning", "num_inference_steps")}
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    differences = {("warning", what) for what in ("num_inference_steps", "first_level", "levels")}
+    assert found(compare(descriptions["modelscope"], pipe, 25)) == differences, "the schedules differ at 50 steps, too"
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_a_number_of_steps_that_no_schedule_has_is_not_allowed(descriptions, pipes, steps):
+    with pytest.raises(ValueError, match=rf"num_inference_steps {steps} is not allowed; from 1 to 1000"):
+        compare(descriptions["modelscope"], pipes("modelscope"), steps)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "says"),
+    [("wan", {"use_dynamic_shifting": True}, "`mu` must be passed"), ("modelscope", {"num_train_timesteps": 20}, "50")],
+)
+def test_a_scheduler_that_cannot_take_the_steps_is_a_warning(descriptions, pipes, family, options, says):
+    pipe = pipes(family)
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **options)
+    mismatches = compare(descriptions[family], pipe)
+    assert found(mismatches) == {("warning", "scheduler")}
+    assert type(pipe.scheduler).__name__ in mismatches[0].found and says in mismatches[0].found
+
+
+def test_what_is_switched_on_in_the_pipeline_is_a_warning(descriptions, pipes):
+    pipe = pipes("animatediff")
+    description = descriptions["animatediff"]
+    pipe.enable_freeu(0.9, 0.2, 1.5, 1.6)
+    (mismatch,) = compare(description, pipe)
+    assert str(mismatch) == "warning: freeu is 'on', the noise set was made with 'off'"
+    pipe.disable_freeu()
+    pipe.enable_free_init()
+    assert found(compare(description, pipe)) == {("warning", "free_init")}
+    pipe.disable_free_init()
+    assert compare(description, pipe) == []
+    pipe.enable_free_noise(context_length=4, context_stride=2)
+    assert found(compare(description, pipe)) == {("warning", "weights")}, "it changes the network's modules"
 
 
 def test_another_spacing_shows_in_the_first_level(descriptions, pipes):

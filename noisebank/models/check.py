@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from noisebank.errors import ConfigError
-from noisebank.inversion.levels import levels_digest, levels_from_scheduler
+from noisebank.inversion.levels import levels_digest
 from noisebank.models.base import ModelAdapter, describe_config, describe_scheduler, describe_weights, family_of
 from noisebank.models.config import pipeline_config
 
@@ -24,8 +24,8 @@ class Mismatch:
         severity: ``error``: records make no sense in this pipeline; ``warning``: they do, but ``eta=inf`` does not give
             the clip back.
         what: ``family``, ``vae``, ``shape``, ``prediction_type`` or a missing component (errors), ``scheduler``,
-            ``num_inference_steps``, ``shift (...)``, ``first_level``, ``levels``, ``weights`` or ``text_encoder``
-            (warnings).
+            ``num_inference_steps``, ``shift (...)``, ``first_level`` (of the noise that sampling starts from),
+            ``levels``, ``weights``, ``text_encoder``, ``free_init`` or ``freeu`` (warnings).
         expected: what the noise set was made with.
         found: what the pipeline has.
     """
@@ -49,6 +49,9 @@ def compare(description: Mapping[str, Any], pipe: Any, num_inference_steps: int 
 
     Returns:
         The differences, errors first; none when the pipeline gives the records' clips back.
+
+    Raises:
+        ValueError: no schedule has ``num_inference_steps`` steps.
     """
     try:
         family = family_of(type(pipe).__name__)
@@ -61,6 +64,7 @@ def compare(description: Mapping[str, Any], pipe: Any, num_inference_steps: int 
         return missing
     mismatches = _compare_models(description, pipe, family)
     mismatches += _compare_schedules(description, pipe, family, num_inference_steps)
+    mismatches += _switched_on(pipe, getattr(pipe, family.network_name))
     return sorted(mismatches, key=lambda mismatch: mismatch.severity)
 
 
@@ -104,27 +108,36 @@ def _compare_part(
 def _compare_schedules(
     description: Mapping[str, Any], pipe: Any, family: type[ModelAdapter], num_inference_steps: int | None
 ) -> list[Mismatch]:
+    """Both schedules have the records' number of steps: that the pipeline is called with another is one difference."""
     stored, live = description["scheduler"], describe_scheduler(pipe.scheduler)
-    steps = description["num_inference_steps"] if num_inference_steps is None else num_inference_steps
-    levels = description["levels"]
-    differences = [
-        ("scheduler", stored["class"], live["class"]),
-        ("num_inference_steps", description["num_inference_steps"], steps),
-    ]
+    steps, levels = description["num_inference_steps"], description["levels"]
+    called_with = steps if num_inference_steps is None else num_inference_steps
+    most = max(steps, live["config"].get("num_train_timesteps", steps))
+    if not 1 <= called_with <= most:
+        raise ValueError(f"num_inference_steps {called_with} is not allowed; from 1 to {most}")
+    differences = [("scheduler", stored["class"], live["class"]), ("num_inference_steps", steps, called_with)]
     for name, value in _shift(stored["config"]).items():
         differences.append((f"shift ({name})", value, _option(live["config"], name)))
     if stored["class"] == live["class"]:
         scheduler = copy.deepcopy(pipe.scheduler)
-        family.set_timesteps(scheduler, steps, tuple(description["shape"]))
         try:
-            found = levels_from_scheduler(scheduler).describe()
-        except ValueError as error:
+            found = family.scheduler_levels(scheduler, steps, tuple(description["shape"])).describe()
+        except ConfigError as error:
             differences.append(("scheduler", stored["class"], str(error)))
         else:
             differences.append(("first_level", levels["level_t"][0], found["level_t"][0]))
-            if steps == description["num_inference_steps"]:
-                differences.append(("levels", levels_digest(levels), levels_digest(found)))
+            differences.append(("levels", levels_digest(levels), levels_digest(found)))
     return [Mismatch("warning", what, expected, found) for what, expected, found in differences if expected != found]
+
+
+def _switched_on(pipe: Any, network: Any) -> list[Mismatch]:
+    """What changes the sampling of a live pipeline and stands in no configuration of diffusers."""
+    blocks = getattr(network, "up_blocks", ())
+    switches = {
+        "free_init": getattr(pipe, "free_init_enabled", False),
+        "freeu": any(getattr(block, name, None) is not None for block in blocks for name in ("s1", "s2", "b1", "b2")),
+    }
+    return [Mismatch("warning", what, "off", "on") for what, is_on in switches.items() if is_on]
 
 
 def same_weights(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
