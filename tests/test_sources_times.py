@@ -40,6 +40,12 @@ def test_empty_text_is_no_time_and_not_bad() -> None:
     assert (parsed.to_pylist(), bad.tolist()) == ([None, None, 3000], [False] * 3)
 
 
+@pytest.mark.parametrize("kind", [pa.uint64(), pa.int64()])
+def test_a_number_too_large_for_a_time_costs_its_row(kind: pa.DataType) -> None:
+    parsed, bad = times_ms(pa.array([5, 2**53 + 1, 2**63 - 1, None], kind))
+    assert (parsed.to_pylist(), bad.tolist()) == ([5000, None, None, None], [False, True, True, False])
+
+
 def test_durations_of_webvid() -> None:
     texts = ["PT00H00M05S", "PT1H0M0.5S", "PT00H00M00S", "5", "", "PT", "PT5S "]
     parsed, bad = each_ms(pa.array(texts), duration_ms)

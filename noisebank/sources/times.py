@@ -61,7 +61,7 @@ def times_ms(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     Each row goes by its own form, whatever its neighbours have: the two usual ones are read in columns.
     """
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        return _from_seconds(column.cast(pa.float64()))
+        return _from_seconds(column.cast(pa.float64(), safe=False))  # (what is rounded is too long)
     texts = column.fill_null("")
     milliseconds = np.zeros(len(texts), np.int64)
     given = np.asarray(pc.not_equal(texts, ""))
