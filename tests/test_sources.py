@@ -189,6 +189,14 @@ def test_parquet_with_bad_utf8_costs_one_row(tmp_path: Path) -> None:
     assert reasons(rows) == [None, "bad_utf8", None]
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_a_duration_in_parquet_is_a_time_whatever_its_unit(tmp_path: Path, unit: str) -> None:
+    seconds = pa.array([2, None], pa.duration("s")).cast(pa.duration(unit))
+    pq.write_table(pa.table({"uri": ["a.mp4", "b.mp4"], "text": ["one", "two"], "t0": seconds}), tmp_path / "t.parquet")
+    source = SourceOptions("table", (str(tmp_path / "t.parquet"),), "t", None, "uri", "text", "t0")
+    assert [row["start_ms"] for row in read(source, tmp_path)] == [2000, None]
+
+
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(data)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from noisebank.sources.block import QUOTED, Block
 
 BATCH_ROWS = 1 << 16
+_UNITS = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _BYTES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 
 
@@ -50,7 +51,9 @@ def _block(table: pa.Table) -> Block:
 
 
 def _text(column: pa.Array, name: str, bad: dict[int, str]) -> pa.Array:
-    """Numbers as they are, everything else as checked text."""
+    """Numbers as they are, durations as seconds, everything else as checked text."""
+    if pa.types.is_duration(column.type):
+        return pc.divide(column.cast(pa.int64()).cast(pa.float64(), safe=False), _UNITS[column.type.unit])
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return column
     if pa.types.is_dictionary(column.type):
