@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from noisebank.errors import BankDamaged, ClipNotFound
@@ -266,8 +265,8 @@ class PinnedSet:
     def _with_records(self) -> list[Segment]:
         """The segments of the index with only the captions whose clip has a record."""
         table = self._records.read() if self._records.entries else pa.table({"num": [], "file": [], "status": []})
-        table = table.filter((pc.field("file") != 0) & (pc.field("status") == int(Status.OK)))
-        nums = table.column("num").to_numpy()
+        nums, files, status = (table.column(name).to_numpy() for name in ("num", "file", "status"))
+        nums = nums[(files != 0) & (status == Status.OK)]
         return [segment.restricted(np.isin(segment.entries.nums(), nums)) for segment in self._pinned.segments]
 
     def _place_of(self, clip: Hit) -> Place:

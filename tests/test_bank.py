@@ -297,8 +297,13 @@ def test_with_several_sets_the_nearest_clip_that_has_a_record_is_taken(store: St
 
 def test_a_record_far_down_the_list_is_still_found(store: Store) -> None:
     many = {f"mine-{i}": f"a dog runs on the beach, take {i}" for i in range(60)}
-    build(store, many | {"mine-far": "quarterly tax regulation"}, sets={"toy": ["mine-far"]})
-    assert NoiseBank.open(store.url).sample("a dog runs on the beach").hits[0].id == "mine-far"
+    far = {f"mine-far{i}": f"quarterly tax regulation, part {i}" for i in range(8)}
+    build(store, many | far, sets={id: [id] for id in far})
+    for id in far:
+        bank = NoiseBank.open(store.url, noise_set=id, embedder=embedder())
+        assert bank.sample("a dog runs on the beach").hits[0].id == id
+    entries = [entry.key >= 2**63 for entry in snapshot_files(store, read_snapshot(store), "noise")]
+    assert {*entries} == {False, True}, "keys are 64 bits without a sign"
     build(store, {"mine-a": "a"}, sets={"toy": [], "new": []})
     with pytest.raises(ClipNotFound, match="noise set 'new' has no record in snapshot 2"):
         NoiseBank.open(store.url, noise_set="new").noise("a dog")
