@@ -80,7 +80,11 @@ def config_from_mapping(document: dict[str, Any], flags: dict[str, str] | None =
     """
     sections = {f.name for f in dataclasses.fields(Config) if f.name in _MEMBERS or dataclasses.is_dataclass(f.default)}
     document = {key: value for key, value in document.items() if value is not None or key not in sections}
-    for name, text in (flags or {}).items():
+    flags = dict(flags or {})
+    for one, other in (("clips.fps", "clips.frame_stride"), ("clips.frame_stride", "clips.fps")):
+        if flags.get(one, "null") != "null":
+            flags.setdefault(other, "null")  # (a flag beats the file, which may give the one that excludes it)
+    for name, text in flags.items():
         _lay_over(document, name, _value(name, text))
     config: Config = _build(Config, document, "")
     _check_rhythm(document.get("clips") or {})
