@@ -309,7 +309,7 @@ def test_the_example_ends_with_the_message(tmp_path: Path) -> None:
     [
         (["--bank", ""], ["bank address '' is empty"]),
         (["--bank", __file__], [f"bank address {__file__!r}: a file is there, not a folder"]),
-        (["--clips.fps", "8"], ["clips.fps: 8 and clips.frame_stride: 1 are both given"]),
+        (["--clips.fps", "8", "--clips.frame_stride", "2"], ["clips.fps: 8 and clips.frame_stride: 2 are both given"]),
         (["--clips.size", "100"], ["clips.size: 100 is not allowed", "multiples of 16"]),
         (["--clips.sise", "64"], ["--clips.sise: neither an option of noisebank nor of Beam"]),
         (["--retry-failures", "http_404,too_shrt"], ["retry_failures: ", "'too_shrt'", "too_short"]),

@@ -122,11 +122,8 @@ def _clips_checked(hash: str, config: Config, shards: Iterable[FinishedShard], w
     outcome = Outcome(store, plan, _parent(store, plan), _receipts(store, shards), _SCHEMAS)
     if not warn:
         _check_failures(outcome, config)
-        return hash
-    try:
-        outcome.check_failures(config.max_failed)
-    except JobFailed as error:
-        _log.warning("'commit' would refuse this: %s", error)
+    elif problem := outcome.too_many_failed(config.max_failed):
+        _log.warning("'commit' would refuse this: %s", problem)
     return hash
 
 

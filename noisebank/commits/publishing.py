@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -110,19 +110,44 @@ class Outcome:
         """Refuses to publish when too many of the rows that the parent does not know as they are now failed.
 
         Raises:
-            JobFailed: names the share, the commonest codes and examples.
+            JobFailed: says what :meth:`too_many_failed` says, and what can be done.
         """
+        problem = self.too_many_failed(max_failed)
+        if problem:
+            permanent = ",".join(sorted({failure.code for failure in self.failed if not failure.retryable}))
+            unless = "which are not tried again otherwise, unless their rows change"
+            retried = f" with --retry-failures {permanent}, {unless}" if permanent else ""
+            raise JobFailed(
+                f"nothing is published: {problem}. 'noisebank failures {self.store.url} --unpublished' lists them all. "
+                f"Mend what failed and run 'build', or 'clips' and the stages after it, again{retried}; or run this "
+                "command again with a larger max_failed. Finished work is kept"
+            )
+
+    def too_many_failed(self, max_failed: float) -> str:
+        """The share of rows, or of the clips of a noise set, that is above ``max_failed``, with the commonest codes and
+        examples; empty if none is."""
+        for what, failed, tried in self._shares():
+            if tried and failed > max_failed * tried:
+                by_code = self.failed_by_code() | {"invalid": self.plan.counts["newly_invalid"]}
+                codes = ", ".join(f"{count} {code}" for code, count in by_code.items() if count)
+                examples = "; ".join(f"{f.id}: {f.message}" for f in self.failed[:_EXAMPLES])
+                share = f"{failed} of {tried} {what} failed, more than max_failed {max_failed:g}"
+                return f"{share}. Failed: {codes}" + (f". {examples}" if examples else "")
+        return ""
+
+    def _shares(self) -> Iterator[tuple[str, int, int]]:
+        """What is held against ``max_failed``: a name, how many failed, how many were tried."""
         counts = self.plan.counts
         failed = {failure.num for failure in self.failed}
         fresh = self._fresh(np.array(sorted(failed), np.int64))
         tried = counts["new"] + counts["changed"] + counts["newly_invalid"]
-        self._check_share("rows", len(fresh) + counts["newly_invalid"], tried, max_failed)
+        yield "rows", len(fresh) + counts["newly_invalid"], tried
         known = self._known_failures()
         for stage, tasks in self.plan.tasks.items():
             if stage.startswith("noise/"):  # (a new set, or new options, over clips that are there already)
                 first = {f.num for f in self.failed if f.stage == stage and (f.num, stage) not in known}
                 tried = sum(task.rows for task in tasks) + self._taken_over(stage.removeprefix("noise/"))
-                self._check_share(f"clips of {stage}", len(first - set(fresh.tolist())), tried, max_failed)
+                yield f"clips of {stage}", len(first - set(fresh.tolist())), tried
 
     def _taken_over(self, name: str) -> int:
         """How many known rows have a record, or failed to get one, in finished shards that the plan took over."""
@@ -131,22 +156,6 @@ class Outcome:
             return 0
         nums = planned.filter(pc.field("status") != int(Status.REMOVED)).column("num").to_numpy()
         return len(nums) - len(self._fresh(nums))
-
-    def _check_share(self, what: str, failed: int, tried: int, max_failed: float) -> None:
-        if tried and failed > max_failed * tried:
-            by_code = self.failed_by_code() | {"invalid": self.plan.counts["newly_invalid"]}
-            codes = ", ".join(f"{count} {code}" for code, count in by_code.items() if count)
-            permanent = ",".join(sorted({failure.code for failure in self.failed if not failure.retryable}))
-            unless = "which are not tried again otherwise, unless their rows change"
-            retried = f" with --retry-failures {permanent}, {unless}" if permanent else ""
-            examples = "; ".join(f"{f.id}: {f.message}" for f in self.failed[:_EXAMPLES])
-            raise JobFailed(
-                f"{failed} of {tried} {what} failed, more than max_failed {max_failed:g}; nothing is published. "
-                f"Failed: {codes}. {examples + '. ' if examples else ''}"
-                f"'noisebank failures {self.store.url} --unpublished' lists them all. Mend what failed and run "
-                f"'build', or 'clips' and the stages after it, again{retried}; or run this command again with a "
-                "larger max_failed. Finished work is kept"
-            )
 
     def _fresh(self, nums: Nums) -> Nums:
         """Those of the sorted ``nums`` that are new, or listed otherwise than in the parent."""
