@@ -98,8 +98,8 @@ class FetchOptions:
     timeout: float = option(
         30.0, "seconds without a byte before a fetch fails", hashed=False, minimum=0.01, maximum=86_400
     )
-    retries: int = option(4, "tries after the first on time-outs, 429 and 5xx", hashed=False, minimum=0, maximum=100)
-    concurrency: int = option(16, "videos fetched at once by one worker", hashed=False, minimum=1, maximum=1024)
+    retries: int = option(4, "tries after the first on time-outs, 429 and 5xx", hashed=False, minimum=0, maximum=10_000)
+    concurrency: int = option(16, "videos fetched at once by one worker", hashed=False, minimum=1, maximum=10_000)
     max_bytes: int = option(
         500 * 10**6, "largest video accepted", hashed=False, parse=parse_bytes, minimum=1, maximum=10**12
     )
