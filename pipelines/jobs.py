@@ -54,10 +54,10 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
     store = open_store(config.bank)
     run_id = uuid.uuid4().hex
     known: dict[str, Any] = {}
+    latest = latest_snapshot(store)
     if stage in ("build", "clips"):
-        known["fingerprints"], known["models"] = prepare(config)
+        known["fingerprints"], known["models"] = prepare(config, latest)
     else:
-        latest = latest_snapshot(store)
         plan = _plan_to_work_on(store, latest, config, stage)
         if latest and plan.hash == latest.plan:
             return _published(plan, latest)
@@ -126,13 +126,13 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(
             "plan: it leaves nothing where other machines could read it, so it runs here alone; leave out --runner"
         )
-    fingerprints, models = prepare(config)
+    latest = latest_snapshot(open_store(config.bank))
+    fingerprints, models = prepare(config, latest)
     with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
         _run(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
         store = open_store(scratch)
         (hash,) = (key.split("/")[1] for key in store.list("plans") if key.endswith("/plan.json"))
         plan = read_plan(store, hash)
-        latest = latest_snapshot(open_store(config.bank))
         rows = _plan_rows(plan) | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
         refused = removal_problems(plan, config)
         return {"parent": plan.parent, "rows": rows, "stages": plan.todo(), "refused": refused}

@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from noisebank.errors import ConfigError, ShapeMismatch
+from noisebank.format.manifest import Snapshot
 from noisebank.inversion import INVERTERS
 from noisebank.models import check_model, load_clip_rules, model_digest
 from noisebank.options import Config, NoiseOptions, fingerprint
 from noisebank.search.embed import embedder_digest
 
 
-def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+def prepare(config: Config, latest: Snapshot | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fingerprints of the stages, and what the snapshot is to say of the models.
+
+    Args:
+        config: of the build.
+        latest: the newest snapshot of the bank; a model that inverted such clips for it is not checked again, because
+            that takes seconds of imports, more than all else that a build with nothing to do needs.
 
     Raises:
         ConfigError: a model cannot be found, loaded or inverted, or a noise set cannot take these clips.
@@ -32,11 +38,12 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ConfigError(f"noise.{noise.name}.inverter: {noise.inverter!r} is not allowed; one of {known}")
         try:
             shape = check_clips(config, noise)
-            check_model(noise.model, noise.num_inference_steps, shape, noise.motion_adapter)
             digest = model_digest(noise.model, noise.motion_adapter)
+            fingerprints["noise"][noise.name] = fingerprint(noise, model_digest=digest)
+            if not _has_inverted(latest, fingerprints, noise.name):
+                check_model(noise.model, noise.num_inference_steps, shape, noise.motion_adapter)
         except ConfigError as error:
             raise ConfigError(f"noise.{noise.name}: {error}") from error
-        fingerprints["noise"][noise.name] = fingerprint(noise, model_digest=digest)
         models["noise"][noise.name] = {
             "model": _found_at(noise.model),
             "digest": digest,
@@ -48,6 +55,13 @@ def prepare(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
             "shape": list(shape),
         }
     return fingerprints, models
+
+
+def _has_inverted(latest: Snapshot | None, fingerprints: dict[str, Any], name: str) -> bool:
+    """Whether the snapshot's records of a noise set were made with the same model and options, of such clips."""
+    known = latest.fingerprints if latest else {}
+    of_set = known.get("noise", {}).get(name)
+    return known.get("clips") == fingerprints["clips"] and of_set == fingerprints["noise"][name]
 
 
 def _found_at(model: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+import pipelines.models
 from tests.e2e import CAPTIONS, Project, Row
 from tests.servers import VideoServer
 
@@ -95,6 +96,18 @@ def test_an_unchanged_input_commits_nothing(project: Project) -> None:
     assert again["rows"]["in_bank"] == 3 and again["rows"]["failed"] == 0
     assert project.files() == files and project.failures() == failures
     assert len(list(project.bank.glob("snapshots/*"))) == 1
+
+
+def test_a_model_that_the_bank_was_made_with_is_not_checked_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Any] = []
+    check = pipelines.models.check_model
+    monkeypatch.setattr(pipelines.models, "check_model", lambda *words: (checked.append(words), check(*words)))
+    project.write_list(project.rows(2))
+    for wanted, words in [(1, []), (1, []), (2, ["--noise.small.num_inference_steps", 5]), (3, ["--clips.frames", 3])]:
+        project.build(*words)
+        assert len(checked) == wanted
 
 
 def test_a_row_that_only_became_invalid_keeps_its_clip_and_the_failure_is_committed(project: Project) -> None:
