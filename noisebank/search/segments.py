@@ -99,7 +99,7 @@ class Segment:
     Args:
         index: the FAISS index; never add to one that is memory-mapped, that aborts the process.
         entries: what stands at its positions.
-        deleted: one bool a position, or None where nothing is deleted.
+        deleted: one bool a position, or None where nothing is deleted; not changed afterwards.
     """
 
     def __init__(self, index: Any, entries: Entries, deleted: Mask | None = None) -> None:
@@ -107,14 +107,11 @@ class Segment:
         self.entries = entries
         self.deleted = deleted
         self.size = int(self.index.ntotal)
+        self.live = self.size - (0 if deleted is None else int(deleted.sum()))
+        """Positions that can be found."""
         self._selector = None
         if deleted is not None:
             self._selector = faiss.IDSelectorBitmap(np.packbits(~deleted, bitorder="little"))
-
-    @property
-    def live(self) -> int:
-        """Positions that can be found."""
-        return self.size - (0 if self.deleted is None else int(self.deleted.sum()))
 
     def restricted(self, keep: Mask) -> Segment:
         """The same segment with only the positions ``keep``."""

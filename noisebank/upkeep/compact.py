@@ -11,6 +11,7 @@ import dataclasses
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +98,7 @@ class _Compaction:
         self.store, self.base, self.maxcount, self.purge, self.progress = store, base, maxcount, purge, progress
         self.rows = _present(OverlayTable(store, base.rows).read())
         self.receipts: list[Receipt] = []
+        self._part = cache(self._read_part)
 
     def delta(self) -> Delta:
         """What changes; every shard is written."""
@@ -225,7 +227,7 @@ class _Compaction:
     def _parquet(self, entry: FileEntry, columns: list[str]) -> pa.Table:
         return trusted_table(self.store, entry, columns)
 
-    def _part(self, kind: str) -> pa.Table:
+    def _read_part(self, kind: str) -> pa.Table:
         return read_parts(self.store, self.base.parts.get(kind, ()))
 
     def _add(self, moves: _Moves, made: Repacked) -> None:

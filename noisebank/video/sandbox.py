@@ -17,8 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import joblib
-
 from noisebank.errors import NoiseBankError, RowFailure
 from noisebank.video.worker import Answer, receive, send
 
@@ -40,6 +38,8 @@ class Sandbox:
     def __init__(
         self, size: int | None = None, deadline_s: float = DEADLINE_S, module: str = "noisebank.video.worker"
     ) -> None:
+        import joblib  # (a quarter of a second, which only those who decode should pay)
+
         self.size = size or joblib.cpu_count()
         self._deadline_s = deadline_s
         self._module = module
