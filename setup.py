@@ -38,10 +38,12 @@ setup(
     packages=[
         "noisebank",
         "noisebank.commits",
+        "noisebank.fixtures",
         "noisebank.format",
         "noisebank.inversion",
         "noisebank.models",
         "noisebank.planning",
+        "noisebank.reader",
         "noisebank.search",
         "noisebank.sources",
         "noisebank.stages",

@@ -21,8 +21,8 @@ from noisebank.search.embed import load_embedder
 from noisebank.stages.captions import make_captions_shard
 from noisebank.storage import open_store
 from schemas.captions import captions_schema
-from tests.minilm import MINILM
-from tests.reader_bank import caption_rows
+from tests.support.minilm import MINILM
+from tests.support.reader_bank import caption_rows
 
 BATCH_SIZE = 64
 ROUNDS = 4

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from benchmarks.roundtrip import library_inversion
+from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.inversion import Inversion, Network, invert, reconstruct, relative_error
 from noisebank.models import ModelAdapter, family_of, load_model, pipeline_config
-from noisebank.models.small import make_small_model, smooth_clip
 from noisebank.stages.clip_inversion import MeteredNetwork, choose_batch_size
 
 STEPS = 50
@@ -133,7 +133,7 @@ def modelscope(dtype: torch.dtype, device: str) -> ModelAdapter:
     from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from noisebank.models.small import byte_clip_tokenizer
+    from noisebank.fixtures.small_models import byte_clip_tokenizer
 
     torch.manual_seed(0)
     tokenizer = byte_clip_tokenizer()

@@ -21,7 +21,7 @@ import torch
 
 from noisebank import NoiseBank
 from noisebank.storage import open_store
-from tests.reader_bank import DESCRIPTION, build, embedder
+from tests.support.reader_bank import DESCRIPTION, build, embedder
 
 SHAPE = (4, 16, 32, 32)
 ETA = 0.2

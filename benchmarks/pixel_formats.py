@@ -22,15 +22,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from noisebank.fixtures.small_models import make_small_model
+from noisebank.fixtures.videos import make_sample_videos
 from noisebank.inversion import relative_error
 from noisebank.models import ModelAdapter, load_model
-from noisebank.models.small import make_small_model
 from noisebank.options import PIXEL_FORMATS
-from noisebank.samples import make_sample_videos
 from noisebank.video.decode import ClipSpec, decode
 from noisebank.video.encode import encode_mp4
 from noisebank.video.frames import decode_mp4
-from tests.media import write_video
+from tests.support.media import write_video
 
 SIZE, FRAMES = 128, 16
 SPATIAL_RATIOS = (8, 2)

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
+from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.format.noise_file import storage_roundtrip
 from noisebank.inversion import Inversion, Levels, Network, invert, reconstruct, relative_error
 from noisebank.models import ModelAdapter, from_pipeline, load_model, pipeline_inputs
-from noisebank.models.small import make_small_model, smooth_clip
 from noisebank.options import STORAGE_DTYPES
 
 STEPS = 50

@@ -25,9 +25,9 @@ from typing import Any
 
 import yaml
 
-from noisebank.models.small import make_small_model, smooth_clip
+from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from pipelines.demo import packaged_captions_model
-from tests.media import write_video
+from tests.support.media import write_video
 
 SHARE = 100
 """One clip in so many is added, or gets another caption."""

@@ -26,11 +26,16 @@ from noisebank.errors import (
 )
 
 if TYPE_CHECKING:
-    from noisebank.bank import InvertedNoise, NoiseBank
-    from noisebank.noise_sample import NoiseSample
-    from noisebank.pinned import Hit
+    from noisebank.reader.bank import InvertedNoise, NoiseBank
+    from noisebank.reader.noise_sample import NoiseSample
+    from noisebank.reader.pinned import Hit
 
-_READER = {"Hit": ".pinned", "InvertedNoise": ".bank", "NoiseBank": ".bank", "NoiseSample": ".noise_sample"}
+_READER = {
+    "Hit": ".reader.pinned",
+    "InvertedNoise": ".reader.bank",
+    "NoiseBank": ".reader.bank",
+    "NoiseSample": ".reader.noise_sample",
+}
 
 __all__ = [
     "BankDamaged",

@@ -28,7 +28,7 @@ from noisebank.upkeep.verify import verify as verify_snapshot
 if TYPE_CHECKING:
     import torch
 
-    from noisebank.bank import NoiseBank
+    from noisebank.reader.bank import NoiseBank
 
 
 @dataclass(frozen=True)
@@ -340,6 +340,6 @@ def compact(arguments: argparse.Namespace) -> Outcome:
 
 
 def _open(arguments: argparse.Namespace, **options: Any) -> NoiseBank:
-    from noisebank.bank import NoiseBank
+    from noisebank.reader.bank import NoiseBank
 
     return NoiseBank.open(arguments.bank, arguments.snapshot, embedder=arguments.model, **options)

@@ -96,7 +96,7 @@ def serve(folder: Path) -> Iterator[str]:
 
 def _make_model(folder: Path) -> Path:
     if not (folder / "model_index.json").exists():
-        from noisebank.models.small import make_small_model
+        from noisebank.fixtures.small_models import make_small_model
 
         _log.info("making a small text-to-video model with random weights: %s", folder)
         make_small_model("modelscope", folder, spatial_ratio=4)
@@ -104,7 +104,7 @@ def _make_model(folder: Path) -> Path:
 
 
 def _make_videos(folder: Path) -> list[Any]:
-    from noisebank.samples import make_sample_videos
+    from noisebank.fixtures.videos import make_sample_videos
 
     _log.info("making %d captioned videos: %s", VIDEOS, folder)
     return make_sample_videos(folder, VIDEOS)

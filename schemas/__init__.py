@@ -1,1 +1,1 @@
-"""The Arrow schema of every table that a job reads or writes; a table is cast to it just before it is written."""
+"""The tables of a bank for whoever reads or writes them: the library's own schemas, by the folder they are of."""

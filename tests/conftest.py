@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.e2e import VIDEOS, Project, write_videos
-from tests.servers import VideoServer
+from tests.support.projects import VIDEOS, Project, write_videos
+from tests.support.servers import VideoServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ settings.load_profile("suite")
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small text-to-video model in diffusers' format."""
-    from noisebank.models.small import make_small_model
+    from noisebank.fixtures.small_models import make_small_model
 
     return make_small_model("modelscope", tmp_path_factory.mktemp("models") / "modelscope")
 

@@ -18,8 +18,8 @@ from noisebank.errors import RowFailure
 from noisebank.ids import CLIP_BITS
 from noisebank.inversion.inverters import Network, invert, reconstruct, relative_error
 from noisebank.inversion.levels import Levels
+from noisebank.inversion.noise_stats import noise_statistics
 from noisebank.models.base import ModelAdapter
-from noisebank.noise_stats import noise_statistics
 from noisebank.options import NoiseOptions
 
 CPU_BATCH_SIZE = 4
@@ -32,7 +32,7 @@ class ClipRecord:
 
     Args:
         noise: ``[C, F, H, W]`` float32 on the CPU, before storage.
-        statistics: of ``noise``; see :func:`noisebank.noise_stats.noise_statistics`, here without the batch.
+        statistics: of ``noise``; see :func:`noisebank.inversion.noise_stats.noise_statistics`, here without the batch.
         reconstruction_error: relative error of the latents that the sampler makes of ``noise``, in float32 under the
             network's dtype: a pipeline that keeps its latents in half precision between steps errs by more
             (docs/inversion.md). None where it was not measured (:attr:`noisebank.options.NoiseOptions.measured`).

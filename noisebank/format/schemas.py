@@ -1,0 +1,156 @@
+"""The Arrow schema of every table that a build reads or writes; a table is cast to it just before it is written."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+LISTED = pa.schema(
+    [
+        ("num", pa.int64()),  # number of the id
+        ("position", pa.int64()),  # place in the sources, in the order listed: of duplicates the first wins
+        ("id", pa.string()),
+        ("source", pa.uint32()),  # low half of XXH64 of the source's name
+        ("uri", pa.string()),  # as listed
+        ("base", pa.uint32()),  # which folder it is relative to: a number in the plan's list of folders
+        ("start_ms", pa.int64()),  # null: from the start
+        ("end_ms", pa.int64()),  # null: to the end
+        ("caption", pa.string()),
+        ("invalid", pa.string()),  # null, or "code: message" of a row that cannot be used
+        ("video", pa.uint64()),  # hash of uri and range
+        ("caption_hash", pa.uint64()),
+    ]
+)
+"""One row of a source list, parsed."""
+
+TASK_ROWS = pa.schema(
+    [
+        *(LISTED.field(name) for name in ("num", "id", "source", "uri", "base", "start_ms", "end_ms", "caption")),
+        *(LISTED.field(name) for name in ("video", "caption_hash")),
+        ("attempt", pa.int16()),  # 1 for the first try of this listing
+        ("embed", pa.bool_()),  # whether its caption has to be embedded too
+    ]
+)
+"""A row of a plan whose clip, or only whose caption, is to be made; sorted by num."""
+
+TASK_RECORDS = pa.schema(
+    [
+        ("num", pa.int64()),
+        ("id", pa.string()),
+        ("clip_file", pa.uint64()),
+        ("clip_row", pa.int32()),
+        ("attempt", pa.int16()),
+    ]
+)
+"""A clip that exists in a tar and of which a stage over clips is to make a record; sorted by tar and num."""
+
+ROWS = pa.schema(
+    [
+        ("num", pa.int64()),
+        ("source", pa.uint32()),
+        ("listed", pa.uint64()),  # hash of the newest listing: uri, range, caption
+        ("video", pa.uint64()),  # hash of the uri and range whose clip is held; 0: none
+        ("caption", pa.uint64()),  # hash of the caption whose embedding is held; 0: none
+        ("clip_file", pa.uint64()),  # key of the tar: first 64 bits of its sha256; 0: none
+        ("clip_row", pa.int32()),
+        ("caption_file", pa.uint64()),  # key of the captions file; 0: none
+        ("caption_row", pa.int32()),
+        ("status", pa.uint8()),  # noisebank.format.status.Status
+    ]
+)
+"""What a snapshot knows of every row it ever saw: an overlay table, sorted by num, newest segment wins."""
+
+RECORDS = pa.schema(
+    [
+        ("num", pa.int64()),
+        ("file", pa.uint64()),  # key of the data file: first 64 bits of its sha256; 0: no record
+        ("row", pa.int32()),
+        ("checksum", pa.uint64()),  # of a noise record
+        ("status", pa.uint8()),  # OK, FAILED, RETRYABLE or REMOVED
+    ]
+)
+"""Which record of a stage over clips belongs to a clip: an overlay table, sorted by num, newest segment wins."""
+
+FAILURES = pa.schema(
+    [
+        ("num", pa.int64()),
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("uri", pa.string()),
+        ("stage", pa.string()),  # plan, clips, captions, or noise/<set>
+        ("code", pa.string()),  # empty: healed, the entry before it no longer holds
+        ("message", pa.string()),
+        ("retryable", pa.bool_()),
+        ("attempts", pa.int16()),
+        ("first_snapshot", pa.int64()),  # number of the snapshot that first recorded it
+        ("last_snapshot", pa.int64()),  # number of the snapshot that recorded the newest attempt
+    ]
+)
+"""``failures/*.parquet``: every row that is not in the bank, and why; an overlay table by (num, stage)."""
+
+CLIPS = pa.schema(
+    [
+        ("num", pa.int64()),
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("uri", pa.string()),
+        ("start_ms", pa.int64()),
+        ("end_ms", pa.int64()),
+        ("caption", pa.string()),
+        ("video", pa.uint64()),
+        ("caption_hash", pa.uint64()),
+        ("attempt", pa.int16()),
+        ("clip_row", pa.int32()),  # position in the tar; -1: failed
+        ("sha256", pa.string()),  # of the mp4; null: failed
+        ("frames", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("fps", pa.float64()),
+        ("source_fps", pa.float64()),
+        ("source_height", pa.int32()),
+        ("source_width", pa.int32()),
+        ("code", pa.string()),  # null: good
+        ("message", pa.string()),
+        ("retryable", pa.bool_()),
+    ]
+)
+"""``clips/*.parquet``, the sidecar: one row per clip of the tar of the same name, good or failed, sorted by num."""
+
+ENTRIES = pa.schema([("num", pa.int64()), ("id", pa.string()), ("source", pa.string()), ("caption", pa.string())])
+"""``index/*.parquet``: which clip stands at which position of the FAISS index of the same name."""
+
+
+def captions_schema(dim: int) -> pa.Schema:
+    """``captions/*.parquet``, the truth about captions, sorted by num; embeddings of ``dim`` float32 of length one."""
+    return pa.schema([*ENTRIES, ("caption_hash", pa.uint64()), ("embedding", pa.list_(pa.float32(), dim))])
+
+
+def noise_schema(shape: tuple[int, int, int, int], dtype: str) -> pa.Schema:
+    """``noise/<set>/*.arrow``: records of one shape ``[C, F, H, W]`` with their statistics.
+
+    Args:
+        shape: of a record.
+        dtype: ``float16``, or ``int8`` with one scale a channel and frame.
+    """
+    channels, frames, _, _ = shape
+    values = {"float16": pa.float16(), "int8": pa.int8()}[dtype]
+    scale = [("scale", pa.list_(pa.float32(), channels * frames))] if dtype == "int8" else []
+    return pa.schema(
+        [
+            ("num", pa.int64()),
+            ("id", pa.string()),
+            ("sha256", pa.string()),  # of the mp4 it was made from
+            ("checksum", pa.uint64()),  # XXH3-64 of the record's bytes
+            ("noise", pa.fixed_shape_tensor(values, shape)),
+            *scale,
+            ("mean", pa.list_(pa.float32(), channels)),
+            ("std", pa.list_(pa.float32(), channels)),
+            ("rms", pa.float32()),
+            ("temporal_correlation", pa.float32()),  # of neighbouring frames
+            ("spatial_correlation", pa.float32()),  # of neighbouring pixels
+            ("reconstruction_error", pa.float32()),  # relative, of the latents given back; null: not measured
+            ("stored_reconstruction_error", pa.float32()),  # the same, from the record as stored
+            ("max_residual", pa.float32()),  # largest that a step of the inversion was left with
+            ("network_calls", pa.int32()),
+            ("stalled_steps", pa.int32()),
+        ]
+    )

@@ -1,0 +1,384 @@
+"""The reader: a bank opened at one snapshot, asked for captions near a prompt and for the noise to start from.
+
+>>> bank = NoiseBank.open("gs://me/bank")                                           # doctest: +SKIP
+>>> latents = bank.noise("a dog on the beach", eta=0.2, generator=generator)        # doctest: +SKIP
+>>> frames = pipe("a dog on the beach", **bank.inputs("a dog on the beach", pipe=pipe)).frames  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from noisebank.errors import ConfigError, ShapeMismatch, UnknownNoiseSet
+from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.models.layout import from_pipeline, pipeline_inputs
+from noisebank.reader.mixing import normalise
+from noisebank.reader.noise_sample import NoiseSample, mix_records
+from noisebank.reader.pinned import Hit, PinnedSet, PinnedSnapshot
+from noisebank.reader.priors import Generators, Prior
+from noisebank.storage import Store, open_store
+
+if TYPE_CHECKING:
+    from noisebank.models.check import Mismatch
+    from noisebank.search.embed import Embedder
+
+_log = logging.getLogger(__name__)
+_REMEMBERED_PROMPTS = 4096
+
+
+@dataclass(frozen=True)
+class InvertedNoise:
+    """One record as stored.
+
+    Args:
+        id: of the clip.
+        noise: ``[C, F, H, W]`` float32, sigma-normalised: what a pipeline's ``latents=`` wants, but for the layout.
+        statistics: the other columns of its shard: ``mean`` and ``std`` by channel, ``reconstruction_error``...
+    """
+
+    id: str
+    noise: torch.Tensor
+    statistics: dict[str, Any]
+
+
+class NoiseBank:
+    """A bank, pinned to one snapshot: it keeps answering from it while others are committed; see :meth:`open`."""
+
+    def __init__(
+        self, store: Store, snapshot: Snapshot, noise_set: str | None = None, embedder: str | Embedder | None = None
+    ) -> None:
+        self._store = store
+        self._set_name = noise_set
+        self._given_embedder = embedder
+        self._loaded_embedder: Embedder | None = None
+        self._lock = threading.RLock()
+        self._pin(snapshot)
+
+    @classmethod
+    def open(
+        cls,
+        uri: str | Path,
+        snapshot: int | None = None,
+        *,
+        noise_set: str | None = None,
+        embedder: str | Embedder | None = None,
+    ) -> NoiseBank:
+        """Opens a bank; reads one small file, everything else when it is needed.
+
+        Args:
+            uri: local path, ``gs://``, ``s3://``, ``az://`` or ``memory://``.
+            snapshot: its number; default: the latest.
+            noise_set: whose records :meth:`noise` takes; needed where the bank has several.
+            embedder: the captions model, loaded or by folder or hub id, where it is not to be found at the path that
+                the bank was built with; it must be the same model.
+
+        Raises:
+            BankNotFound: there is no bank, or no such snapshot.
+            SnapshotExpired: the snapshot was vacuumed.
+            UnsupportedFormat: a newer version of noisebank wrote it.
+            UnknownNoiseSet: the bank has no such noise set.
+        """
+        store = open_store(uri)
+        return cls(store, read_snapshot(store, snapshot), noise_set, embedder)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopen, (self._store, self.snapshot, self._set_name, self._given_embedder)
+
+    def __repr__(self) -> str:
+        return f"NoiseBank({self._store.url!r}, snapshot={self.snapshot}, noise_set={self._chosen_set(self._pinned)!r})"
+
+    def __enter__(self) -> NoiseBank:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes what was copied into a temporary folder; a closed bank answers with ValueError."""
+        self._pinned.close()
+
+    @property
+    def snapshot(self) -> int:
+        """Number of the snapshot that it answers from."""
+        return self._pinned.snapshot.number
+
+    @property
+    def noise_sets(self) -> tuple[str, ...]:
+        """The noise sets of the snapshot."""
+        return _noise_sets(self._pinned.snapshot)
+
+    def refresh(self) -> int:
+        """Moves to the latest snapshot, and returns its number."""
+        latest = read_snapshot(self._store)
+        if latest.number != self.snapshot:
+            self._pin(latest)
+        return latest.number
+
+    def search(self, prompt: str, k: int = 5) -> list[Hit]:
+        """At most ``k`` captions nearest to ``prompt``, nearest first.
+
+        Raises:
+            ValueError: ``k`` is less than 1, or ``prompt`` is no text.
+            ConfigError: the captions model cannot be had, or is another than the bank's.
+            BankDamaged: a file of the index is missing or damaged.
+            SnapshotExpired: the snapshot was vacuumed meanwhile.
+        """
+        if k < 1:
+            raise ValueError(f"k {k} is not allowed; at least 1")
+        prompt = _text("prompt", prompt)
+        pinned = self._pinned
+        with pinned.reading():
+            return pinned.nearest(self._embedded(pinned, [prompt]), k)[0]
+
+    def references(self, prompt: str, k: int = 5) -> list[str]:
+        """The captions nearest to ``prompt``: examples for a language model that rewrites prompts in their manner.
+
+        Args and errors as for :meth:`search`, whose hits they are of.
+        """
+        return [hit.caption for hit in self.search(prompt, k)]
+
+    def noise(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        id: str | Sequence[str] | None = None,
+        eta: float = 0.2,
+        generator: Generators = None,
+        prior: str | Prior = "iid",
+        normalize: str = "none",
+        min_similarity: float | None = None,
+        pipe: Any = None,
+        num_inference_steps: int | None = None,
+    ) -> torch.Tensor:
+        """Noise to start a prompt's generation from: ``(fresh + eta * inverted) / sqrt(1 + eta^2)`` (ONA, Eq. 4).
+
+        Args:
+            prompt: what will be generated; its nearest caption's clip gives the inverted noise. A list gives a batch.
+            id: the clip (or a list of them) to take instead of a prompt's nearest.
+            eta: weight of the inverted noise: 0 is fresh noise alone, inf the record exactly.
+            generator: of the fresh noise: one, a list with one a sample, or None for torch's global generator.
+            prior: of the fresh noise: a name in :data:`.priors.PRIORS`, or a function of (shape, generator).
+            normalize: bring the inverted noise to mean 0 and variance 1: ``none``, ``global`` or ``channel``.
+            min_similarity: a prompt whose nearest caption scores less gets fresh noise, and a warning in the log.
+            pipe: the diffusers pipeline that will use it, to be checked first (:meth:`check`).
+            num_inference_steps: what the pipeline will be called with, for the check; default: what the records were
+                made with, and only with as many does ``eta=inf`` give a clip back.
+
+        Returns:
+            float32 on the CPU in the pipeline's own layout, e.g. ``[1, 4, 16, 32, 32]``. At ``eta=0`` it equals
+            diffusers' ``randn_tensor(shape, generator, dtype=torch.float32)`` bit for bit.
+
+        Raises:
+            ClipNotFound: no such clip, or none with a record in the noise set.
+            UnknownNoiseSet: the bank has several and none was named.
+            ShapeMismatch: ``pipe`` or ``prior`` does not fit the records.
+            ValueError: an argument is out of its range, or neither or both of ``prompt`` and ``id`` are given.
+            BankDamaged, SnapshotExpired, ConfigError: as :meth:`search`.
+        """
+        return self.sample(
+            prompt,
+            id=id,
+            eta=eta,
+            generator=generator,
+            prior=prior,
+            normalize=normalize,
+            min_similarity=min_similarity,
+            pipe=pipe,
+            num_inference_steps=num_inference_steps,
+        ).latents
+
+    def sample(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        id: str | Sequence[str] | None = None,
+        eta: float = 0.2,
+        generator: Generators = None,
+        prior: str | Prior = "iid",
+        normalize: str = "none",
+        min_similarity: float | None = None,
+        pipe: Any = None,
+        num_inference_steps: int | None = None,
+        digest: bool = False,
+    ) -> NoiseSample:
+        """:meth:`noise` with what it was mixed from; ``digest``: also a digest of the fresh noise that was drawn."""
+        if (prompt is None) == (id is None):
+            raise ValueError("give either a prompt or an id, or a list of them")
+        wanted = _texts("prompt", prompt) if id is None else _texts("id", id)
+        pinned = self._pinned
+        with pinned.reading():
+            records = self._set(pinned)
+            if pipe is not None:
+                _check(records, pipe, num_inference_steps)
+            hits = self._by_prompt(pinned, records, wanted) if id is None else [pinned.clip(one) for one in wanted]
+            inverted = [normalise(record, normalize) for record in records.batch(hits)]
+        fresh = [False] * len(hits) if min_similarity is None else [hit.score < min_similarity for hit in hits]
+        if any(fresh):
+            for hit in compress(hits, fresh):
+                _log.warning(
+                    "nearest caption %r scores %.3f, below %g: fresh noise", hit.caption, hit.score, min_similarity
+                )
+        return mix_records(inverted, hits, fresh, eta, records.model, prior, generator, digest)
+
+    def inputs(self, prompt: str | Sequence[str] | None = None, *, pipe: Any = None, **options: Any) -> dict[str, Any]:
+        """Latents with the ``height``, ``width`` and ``num_frames`` that go with them, for a pipeline's ``__call__``.
+
+        Args:
+            prompt: as in :meth:`noise`; or ``id=``.
+            pipe: the pipeline: it is checked, and the latents are brought to its device and dtype.
+            options: as for :meth:`noise`.
+        """
+        sample = self.sample(prompt, pipe=pipe, **options)
+        latents = from_pipeline(sample.latents, sample.model["layout"], tuple(sample.model["shape"]))
+        inputs = pipeline_inputs(sample.model, latents)
+        if pipe is not None:
+            device = getattr(pipe, "_execution_device", pipe.device)  # (an offloaded pipeline's own is cpu, or meta)
+            inputs["latents"] = inputs["latents"].to(device, pipe.dtype)
+        return inputs
+
+    def check(self, pipe: Any, num_inference_steps: int | None = None) -> list[Mismatch]:
+        """Compares a diffusers pipeline with what the noise set was made with.
+
+        Args:
+            pipe: the pipeline; it is not changed.
+            num_inference_steps: what it will be called with; default: what the records were made with.
+
+        Returns:
+            The differences that do no harm to a mix; each is also a warning.
+
+        Raises:
+            ShapeMismatch: family, VAE, shape or prediction type differ: the records mean nothing to this pipeline.
+            ValueError: no schedule has ``num_inference_steps`` steps.
+        """
+        pinned = self._pinned
+        with pinned.reading():
+            return _check(self._set(pinned), pipe, num_inference_steps)
+
+    def inverted(self, id: str) -> InvertedNoise:
+        """One record as stored, decoded to float32, with its statistics.
+
+        Raises:
+            ValueError: ``id`` is no text.
+            ClipNotFound: the clip is not in the snapshot, or has no record in the noise set.
+            BankDamaged: its shard is missing or damaged.
+        """
+        pinned = self._pinned
+        with pinned.reading():
+            records, clip = self._set(pinned), pinned.clip(_text("id", id))
+            statistics = records.statistics(clip)
+            return InvertedNoise(id, records.noise(clip), statistics)
+
+    def _pin(self, snapshot: Snapshot) -> None:
+        if self._set_name is not None and self._set_name not in _noise_sets(snapshot):
+            known = ", ".join(_noise_sets(snapshot)) or "none"
+            raise UnknownNoiseSet(f"{self._store.url}: no noise set {self._set_name!r}; it has {known}")
+        self._nearest: OrderedDict[tuple[int, str], Hit] = OrderedDict()
+        self._pinned = PinnedSnapshot(self._store, snapshot)
+
+    def _chosen_set(self, pinned: PinnedSnapshot) -> str | None:
+        """The noise set that was named, or the only one."""
+        names = _noise_sets(pinned.snapshot)
+        return self._set_name or (names[0] if len(names) == 1 else None)
+
+    def _set(self, pinned: PinnedSnapshot) -> PinnedSet:
+        name = self._chosen_set(pinned)
+        if name is None:
+            known = ", ".join(_noise_sets(pinned.snapshot)) or "none"
+            raise UnknownNoiseSet(f"{self._store.url}: name a noise_set; it has {known}")
+        return pinned.noise_set(name)
+
+    def _embedded(self, pinned: PinnedSnapshot, prompts: Sequence[str]) -> Any:
+        for prompt in prompts:
+            try:
+                prompt.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"prompt {prompt!a} is not allowed; it cannot be written as UTF-8") from error
+        return self._embedder(pinned).embed(prompts)
+
+    def _embedder(self, pinned: PinnedSnapshot) -> Embedder:
+        """The bank's captions model: the one given, or loaded when it is first needed."""
+        from noisebank.search.embed import Embedder, load_embedder
+
+        known, given = pinned.snapshot.models["captions"], self._given_embedder
+        model, digest = known["model"], known.get("digest")
+        if isinstance(given, Embedder):
+            if digest not in (None, given.digest):
+                raise ConfigError(
+                    f"the captions model given has digest {given.digest}, the bank's captions were embedded with "
+                    f"{digest} ({model}); open the bank with embedder= that model's folder"
+                )
+            return given
+        with self._lock:
+            if self._loaded_embedder is None or digest not in (None, self._loaded_embedder.digest):
+                try:
+                    self._loaded_embedder = load_embedder(given or model, digest)
+                except ConfigError as error:
+                    raise ConfigError(
+                        f"{self._store.url} was built with the captions model {model}; if that is elsewhere here, open "
+                        f"the bank with embedder= its folder (--model on the command line): {error}"
+                    ) from error
+            return self._loaded_embedder
+
+    def _by_prompt(self, pinned: PinnedSnapshot, records: PinnedSet, prompts: Sequence[str]) -> list[Hit]:
+        """The nearest clip with a record of each prompt, remembered."""
+        number = pinned.snapshot.number
+        with self._lock:
+            known = {one: self._nearest[number, one] for one in prompts if (number, one) in self._nearest}
+        missing = [one for one in dict.fromkeys(prompts) if one not in known]
+        if missing:
+            known |= zip(missing, records.nearest(self._embedded(pinned, missing)), strict=True)
+            with self._lock:
+                self._nearest.update({(number, one): known[one] for one in missing})
+                while len(self._nearest) > _REMEMBERED_PROMPTS:
+                    self._nearest.popitem(last=False)
+        return [known[one] for one in prompts]
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} {value!r} is not allowed; one text")
+    return value
+
+
+def _texts(name: str, value: object) -> list[str]:
+    """The texts of an argument that is one or a list of them."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Sequence) or not value:
+        raise ValueError(f"{name} {value!r} is not allowed; a text, or a list of at least one")
+    return [_text(name, text) for text in value]
+
+
+def _check(records: PinnedSet, pipe: Any, num_inference_steps: int | None) -> list[Mismatch]:
+    """What :meth:`NoiseBank.check` says of a pipeline."""
+    from noisebank.models.check import compare
+
+    mismatches = compare(records.model, pipe, num_inference_steps)
+    errors = [str(mismatch) for mismatch in mismatches if mismatch.severity == "error"]
+    if errors:
+        raise ShapeMismatch(
+            f"noise set {records.name!r} does not fit this {type(pipe).__name__}: {'; '.join(errors)}; open the "
+            "set of this model, or build one"
+        )
+    for mismatch in mismatches:
+        warnings.warn(f"noise set {records.name!r}: {mismatch}", stacklevel=3)
+    return mismatches
+
+
+def _noise_sets(snapshot: Snapshot) -> tuple[str, ...]:
+    return tuple(sorted(snapshot.models["noise"]))
+
+
+def _reopen(store: Store, snapshot: int, noise_set: str | None, embedder: str | Embedder | None) -> NoiseBank:
+    """A pickled bank, opened again in another process; a captions model that it has loaded is loaded again there."""
+    return NoiseBank(store, read_snapshot(store, snapshot), noise_set, embedder)

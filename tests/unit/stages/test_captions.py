@@ -1,0 +1,89 @@
+"""The captions stage: real embeddings in a file that others open, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from noisebank.format.receipts import Receipt
+from noisebank.ids import clip_number
+from noisebank.search.embed import Embedder
+from noisebank.stages.captions import make_captions_shard, rows_to_embed
+from noisebank.storage import Store, open_store, publish_file
+from schemas.captions import captions_schema
+from schemas.clips import CLIPS
+from schemas.rows import TASK_ROWS
+from tests.support.reader_bank import caption_rows, embedder
+
+CAPTIONS = {"mine-1": "a dog", "mine-2": "two cats on a roof", "yours-1": 'rain, "heavy"\nrain', "mine-3": "a dog"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "bank")
+
+
+def never() -> Embedder:
+    raise AssertionError("the model is loaded although there is nothing to do")
+
+
+def test_the_file_holds_captions_and_unit_embeddings_in_the_order_of_their_numbers(store: Store) -> None:
+    rows = caption_rows(CAPTIONS)
+    finished = make_captions_shard(store, rows, fingerprint="f", load=embedder, schema_of=captions_schema)
+    assert finished.made and finished.receipt.rows == 4 and finished.receipt.info == {"dim": 384}
+    (entry,) = finished.receipt.files
+    with store.open(entry.path) as file:
+        table = pq.read_table(file)
+    assert table.schema == captions_schema(384)
+    assert table.select(rows.schema.names) == rows
+    assert table.column("num").to_pylist() == sorted(clip_number(id) for id in CAPTIONS)
+    embeddings = np.asarray(table.column("embedding").to_pylist(), np.float32)
+    np.testing.assert_array_equal(embeddings, embedder().embed(table.column("caption").to_pylist()))
+
+
+def test_a_finished_shard_is_found_without_loading_the_model(store: Store) -> None:
+    rows = caption_rows(CAPTIONS)
+    first = make_captions_shard(store, rows, fingerprint="f", load=embedder, schema_of=captions_schema)
+    again = make_captions_shard(store, rows, fingerprint="f", load=never, schema_of=captions_schema)
+    assert not again.made and again.receipt == first.receipt
+    with pytest.raises(AssertionError, match="nothing to do"):
+        make_captions_shard(store, rows, fingerprint="g", load=never, schema_of=captions_schema)
+    empty = make_captions_shard(store, rows[:0], fingerprint="f", load=never, schema_of=captions_schema)
+    assert (empty.receipt.rows, empty.receipt.files) == (0, ())
+
+
+def test_equal_rows_give_equal_files_whatever_the_batches(tmp_path: Path) -> None:
+    names = set()
+    for batch_size in (1, 3, 64):
+        store = open_store(tmp_path / str(batch_size))
+        finished = make_captions_shard(
+            store,
+            caption_rows(CAPTIONS),
+            fingerprint="f",
+            load=embedder,
+            schema_of=captions_schema,
+            batch_size=batch_size,
+        )
+        names.add(finished.receipt.files[0].path)
+    assert len(names) == 1
+
+
+def test_of_new_clips_only_the_good_ones_marked_for_it_are_embedded(store: Store, tmp_path: Path) -> None:
+    ids = sorted(CAPTIONS, key=clip_number)
+    rows = [
+        {"num": clip_number(id), "id": id, "source": 5, "caption": CAPTIONS[id], "caption_hash": i, "embed": i != 1}
+        for i, id in enumerate(ids)
+    ]
+    task = pa.Table.from_pylist(rows, TASK_ROWS)
+    clips = [{"num": clip_number(id), "clip_row": -1 if i == 2 else i} for i, id in enumerate(ids)]
+    pq.write_table(pa.Table.from_pylist(clips, CLIPS), tmp_path / "sidecar")
+    sidecar = publish_file(store, tmp_path / "sidecar", "clips", ".parquet", 4)
+    receipt = Receipt("clips", "0" * 32, "c", (sidecar,), 3)
+    wanted = rows_to_embed(store, task, {5: "mine"}, receipt)
+    assert wanted.column("id").to_pylist() == [ids[0], ids[3]]
+    assert wanted.column("source").to_pylist() == ["mine", "mine"]
+    assert rows_to_embed(store, task, {5: "mine"}).column("id").to_pylist() == ids

@@ -1,0 +1,92 @@
+"""The index step: all finished captions in, one segment out, found again when it is repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that, equal_to
+
+from noisebank.format.manifest import read_snapshot
+from noisebank.format.receipts import Receipt
+from noisebank.format.status import Status
+from noisebank.format.tables import write_segment
+from noisebank.ids import clip_number
+from noisebank.options import IndexOptions
+from noisebank.planning.cut import Task
+from noisebank.planning.plan import Plan, write_plan
+from noisebank.stages.finished import Finished
+from noisebank.storage import Store, open_store
+from schemas.rows import ROWS
+from tests.support.reader_bank import FINGERPRINT, build, embed
+from transforms.index import BuildIndex, BuiltIndex
+from transforms.work import Done, Work
+
+HASH = "b" * 32
+CAPTIONS = {f"mine-{i}": f"a {thing}" for i, thing in enumerate(("dog", "cat", "boat", "tree", "house", "road"))}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "bank")
+
+
+def plan(store: Store, parent: int | None = None, removed: Sequence[str] = ()) -> None:
+    rows: tuple[Any, ...] = ()
+    if removed:
+        gone = [{"num": clip_number(id), "status": int(Status.REMOVED)} for id in removed]
+        rows = (write_segment(store, f"plans/{HASH}", pa.Table.from_pylist(gone, ROWS).sort_by("num")),)
+    made = {name: {} for name in ("models", "counts", "sources", "records", "config", "tasks", "source_names")}
+    fixed = {"parent": parent, "parent_uuid": "", "created": "", "folders": ("",), "rows": rows}
+    fingerprints = {"clips": "c", "captions": FINGERPRINT, "noise": {}}
+    lists = dict.fromkeys(("failures", "locations", "claimed"), ())
+    write_plan(store, Plan(hash=HASH, fingerprints=fingerprints, **made, **fixed, **lists))
+
+
+def built(store: Store, receipts: Sequence[Receipt], expected: list[Any], **options: Any) -> None:
+    """Runs the step and compares (size, replaced segments, whether it was made)."""
+    done = [Done(Work(HASH, Task("captions", ())), Finished(receipt, True, 0.0)) for receipt in receipts]
+    with TestPipeline(runner=FnApiRunner()) as pipeline:
+        finished = pipeline | "Done" >> beam.Create(done)
+        plans = pipeline | "Plan" >> beam.Create([HASH])
+        index = plans | BuildIndex(store.url, IndexOptions(), finished, **options)
+        assert_that(index | beam.Map(_facts), equal_to(expected))
+
+
+def _facts(index: BuiltIndex) -> tuple[int, int, bool]:
+    assert index.segment.recall == 1.0
+    return index.segment.size, len(index.replaces), index.finished.made
+
+
+def test_all_captions_of_a_plan_make_one_segment_once(store: Store) -> None:
+    plan(store)
+    ids = sorted(CAPTIONS)
+    receipts = [embed(store, {id: CAPTIONS[id] for id in part}) for part in (ids[:2], ids[2:])]
+    built(store, receipts, [(6, 0, True)])
+    built(store, receipts[::-1], [(6, 0, False)])
+    built(store, receipts, [(6, 0, False)], make=False)
+    assert len([key for key in store.list("index") if key.endswith(".faiss")]) == 1
+
+
+def test_no_captions_no_segment(store: Store) -> None:
+    plan(store)
+    built(store, [], [])
+
+
+def test_a_segment_that_is_to_be_there_is_asked_for(store: Store) -> None:
+    plan(store)
+    with pytest.raises(Exception, match="index: not built yet; run 'noisebank index'"):
+        built(store, [embed(store, CAPTIONS)], [], make=False)
+
+
+def test_merging_leaves_out_what_the_plan_removes(store: Store) -> None:
+    build(store, CAPTIONS)
+    plan(store, parent=read_snapshot(store).number, removed=["mine-2", "mine-4"])
+    more = embed(store, {f"yours-{i}": f"a red {thing}" for i, thing in enumerate(("hat", "car", "door", "sofa"))})
+    built(store, [more], [(6 - 2 + 4, 1, True)])
