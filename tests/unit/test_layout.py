@@ -86,4 +86,4 @@ def test_files_and_functions_stay_short(package: str) -> None:
 
 
 def test_the_foreign_readers_import_nothing_of_ours() -> None:
-    assert not {*imported(ROOT / "tests" / "test_e2e_foreign_readers.py")} & {*OURS}
+    assert not {*imported(ROOT / "tests" / "e2e" / "test_foreign_readers.py")} & {*OURS}
