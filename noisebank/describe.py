@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from noisebank.errors import BankDamaged, BankNotFound, ConfigError
 from noisebank.format.index_deletions import Nums
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.reading import read_table
+from noisebank.format.stage_names import PLAN
 from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable, slice_edges
-from noisebank.planning.plan import find_refused_plan, read_plan
-from noisebank.planning.reduce import PLAN_STAGE
+from noisebank.planning.plan import find_refused_plan, plan_path, read_plan
 from noisebank.storage import FileEntry, Store
 
 KINDS = (
@@ -127,7 +127,7 @@ def _failure_rows(store: Store, files: Sequence[FileEntry], plan: str) -> list[d
     places = _places(store, plan)
     rows: list[dict[str, Any]] = table.sort_by([("id", "ascending"), ("stage", "ascending")]).to_pylist()
     for row in rows:
-        if row["stage"] == PLAN_STAGE and row["id"] in places:
+        if row["stage"] == PLAN and row["id"] in places:
             row["message"] += f" ({places[row['id']]})"
     return rows
 
@@ -135,13 +135,12 @@ def _failure_rows(store: Store, files: Sequence[FileEntry], plan: str) -> list[d
 def _places(store: Store, plan: str) -> dict[str, str]:
     """File and row of the invalid rows that a plan read, by id."""
     try:
-        locations = read_plan(store, plan).locations if plan else ()
+        locations = read_plan(store, plan_path(plan)).locations if plan else ()
     except (FileNotFoundError, BankDamaged):  # (plans are working papers: vacuum removes them)
         return {}
     places: dict[str, str] = {}
     for entry in locations:
-        with store.open(entry.path) as file:
-            table = pq.read_table(file, filters=[("status", "=", "invalid")])
+        table = read_table(store, entry.path).filter(pc.field("status") == "invalid")
         for row in table.to_pylist():
             places.setdefault(row["id"], f"{row['file']}, row {row['row']}")
     return places

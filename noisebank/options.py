@@ -207,6 +207,16 @@ class NoiseOptions:
 
 
 @dataclass(frozen=True)
+class StageOptions:
+    kind: str = option(help="x")
+    name: str = option(help="y")
+
+
+def register_options(*a):
+    pass
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole build."""
 
@@ -217,6 +227,8 @@ class Config:
     captions: CaptionOptions = option(CaptionOptions())
     index: IndexOptions = option(IndexOptions())
     noise: tuple[NoiseOptions, ...] = option((NoiseOptions(),), "noise sets")
+    stages: tuple[StageOptions, ...] = option((), "stages of your own modules over the clips")
+    modules: tuple[str, ...] = option((), "x", hashed=False)
     max_failed: float = option(
         0.05,
         "largest share of new, changed and newly invalid rows that may fail",

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
 
-from noisebank.commits.runs import record_plan
+from noisebank.commits.runs import passing_plan_path, record_plan
+from noisebank.format.stage_names import CAPTIONS, CLIPS, INDEX, NOISE
 from noisebank.options import Config
-from noisebank.stages.noise import noise_stage
+from noisebank.stages.configured import all_stages
+from noisebank.stages.stage import ShardWork, Stage
 from noisebank.storage import open_store
-from transforms.captions import EmbedCaptions
-from transforms.clips import MakeClips
 from transforms.index import BuildIndex
-from transforms.noise import InvertClips
 from transforms.plan import MakePlan
-from transforms.publish import CheckClips, CheckPlan, Publish
-from transforms.report import Report
-from transforms.work import Done, ReadTasks, Work
+from transforms.publish import CheckClips, CheckPlan, Publish, RecordRun
+from transforms.shards import MakeShards
+from transforms.work import Done, ReadTasks
+
+BUILD, COMMIT = "build", "commit"
+_FOLLOWS = {CLIPS: (), CAPTIONS: (CAPTIONS,), INDEX: (CAPTIONS, INDEX), NOISE: (NOISE,)}
+"""What each command that is one stage looks at, beside the clips; ``noise`` stands for all stages over clips."""
 
 
 def build_pipeline(
@@ -26,10 +30,10 @@ def build_pipeline(
     config: Config,
     *,
     run_id: str,
-    stage: str = "build",
+    stage: str = BUILD,
     plan: str | None = None,
-    fingerprints: dict[str, Any] | None = None,
-    models: dict[str, Any] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
+    models: Mapping[str, Any] | None = None,
 ) -> None:
     """Adds a build, or one stage of it, to a pipeline; each step waits for those before it, and commit is the last.
 
@@ -37,62 +41,53 @@ def build_pipeline(
         pipeline: to add to.
         config: of the build.
         run_id: unique to this run.
-        stage: ``build``, or ``clips``, ``captions``, ``index``, ``noise`` or ``commit``, which find the shards of the
-            stages before them finished.
-        plan: hash of the open plan to work on; None to make one.
-        fingerprints, models: of the stages, for a new plan (:func:`pipelines.models.prepare`).
+        stage: ``build``, or ``clips``, ``captions``, ``index``, ``noise`` (all stages over clips) or ``commit``, which
+            find the shards of the stages before them finished.
+        plan: path of the open plan to work on; None to make one.
+        fingerprints, models: of the stages, for a new plan (:func:`noisebank.stages.configured.identify_stages`).
     """
     bank = config.bank
-    makes = {name: stage in ("build", name) for name in ("clips", "captions", "index", "noise")}
+    kinds = _FOLLOWS.get(stage, (CAPTIONS, INDEX, NOISE))
     if plan is None:
-        plans = pipeline | "Plan" >> MakePlan(config, fingerprints or {}, models or {})
+        passing = passing_plan_path(run_id) if stage == BUILD else ""
+        plans = pipeline | "Plan" >> MakePlan(config, fingerprints or {}, models or {}, passing=passing)
         plans |= "CheckPlan" >> CheckPlan(config)
     else:
         plans = pipeline | "Plan" >> beam.Create([plan])
-    plans |= "Announce" >> beam.Map(_announced, bank, run_id)
+    plans |= "Announce" >> beam.Map(_announce, bank, run_id)
 
-    clips = (
-        plans
-        | "ClipTasks" >> ReadTasks(bank, "clips")
-        | "Clips" >> MakeClips(bank, config.clips, config.fetch, make=makes["clips"])
-    )
-    if makes["clips"]:
-        plans |= "CheckClips" >> CheckClips(config, clips, warn=stage != "build")
-    follow = clips | "Follow" >> beam.Map(_follow, beam.pvalue.AsSingleton(plans)) | "SpreadShards" >> beam.Reshuffle()
-    shards: dict[str, list[beam.PCollection[Done]]] = {"clips": [clips], "captions": [], "noise": []}
-    if stage not in ("clips", "noise"):
-        captions = (
-            (follow, plans | "CaptionTasks" >> ReadTasks(bank, "captions"))
-            | "CaptionShards" >> beam.Flatten()
-            | "Captions" >> EmbedCaptions(bank, config.captions, make=makes["captions"])
-        )
-        shards["captions"].append(captions)
-    if stage in ("build", "noise", "commit"):
-        for noise in config.noise:
-            name = noise_stage(noise.name)
-            inverted = (
-                (follow, plans | f"Tasks {name}" >> ReadTasks(bank, name))
-                | f"Tars {name}" >> beam.Flatten()
-                | f"Invert {name}" >> InvertClips(bank, noise, make=makes["noise"])
-            )
-            shards["noise"].append(inverted)
-    if stage in ("build", "index", "commit"):
-        index = plans | "Index" >> BuildIndex(bank, config.index, captions, make=makes["index"])
-    if stage in ("build", "commit"):
-        finished = [done for group in shards.values() for done in group] | "Done" >> beam.Flatten()
-        _ = plans | "Publish" >> Publish(config, run_id, finished, index)
-    else:
-        own = [index] if stage == "index" else shards[stage]
-        finished = own | "Made" >> beam.Flatten(pipeline=pipeline) | "Finished" >> beam.Map(lambda made: made.finished)
-        _ = plans | "Report" >> Report(bank, run_id, finished)
+    def shards(of: Stage, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
+        make = stage in (BUILD, NOISE if of.name.is_over_clips else of.name.kind)
+        return work | f"Make {of.name.name}" >> MakeShards(bank, of, config.modules, make)
+
+    first, *following = all_stages(config)
+    made = {CLIPS: shards(first, plans | f"Tasks {CLIPS}" >> ReadTasks(bank, CLIPS))}
+    if stage in (BUILD, CLIPS):
+        plans |= "CheckClips" >> CheckClips(config, made[CLIPS], warn=stage != BUILD)
+    checked = beam.pvalue.AsSingleton(plans)
+    follow = made[CLIPS] | "Follow" >> beam.Map(_follow, checked) | "SpreadShards" >> beam.Reshuffle()
+    for one in following:
+        name = one.name.name
+        if (NOISE if one.name.is_over_clips else name) in kinds:
+            tasks = plans | f"Tasks {name}" >> ReadTasks(bank, name)
+            made[name] = shards(one, (follow, tasks) | f"Shards {name}" >> beam.Flatten())
+    index = None
+    if INDEX in kinds:
+        index = plans | "Index" >> BuildIndex(bank, config.index, made[CAPTIONS], stage in (BUILD, INDEX))
+    if stage in (BUILD, COMMIT):
+        _ = plans | "Publish" >> Publish(config, run_id, made, index)
+        return
+    own = {INDEX: index} if index is not None else {name: made[name] for name in made if name != CLIPS} or made
+    finished = {name: done | f"Finished {name}" >> beam.Map(lambda item: item.finished) for name, done in own.items()}
+    _ = plans | "Record" >> RecordRun(bank, run_id, finished)
 
 
-def _announced(hash: str, bank: str, run_id: str) -> str:
-    record_plan(open_store(bank), run_id, hash)
-    return hash
+def _announce(path: str, bank: str, run_id: str) -> str:
+    record_plan(open_store(bank), run_id, path)
+    return path
 
 
-def _follow(done: Done, _checked: str) -> Work:
+def _follow(done: Done, _checked: str) -> ShardWork:
     """What the next stages do with finished clips, once these were checked; the failures, which may be many, go to the
     commit alone."""
-    return Work(done.work.plan, done.work.task, replace(done.finished.receipt, failures=()))
+    return ShardWork(done.work.plan, done.work.task, replace(done.finished.receipt, failures=()))

@@ -7,6 +7,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import apache_beam as beam
@@ -15,13 +16,13 @@ from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
 from noisebank.commits.runs import collect_run
-from noisebank.errors import ConfigError, JobFailed, NoiseBankError
+from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.options import Config
-from noisebank.planning.plan import Plan, differences, open_plans, plan_exists, read_plan, removal_problems
+from noisebank.planning.plan import ROW_COUNTS, Plan, differences, open_plans, plan_path, read_plan, removal_problems
+from noisebank.stages.configured import identify_stages
 from noisebank.storage import Store, open_store
 from pipelines.graph import build_pipeline
-from pipelines.models import prepare
 from pipelines.progress import watch_run
 from runners.local import local_runner
 from runners.options import beam_options, check_addresses, check_models, runs_elsewhere
@@ -56,19 +57,19 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
     known: dict[str, Any] = {}
     latest = latest_snapshot(store)
     if stage in ("build", "clips"):
-        known["fingerprints"], known["models"] = prepare(config, latest)
+        known["fingerprints"], known["models"] = identify_stages(config, latest)
     else:
         plan = _plan_to_work_on(store, latest, config, stage)
         if latest and plan.hash == latest.plan:
             return _published(plan, latest)
-        known["plan"] = plan.hash
+        known["plan"] = plan.path
     with watch_run(store, run_id, stage):
         _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
     summary = collect_run(store, run_id)
     if stage == "build":
         return summary
     plan = read_plan(store, summary.get("plan") or known["plan"])
-    return {"plan": plan.hash, "planned": plan.created, "rows": _plan_rows(plan), **summary}
+    return {**summary, "plan": plan.hash, "planned": plan.created, "rows": summary.get("rows") or _plan_rows(plan)}
 
 
 def models_to_load(config: Config, stage: str) -> list[str]:
@@ -79,15 +80,17 @@ def models_to_load(config: Config, stage: str) -> list[str]:
 
 
 def _plan_to_work_on(store: Store, latest: Snapshot | None, config: Config, stage: str) -> Plan:
-    """The newest open plan of this configuration, for a stage that runs on its own. ``commit`` also takes one that was
-    refused, for its limit may have been raised since, and the one that the latest snapshot published already.
+    """The newest open plan of this configuration, for a stage that runs on its own; where there is none, the one that
+    the latest snapshot published, in which nothing is left to do. ``commit`` also takes one that was refused, for its
+    limit may have been raised since.
 
     Raises:
         ConfigError: there is no open plan, or all are of other configurations; says what differs.
     """
     plans = open_plans(store, latest.uuid if latest else "", refused=stage == "commit")
-    if stage == "commit" and latest and latest.operation == "build" and plan_exists(store, latest.plan):
-        plans.append(read_plan(store, latest.plan))
+    if latest and latest.operation == "build" and not (plans and stage != "commit"):
+        with suppress(FileNotFoundError, BankDamaged):  # (vacuumed, or of an older version)
+            plans.append(read_plan(store, plan_path(latest.plan)))
     if not plans:
         raise ConfigError(
             f"{config.bank}: no open plan; run 'noisebank clips' or 'build' with this configuration first"
@@ -127,12 +130,12 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
             "plan: it leaves nothing where other machines could read it, so it runs here alone; leave out --runner"
         )
     latest = latest_snapshot(open_store(config.bank))
-    fingerprints, models = prepare(config, latest)
+    fingerprints, models = identify_stages(config, latest)
     with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
         _run(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
         store = open_store(scratch)
-        (hash,) = (key.split("/")[1] for key in store.list("plans") if key.endswith("/plan.json"))
-        plan = read_plan(store, hash)
+        (path,) = (key for key in store.list("plans") if key.endswith("/plan.json"))
+        plan = read_plan(store, path)
         rows = _plan_rows(plan) | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
         refused = removal_problems(plan, config)
         return {"parent": plan.parent, "rows": rows, "stages": plan.todo(), "refused": refused}
@@ -140,8 +143,7 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
 
 def _plan_rows(plan: Plan) -> dict[str, int]:
     """A plan's rows in counts, as a build's summary gives them."""
-    names = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
-    return {name: plan.counts[name] for name in names}
+    return {name: plan.counts[name] for name in ROW_COUNTS}
 
 
 def _run(options: PipelineOptions, build: Any) -> None:

@@ -42,8 +42,8 @@ def _watch(
     while not last:
         last = ended.wait(pause)
         try:
-            if plan is None and (hash := find_plan(store, run_id)):
-                plan = read_plan(store, hash)
+            if plan is None and (path := find_plan(store, run_id)):
+                plan = read_plan(store, path)
             if plan is not None:
                 _report(progress, store, plan, stage if well.is_set() else "")
             elif not last:

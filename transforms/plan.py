@@ -8,62 +8,60 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import field
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
+from noisebank.format.schemas import LISTED
+from noisebank.modules import import_modules
 from noisebank.options import Config
 from noisebank.planning.assemble import PartitionFiles, ReadRange, Scanned, assemble, scanned, write_partition
 from noisebank.planning.claims import CLAIMS, ReceiptName, read_claims
 from noisebank.planning.diff import Rules
 from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
-from noisebank.planning.plan import drop_damaged, plan_exists, stage_fingerprints, write_plan
+from noisebank.planning.plan import FOLDER, drop_damaged, plan_path, write_plan
 from noisebank.planning.reduce import reduce_partition
-from noisebank.planning.spill import Piece, partition_range, read_piece, spill
+from noisebank.planning.spill import SpilledBatch, partition_range, read_batch, spill
 from noisebank.planning.survey import Survey, survey
 from noisebank.sources import Range, cut_ranges, read_range
 from noisebank.storage import open_store
-from schemas.failures import FAILURES
-from schemas.noise import RECORDS
-from schemas.rows import LISTED, ROWS, TASK_RECORDS, TASK_ROWS
+from transforms.work import step
 
 _RECEIPTS_A_CLAIM = 128
-_SCHEMAS = {"tasks": TASK_ROWS, "noise": TASK_RECORDS, "rows": ROWS, "records": RECORDS, "failures": FAILURES}
-Spilled = tuple[int, tuple[str, Piece] | None]
+Spilled = tuple[int, tuple[str, SpilledBatch] | None]
 """A partition, and a batch of its ``rows`` or ``claims`` (None: the partition is there although nothing is listed)."""
 
 
+@step
 class MakePlan(beam.PTransform):
-    """Plans a build; one element comes out: the hash of the plan in the bank (:func:`noisebank.planning.read_plan`).
+    """Plans a build; one element comes out: the path of the plan (:func:`noisebank.planning.read_plan`).
 
     A plan that is there already, of a build that was killed, is found again by its hash and left as it is, unless it
     is damaged: then it is made again.
 
     Args:
         config: of the build.
-        fingerprints: of its stages, ``{"clips": ..., "captions": ..., "noise": {set: ...}}``.
-        models: what the snapshot is to say of its models.
+        fingerprints: of its stages, by name.
+        models: what the snapshot is to say of its models, by stage.
         out: where the plan is written; the bank by default, a scratch folder to only look at it.
+        passing: where a plan with nothing to do is written, to be removed with the run; by default as any other.
         now: seconds since 1970, for the pauses between attempts; the clock's by default.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        fingerprints: Mapping[str, Any],
-        models: Mapping[str, Any],
-        out: str | None = None,
-        now: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.fingerprints = dict(fingerprints)
-        self.models = dict(models)
-        self.out = out or config.bank
-        self.now = now
+    config: Config
+    fingerprints: Mapping[str, str]
+    models: Mapping[str, Any] = field(default_factory=dict)
+    out: str = ""
+    passing: str = ""
+    now: float | None = None
+
+    @property
+    def _out(self) -> str:
+        return self.out or self.config.bank
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[str]:
         surveyed = begin | beam.Create([None]) | "Survey" >> beam.Map(self._survey)
@@ -74,56 +72,65 @@ class MakePlan(beam.PTransform):
             | "SpreadLists" >> beam.Reshuffle()
             | "Cut" >> beam.FlatMap(_cut, the_survey)
             | "SpreadRanges" >> beam.Reshuffle()
-            | "Read" >> beam.ParDo(_Read(self.out), the_survey).with_outputs("ranges", main="pieces")
+            | "Read" >> beam.ParDo(_Read(self._out, self.config), the_survey).with_outputs("ranges", main="batches")
         )
-        claims = (
-            surveyed
-            | "Receipts" >> beam.FlatMap(_receipt_groups)
-            | "SpreadReceipts" >> beam.Reshuffle()
-            | "Claim" >> beam.FlatMap(_claim, the_survey, self.config.bank, self.out)
-        )
-        partitions = surveyed | "Partitions" >> beam.FlatMap(lambda found: ((i, None) for i in range(1 << found.bits)))
         scan = (
             read.ranges
             | "Ranges" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
             | "Scanned" >> beam.Map(self._scanned, the_survey)
         )
         the_scan = beam.pvalue.AsSingleton(scan)
+        claims = (
+            surveyed
+            | "Receipts" >> beam.FlatMap(_receipt_groups)
+            | "SpreadReceipts" >> beam.Reshuffle()
+            | "Claim" >> beam.FlatMap(_claim, the_survey, the_scan, self.config.bank, self._out)
+        )
+        partitions = surveyed | "Partitions" >> beam.FlatMap(lambda found: ((i, None) for i in range(1 << found.bits)))
         return (
-            (read.pieces, claims, partitions)
-            | "Pieces" >> beam.Flatten()
+            (read.batches, claims, partitions)
+            | "Batches" >> beam.Flatten()
             | "ByPartition" >> beam.GroupByKey()
-            | "Reduce" >> beam.ParDo(_Reduce(self.config, self.out), the_survey, the_scan)
+            | "Reduce" >> beam.ParDo(_Reduce(self.config, self._out), the_survey, the_scan)
             | "Files" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
             | "Write" >> beam.Map(self._write, the_survey, the_scan)
         )
 
     def _survey(self, _: None) -> Survey:
-        fingerprints = stage_fingerprints(self.fingerprints)
-        return survey(self.config, fingerprints, open_store(self.config.bank), open_store(self.out), self.now)
+        import_modules(self.config.modules)
+        return survey(self.config, self.fingerprints, open_store(self.config.bank), open_store(self._out), self.now)
 
     def _scanned(self, ranges: list[ReadRange], found: Survey) -> Scanned:
         scan = scanned(ranges, self.config, found)
-        drop_damaged(open_store(self.out), scan.hash)
+        drop_damaged(open_store(self._out), scan.hash)
         return scan
 
     def _write(self, partitions: list[PartitionFiles], found: Survey, scan: Scanned) -> str:
-        bank, out = open_store(self.config.bank), open_store(self.out)
-        if not plan_exists(out, scan.hash):
-            plan = assemble(bank, out, partitions, scan, found, self.config, self.fingerprints, self.models)
-            write_plan(out, plan)
-        for key in out.list(found.spill):
+        bank, out = open_store(self.config.bank), open_store(self._out)
+        path, folders = plan_path(scan.hash), [found.spill]
+        if not out.exists(path):
+            plan = assemble(bank, out, partitions, scan, found, self.config, self.models)
+            if plan.is_empty and self.passing:
+                path = self.passing
+                out.put(path, plan.to_bytes())
+                folders.append(f"{FOLDER}/{scan.hash}")
+            else:
+                write_plan(out, plan)
+        for key in (key for folder in folders for key in out.list(folder)):
             out.delete(key)
-        return scan.hash
+        return path
 
 
 class _Read(beam.DoFn):
     """A range of a list to spilled batches of its rows; what was read in short goes to ``ranges``."""
 
-    def __init__(self, out: str) -> None:
-        self._out = open_store(out)
+    def __init__(self, out: str, config: Config) -> None:
+        self._out, self._config = open_store(out), config
         self._rows = Metrics.counter("plan", "rows_read")
         self._invalid = Metrics.counter("plan", "rows_invalid")
+
+    def setup(self) -> None:
+        import_modules(self._config.modules)
 
     def process(self, part: Range, found: Survey) -> Iterator[Spilled | beam.pvalue.TaggedOutput]:
         file, header = found.lists[part.file], list(found.headers[part.file])
@@ -131,8 +138,8 @@ class _Read(beam.DoFn):
             rows = table.cast(LISTED)
             if not rows.num_rows:
                 continue
-            for partition, piece in spill(self._out, _spill_key(found), rows, found.bits):
-                yield partition, ("rows", piece)
+            for partition, batch in spill(self._out, _spill_key(found), rows, found.bits):
+                yield partition, ("rows", batch)
             self._rows.inc(rows.num_rows)
             self._invalid.inc(rows.num_rows - rows.column("invalid").null_count)
             summary = ReadRange(rows.column("position")[0].as_py(), rows.num_rows, rows_digest(rows))
@@ -149,17 +156,17 @@ class _Reduce(beam.DoFn):
         self._exists: dict[str, bool] = {}
 
     def process(
-        self, element: tuple[int, Iterable[tuple[str, Piece] | None]], found: Survey, scan: Scanned
+        self, element: tuple[int, Iterable[tuple[str, SpilledBatch] | None]], found: Survey, scan: Scanned
     ) -> Iterator[PartitionFiles]:
         if scan.hash not in self._exists:
-            self._exists[scan.hash] = plan_exists(self._out, scan.hash)
+            self._exists[scan.hash] = self._out.exists(plan_path(scan.hash))
         if self._exists[scan.hash]:
             return
-        partition, pieces = element
+        partition, batches = element
         lo, hi = partition_range(partition, found.bits)
         tables: dict[str, list[pa.RecordBatch]] = {"rows": [], "claims": []}
-        for kind, piece in sorted(piece for piece in pieces if piece is not None):
-            tables[kind].append(read_piece(self._out, piece, LISTED if kind == "rows" else CLAIMS))
+        for kind, batch in sorted(batch for batch in batches if batch is not None):
+            tables[kind].append(read_batch(self._out, batch, LISTED if kind == "rows" else CLAIMS))
         rules = Rules(found.due, self._config.retry_failures, list(found.sources), self._config.prune)
         reduced = reduce_partition(
             pa.Table.from_batches(tables["rows"], LISTED).combine_chunks(),
@@ -173,7 +180,7 @@ class _Reduce(beam.DoFn):
         )
         for name, count in reduced.counts.items():
             Metrics.counter("plan", name).inc(count)
-        yield write_partition(self._out, partition, reduced, scan, found, _SCHEMAS)
+        yield write_partition(self._out, partition, reduced, scan, found)
 
     def _parent_of(self, found: Survey) -> Parent:
         """The snapshot, opened once a worker."""
@@ -192,11 +199,15 @@ def _receipt_groups(found: Survey) -> Iterator[list[tuple[int, ReceiptName]]]:
         yield group
 
 
-def _claim(group: list[tuple[int, ReceiptName]], found: Survey, bank: str, out: str) -> Iterator[Spilled]:
-    claims = read_claims(open_store(bank), group, found.stages, dict(found.fingerprints))
+def _claim(
+    group: list[tuple[int, ReceiptName]], found: Survey, scan: Scanned, bank: str, out: str
+) -> Iterator[Spilled]:
+    if open_store(out).exists(plan_path(scan.hash)):
+        return
+    claims = read_claims(open_store(bank), group, found.stages, found.fingerprints)
     if claims.num_rows:
-        for partition, piece in spill(open_store(out), _spill_key(found), claims, found.bits):
-            yield partition, ("claims", piece)
+        for partition, batch in spill(open_store(out), _spill_key(found), claims, found.bits):
+            yield partition, ("claims", batch)
 
 
 def _spill_key(found: Survey) -> str:

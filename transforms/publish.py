@@ -1,10 +1,10 @@
-"""The gates of a build and its commit: before any work, whether the lists look sane; before the inversions and at the
-end, whether too much failed; then one snapshot, and how the run ended for whoever started it."""
+"""The gates of a build and its commit: before any work, whether the lists look sane; before the stages over clips and
+at the end, whether too much failed; then one snapshot, and how the run ended for whoever started it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,24 +12,20 @@ import apache_beam as beam
 
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo
-from noisebank.commits.publishing import Outcome, Schemas
+from noisebank.commits.gates import FailureCount
+from noisebank.commits.publishing import BuildResult
 from noisebank.commits.runs import record_run
 from noisebank.errors import JobFailed, SnapshotConflict, SnapshotExpired
 from noisebank.format.manifest import Snapshot, read_snapshot
-from noisebank.format.receipts import Receipt, find_receipts
-from noisebank.format.tables import PARQUET, write_segment
+from noisebank.format.receipts import find_receipts
 from noisebank.options import Config
-from noisebank.planning.plan import FOLDER, Plan, refuse, removal_problems
-from noisebank.stages.finished import Finished, stage_figures
+from noisebank.planning.plan import FOLDER, ROW_COUNTS, Plan, refuse, removal_problems
+from noisebank.stages.job import Finished, add_figures, stage_figures
 from noisebank.storage import Store, open_store
-from schemas.failures import FAILURES
-from schemas.noise import RECORDS
-from schemas.rows import ROWS
 from transforms.index import BuiltIndex
-from transforms.work import Done, plan_of
+from transforms.work import Done, plan_of, step
 
 _log = logging.getLogger(__name__)
-_SCHEMAS = Schemas(ROWS, RECORDS, FAILURES)
 
 
 @dataclass(frozen=True)
@@ -42,125 +38,129 @@ class FinishedShard:
     made: bool
     seconds: float
 
+    @classmethod
+    def of(cls, done: Done) -> FinishedShard:
+        """From a finished shard."""
+        receipt = done.finished.receipt
+        return cls(receipt.stage, receipt.inputs, done.finished.made, done.finished.seconds)
 
+
+@step
 class CheckPlan(beam.PTransform):
     """Stops the build before any work when a source lost or changed more rows than is allowed.
 
-    Input and output: the plan's hash.
+    Input and output: the plan's path.
     """
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
+    config: Config
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[str]:
-        return plans | beam.Map(_checked, self.config)
+        return plans | beam.Map(self._check)
+
+    def _check(self, path: str) -> str:
+        if problems := removal_problems(plan_of(self.config.bank, path), self.config):
+            raise JobFailed("; ".join(problems))
+        return path
 
 
+@step
 class CheckClips(beam.PTransform):
-    """Stops a build before its inversions when so many clips failed that nothing could be published.
+    """Stops a build before its stages over clips when so many clips failed that nothing could be published.
 
     Args:
         config: of the build.
         clips: all finished shards of the clips.
         warn: whether it only warns, because somebody else commits, perhaps under another limit.
 
-    Input and output: the plan's hash.
+    Input and output: the plan's path.
     """
 
-    def __init__(self, config: Config, clips: beam.PCollection[Done], warn: bool) -> None:
-        super().__init__()
-        self.config, self.clips, self.warn = config, clips, warn
+    config: Config
+    clips: beam.PCollection[Done]
+    warn: bool
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[str]:
-        shards = beam.pvalue.AsList(self.clips | "ClipShards" >> beam.Map(finished_shard))
-        return plans | beam.Map(_clips_checked, self.config, shards, self.warn)
+        shards = beam.pvalue.AsList(self.clips | "ClipShards" >> beam.Map(FinishedShard.of))
+        return plans | beam.Map(_check_clips, self.config, shards, self.warn)
 
 
+@step
 class Publish(beam.PTransform):
     """Commits what the shards of a plan came to, and records how the run ended.
 
     Args:
         config: of the build.
         run_id: of the run; a repeated commit step finds its own snapshot by it.
-        done: all finished shards.
+        shards: all finished shards, by stage.
         index: the index of the captions made.
 
-    Input: the plan's hash. Output: the summary.
+    Input: the plan's path. Output: the summary.
     """
 
-    def __init__(
-        self, config: Config, run_id: str, done: beam.PCollection[Done], index: beam.PCollection[BuiltIndex]
-    ) -> None:
-        super().__init__()
-        self.config, self.run_id, self.done, self.index = config, run_id, done, index
+    config: Config
+    run_id: str
+    shards: Mapping[str, beam.PCollection[Done]]
+    index: beam.PCollection[BuiltIndex]
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[dict[str, Any]]:
-        shards = beam.pvalue.AsList(self.done | "Shards" >> beam.Map(finished_shard))
-        index = beam.pvalue.AsList(self.index)
-        return plans | "Commit" >> beam.Map(_publish, self.config, self.run_id, shards, index)
+        # (one side input a stage: Beam's Java fuser refuses a Flatten of which only some inputs are fused with it)
+        shards = [
+            beam.pvalue.AsList(done | f"Shards {stage}" >> beam.Map(FinishedShard.of))
+            for stage, done in self.shards.items()
+        ]
+        return plans | "Commit" >> beam.Map(_publish, self.config, self.run_id, beam.pvalue.AsList(self.index), *shards)
 
 
-def finished_shard(done: Done) -> FinishedShard:
-    """The part of a finished shard that goes to the commit."""
-    receipt = done.finished.receipt
-    return FinishedShard(receipt.stage, receipt.inputs, done.finished.made, done.finished.seconds)
+@step
+class RecordRun(beam.PTransform):
+    """Records what a stage that runs on its own came to, when it has done all.
+
+    Args:
+        bank: its address.
+        run_id: of the run.
+        finished: the stage's shards, by stage.
+
+    Input and output: the plan's path.
+    """
+
+    bank: str
+    run_id: str
+    finished: Mapping[str, beam.PCollection[Finished]]
+
+    def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[str]:
+        shards = [beam.pvalue.AsIter(finished) for finished in self.finished.values()]
+        return plans | beam.Map(_record, self.bank, self.run_id, *shards)
 
 
-def _checked(hash: str, config: Config) -> str:
-    problems = removal_problems(plan_of(config.bank, hash), config)
-    if problems:
-        raise JobFailed("; ".join(problems))
-    return hash
+def _record(path: str, bank: str, run_id: str, *finished: Iterable[Finished]) -> str:
+    figures = stage_figures(item for shards in finished for item in shards)
+    record_run(open_store(bank), run_id, {"plan": path, "stages": figures})
+    return path
 
 
-def _clips_checked(hash: str, config: Config, shards: Iterable[FinishedShard], warn: bool) -> str:
-    shards = list(shards)
+def _check_clips(path: str, config: Config, shards: list[FinishedShard], warn: bool) -> str:
     if not shards:
-        return hash
-    store, plan = open_store(config.bank), plan_of(config.bank, hash)
-    outcome = Outcome(store, plan, _parent(store, plan), _receipts(store, shards), _SCHEMAS)
-    if not warn:
-        _check_failures(outcome, config)
-    elif problem := outcome.too_many_failed(config.max_failed):
+        return path
+    store, plan = open_store(config.bank), plan_of(config.bank, path)
+    failed = FailureCount(store, plan, _parent(store, plan))
+    for receipt in find_receipts(store, ((shard.stage, shard.inputs) for shard in shards)):
+        failed.add(receipt.failures)
+    if problem := failed.find_problem(config.max_failed):
+        if not warn:
+            with _result(store, plan, shards) as result:
+                _check_failures(result, config)
         _log.warning("'commit' would refuse this: %s", problem)
-    return hash
+    return path
 
 
-def _check_failures(outcome: Outcome, config: Config) -> None:
+def _check_failures(result: BuildResult, config: Config) -> None:
     """Refuses the plan for good, and leaves the table of what failed, where too much did."""
     try:
-        outcome.check_failures(config.max_failed)
+        result.failed.check(config.max_failed)
     except JobFailed as error:
-        store, hash = outcome.store, outcome.plan.hash
-        failures = write_segment(store, f"{FOLDER}/{hash}", outcome.failures(), suffix=PARQUET)
-        refuse(store, hash, str(error), [failures] if failures else [])
+        hash = result.plan.hash
+        refuse(result.store, hash, str(error), result.write_failures(f"{FOLDER}/{hash}"))
         raise
-
-
-def _receipts(store: Store, shards: Iterable[FinishedShard]) -> list[Receipt]:
-    return find_receipts(store, [(shard.stage, shard.inputs) for shard in shards])
-
-
-def _publish(
-    hash: str, config: Config, run_id: str, shards: Iterable[FinishedShard], indices: Iterable[BuiltIndex]
-) -> dict[str, Any]:
-    store = open_store(config.bank)
-    plan = plan_of(config.bank, hash)
-    parent = _parent(store, plan)
-    shards = sorted(shards, key=lambda shard: (shard.stage, shard.inputs))
-    index = next(iter(indices), None)
-    receipts = _receipts(store, shards)
-    outcome = Outcome(store, plan, parent, receipts, _SCHEMAS, *((index.segment, index.replaces) if index else ()))
-    _check_failures(outcome, config)
-    snapshot = parent
-    if not plan.is_empty:
-        snapshot = commit(store, parent, outcome.delta(), _info(plan, run_id, outcome))
-    finished = [Finished(receipt, s.made, s.seconds) for receipt, s in zip(receipts, shards, strict=True)]
-    finished += [index.finished] if index else []
-    summary = _summary(plan, parent, snapshot, finished, outcome)
-    record_run(store, run_id, summary)
-    return summary
 
 
 def _parent(store: Store, plan: Plan) -> Snapshot | None:
@@ -171,46 +171,56 @@ def _parent(store: Store, plan: Plan) -> Snapshot | None:
         raise SnapshotConflict(f"{error}: it was vacuumed while this build ran; run the build again") from error
 
 
-def _info(plan: Plan, run_id: str, outcome: Outcome) -> CommitInfo:
+def _result(store: Store, plan: Plan, shards: Iterable[FinishedShard]) -> BuildResult:
+    return BuildResult(store, plan, _parent(store, plan), [(shard.stage, shard.inputs) for shard in shards])
+
+
+def _publish(
+    path: str, config: Config, run_id: str, indices: list[BuiltIndex], *groups: Iterable[FinishedShard]
+) -> dict[str, Any]:
+    store, plan = open_store(config.bank), plan_of(config.bank, path)
+    shards = sorted((shard for group in groups for shard in group), key=lambda shard: (shard.stage, shard.inputs))
+    index = next(iter(indices), None)
+    with _result(store, plan, shards) as result:
+        _check_failures(result, config)
+        snapshot = result.parent
+        if not plan.is_empty:
+            delta = result.delta(index.segment, index.replaces) if index else result.delta()
+            snapshot = commit(store, result.parent, delta, _info(result, run_id))
+        summary = _summary(result, snapshot, shards, index)
+    record_run(store, run_id, summary)
+    return summary
+
+
+def _info(result: BuildResult, run_id: str) -> CommitInfo:
+    plan = result.plan
     return CommitInfo(
         run_id=run_id,
         plan=plan.hash,
         fingerprints=plan.fingerprints,
-        models=_models(plan, outcome),
-        noise_sets=tuple(plan.fingerprints["noise"]),
+        models=result.models(),
+        noise_sets=plan.noise_sets,
         sources=tuple(plan.source_names.values()),
-        counts=_rows(plan, outcome),
+        counts=_row_counts(result),
     )
 
 
-def _models(plan: Plan, outcome: Outcome) -> dict[str, Any]:
-    """What readers must know of the models: as planned, with what the workers learnt when they loaded them."""
-    known = outcome.parent.models if outcome.parent else {}
-    models: dict[str, Any] = {"captions": {**known.get("captions", {}), **plan.models["captions"]}, "noise": {}}
-    for name, planned in plan.models["noise"].items():
-        models["noise"][name] = {**known.get("noise", {}).get(name, {}), **planned}
-    for receipt in [*outcome.claimed, *outcome.receipts]:
-        if receipt.stage == "captions" and "dim" in receipt.info:
-            models["captions"]["dim"] = receipt.info["dim"]
-        if receipt.stage.startswith("noise/") and "description" in receipt.info:
-            models["noise"][receipt.stage.removeprefix("noise/")] |= receipt.info["description"]
-    return models
-
-
-def _rows(plan: Plan, outcome: Outcome) -> dict[str, int]:
-    names = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
-    failed = len({failure.num for failure in outcome.failed})
-    return {**{name: plan.counts[name] for name in names}, "failed": failed}
+def _row_counts(result: BuildResult) -> dict[str, int]:
+    return {**{name: result.plan.counts[name] for name in ROW_COUNTS}, "failed": len(result.failed.nums)}
 
 
 def _summary(
-    plan: Plan, parent: Snapshot | None, snapshot: Snapshot | None, finished: list[Finished], outcome: Outcome
+    result: BuildResult, snapshot: Snapshot | None, shards: list[FinishedShard], index: BuiltIndex | None
 ) -> dict[str, Any]:
+    parent = result.parent
+    figures = stage_figures([index.finished] if index else [])
+    for shard, receipt, failed in zip(shards, result.receipts, result.failure_counts, strict=True):
+        add_figures(figures, shard.stage, shard.made, shard.seconds, receipt.rows, failed)
     return {
         "snapshot": snapshot.number if snapshot else None,
         "parent": parent.number if parent else None,
         "committed": snapshot is not None and (parent is None or snapshot.number != parent.number),
-        "rows": {**_rows(plan, outcome), "in_bank": snapshot.in_bank if snapshot else 0},
-        "stages": stage_figures(finished),
-        "failed_by_code": outcome.failed_by_code(),
+        "rows": {**_row_counts(result), "in_bank": snapshot.in_bank if snapshot else 0},
+        "stages": dict(sorted(figures.items())),
+        "failed_by_code": result.failed.codes,
     }

@@ -9,23 +9,22 @@ lost.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from noisebank.commits.delta import CommitInfo, Delta, Nums, draft
 from noisebank.errors import BankDamaged, SnapshotConflict, SnapshotExpired
 from noisebank.format.index_deletions import read_nums
 from noisebank.format.manifest import Snapshot, read_snapshot, snapshot_numbers
 from noisebank.format.parts import read_parts
+from noisebank.format.reading import read_table, verified_table
+from noisebank.format.stage_names import SIDECARS
 from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable
-from noisebank.format.trusted import trusted_table
 from noisebank.storage import FileEntry, Store
 
 _log = logging.getLogger(__name__)
@@ -51,15 +50,15 @@ def commit(store: Store, parent: Snapshot | None, delta: Delta, info: CommitInfo
     """
     if parent is None:
         store.probe()
-    touched = delta.touched()
-    if parent is not None and not (len(touched) or delta.index or delta.replaces or delta.redacted or delta.purges):
+    if parent is not None and delta.is_empty():
         return parent
+    touched = delta.touched()
     base, moved = parent, np.zeros(0, np.int64)
     while True:
         for later in _later(store, base):
             if later.run_id == info.run_id:
                 return later
-            _check_options(later, info)
+            _check_options(later, info, parent)
             _check_touched(store, later, touched, parent)
             moved = np.union1d(moved, read_touched(store, later))
             base = later
@@ -76,7 +75,7 @@ def commit(store: Store, parent: Snapshot | None, delta: Delta, info: CommitInfo
                     f"snapshot {parent.number} was vacuumed meanwhile: run the build again"
                 ) from error
             raise
-        if store.commit(snapshot.path, snapshot.to_bytes()):
+        if store.create(snapshot.path, snapshot.to_bytes()):
             return snapshot
         _log.info("snapshot %d was taken by another writer; trying the next", snapshot.number)
 
@@ -118,16 +117,16 @@ def _is_expired(store: Store, snapshot: Snapshot) -> bool:
     return False
 
 
-def _check_options(later: Snapshot, info: CommitInfo) -> None:
+def _check_options(later: Snapshot, info: CommitInfo, parent: Snapshot | None) -> None:
     """Two writers at once must agree on the options of every stage that both carry out."""
-    if info.fingerprints is None:
-        return
-    mine, theirs = _stages(info.fingerprints), _stages(later.fingerprints)
-    differing = sorted(stage for stage in mine.keys() & theirs.keys() if mine[stage] != theirs[stage])
+    mine, theirs = info.fingerprints, later.stage_fingerprints
+    before = parent.stage_fingerprints if parent else {}
+    differing = [stage for stage in mine.keys() & theirs.keys() if mine[stage] != theirs[stage]]
+    differing += [stage for stage in mine.keys() & before.keys() if stage not in theirs]  # (dropped)
     if differing:
         raise SnapshotConflict(
-            f"snapshot {later.number} was committed meanwhile with other options or models for {', '.join(differing)}; "
-            "run the build again with the configuration that is to hold"
+            f"snapshot {later.number} was committed meanwhile with other options or models for "
+            f"{', '.join(sorted(differing))}; run the build again with the configuration that is to hold"
         )
 
 
@@ -150,8 +149,8 @@ def _check_expired(store: Store, base: Snapshot | None, delta: Delta) -> None:
         return
     index_files = delta.index.files if delta.index else ()
     files = {*(entry for receipt in delta.receipts for entry in receipt.files), *index_files}
-    oldest = min((entry.generation for entry in files), default=base.vacuum)
-    lists = [entry for entry in base.expired if entry.generation > oldest]
+    oldest = min((entry.vacuum for entry in files), default=base.vacuum)
+    lists = [entry for entry in base.expired if entry.vacuum > oldest]
     expired = read_expired(store, lists)
     lost = sorted(entry.path for entry in files if entry.path in expired)
     if not lost:
@@ -167,7 +166,7 @@ def _check_expired(store: Store, base: Snapshot | None, delta: Delta) -> None:
 
 def read_expired(store: Store, lists: Sequence[FileEntry]) -> set[str]:
     """The paths that vacuums listed for deletion."""
-    tables = [trusted_table(store, entry) for entry in lists]
+    tables = [verified_table(store, entry) for entry in lists]
     return {path for table in tables for path in table.column("path").to_pylist()}
 
 
@@ -192,21 +191,14 @@ def _captions_of(store: Store, snapshot: Snapshot | None, nums: Nums) -> npt.NDA
     return found
 
 
-def _stages(fingerprints: Mapping[str, Any]) -> dict[str, str]:
-    """Fingerprints by stage, noise sets as ``noise/<set>``."""
-    named = {f"noise/{name}": value for name, value in fingerprints.get("noise", {}).items()}
-    return {stage: value for stage, value in fingerprints.items() if stage != "noise"} | named
-
-
 def _clip_name(store: Store, snapshot: Snapshot, num: int) -> str:
     """The id of a clip from the sidecar of its tar or from the failures; empty if neither knows it."""
     row = OverlayTable(store, snapshot.rows).slice(num, num + 1).to_pylist()
     if row and row[0]["clip_file"]:
-        sidecars = read_parts(store, snapshot.parts.get("sidecars", ()))
+        sidecars = read_parts(store, snapshot.parts.get(SIDECARS, ()))
         here = pc.equal(sidecars.column("key"), pa.scalar(row[0]["clip_file"], pa.uint64()))
         for path in sidecars.filter(here).column("path").to_pylist():
-            with store.open(path) as file:
-                found = pq.read_table(file, columns=["num", "id"], filters=[("num", "=", num)])
+            found = read_table(store, path, ["num", "id"]).filter(pc.field("num") == num)
             return str(found.column("id")[0]) if found.num_rows else ""
     if snapshot.failures:
         failed = OverlayTable(store, snapshot.failures, FAILURE_KEY).slice(num, num + 1)

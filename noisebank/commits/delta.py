@@ -17,12 +17,14 @@ import pyarrow.compute as pc
 from noisebank.format.index_deletions import mark_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import part_rows, update_parts
+from noisebank.format.reading import PARQUET
 from noisebank.format.receipts import Receipt
+from noisebank.format.stage_names import INDEX, StageName, nest
 from noisebank.format.status import Status
-from noisebank.format.tables import ARROW, FAILURE_KEY, PARQUET, OverlayTable, merge_from, write_segment
+from noisebank.format.tables import ARROW, FAILURE_KEY, OverlayTable, merge_from, write_segment
 from noisebank.format.tally import Tally, count_failures, tally
 from noisebank.ids import source_number
-from noisebank.storage import FileEntry, Store
+from noisebank.storage import BankWriter, FileEntry, Store
 
 Nums = npt.NDArray[np.int64]
 Tables = Iterable[pa.Table]
@@ -33,15 +35,15 @@ class Delta:
     """What a commit changes. Tables come in ascending ``num``, and may be asked for more than once.
 
     Args:
-        rows: new state of every row touched (``schemas.rows.ROWS``), tombstones included.
-        records: by noise set, new state of every record touched (``schemas.noise.RECORDS``).
-        failures: new, changed and healed failures (``schemas.failures.FAILURES``); a 0 in ``first_snapshot`` or
+        rows: new state of every row touched (:data:`noisebank.format.schemas.ROWS`), tombstones included.
+        records: new state of every record touched (``RECORDS``), by the key of its table in the snapshot.
+        failures: new, changed and healed failures (``FAILURES``); a 0 in ``first_snapshot`` or
             ``last_snapshot`` stands for the snapshot being committed.
         receipts: of all shards whose files come into the bank, the index's included.
         index: a segment over the captions made, or, if it ``replaces`` others, over theirs too.
         replaces: paths of the index files that leave the snapshot.
-        redacted: by path of its index file, what takes the place of a segment of the snapshot: the same positions,
-            without what was at the deleted ones.
+        drops: names of stages over clips that leave the snapshot with all their records.
+        touches: numbers that count as changed beside those in the tables.
         purges: whether every overlay table becomes one segment, without tombstones and healed failures.
     """
 
@@ -51,18 +53,23 @@ class Delta:
     receipts: Sequence[Receipt] = ()
     index: IndexSegment | None = None
     replaces: frozenset[str] = frozenset()
-    redacted: Mapping[str, IndexSegment] = field(default_factory=dict)
+    drops: frozenset[str] = frozenset()
+    touches: Nums = field(default_factory=lambda: np.zeros(0, np.int64))
     purges: bool = False
 
     def touched(self) -> Nums:
         """The sorted numbers of all rows that it changes in any table."""
         columns = [table.column("num").to_numpy() for group in self._groups() for table in group]
-        return np.unique(np.concatenate([np.zeros(0, np.int64), *columns]))
+        return np.unique(np.concatenate([self.touches, *columns]))
 
     def unsearchable(self) -> Nums:
         """The numbers of the rows that have no caption in the bank any more."""
         gone = [table.filter(pc.or_(_is_removed(table), _is_zero(table, "caption_file"))) for table in self.rows]
         return np.concatenate([np.zeros(0, np.int64), *(table.column("num").to_numpy() for table in gone)])
+
+    def is_empty(self) -> bool:
+        """Whether it changes nothing at all."""
+        return not (self.index or self.replaces or self.drops or self.purges or len(self.touched()))
 
     def _groups(self) -> Iterator[Tables]:
         yield self.rows
@@ -72,14 +79,14 @@ class Delta:
 
 @dataclass(frozen=True)
 class CommitInfo:
-    """What a snapshot says about the job that made it; None: as in the snapshot before.
+    """What a snapshot says about the job that made it; what is not given is as in the snapshot before.
 
     Args:
         run_id: of the job; a commit that is repeated with it finds its own snapshot.
         operation: ``build``, ``compact``, ``repair`` or ``vacuum``.
         plan: hash of the plan carried out.
-        fingerprints: ``{"clips": ..., "captions": ..., "noise": {set: ...}}`` of the stages.
-        models: ``{"captions": {...}, "noise": {set: {...}}}``.
+        fingerprints: of the stages, by name.
+        models: what readers must know of the models, by stage.
         noise_sets: the sets of the configuration.
         sources: the names of the sources of the configuration.
         counts: rows of the build.
@@ -88,8 +95,8 @@ class CommitInfo:
     run_id: str
     operation: str = "build"
     plan: str = ""
-    fingerprints: Mapping[str, Any] | None = None
-    models: Mapping[str, Any] | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     noise_sets: tuple[str, ...] | None = None
     sources: Collection[str] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -106,22 +113,20 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         touched: ``delta.touched()``.
         moved: numbers whose caption was changed by others since ``delta`` was planned, for a replacing index.
     """
-    base = base or Snapshot(0, "", None, "", "", "")
-    models = _united(base.models, info.models)
-    fingerprints = _united(base.fingerprints, info.fingerprints)
+    base = _without_stages(base or Snapshot(0, "", None, "", "", ""), delta.drops)
     noise_sets = base.noise_sets if info.noise_sets is None else info.noise_sets
-    number, generation = base.number + 1, base.vacuum
-    write = _Segments(store, generation, delta.purges)
-    rows = write.extended("rows", base.rows, delta.rows, _is_removed)
+    writer, number = BankWriter(store, base.vacuum), base.number + 1
+    tables = _TableUpdates(writer, delta.purges)
+    rows = tables.extend("rows", base.rows, delta.rows, _is_removed)
     records = {
-        name: write.extended(f"records/{name}", base.records.get(name, ()), delta.records.get(name, ()), _is_removed)
-        for name in sorted({*base.records, *delta.records, *noise_sets})
+        key: tables.extend(f"records/{key}", base.records.get(key, ()), delta.records.get(key, ()), _is_removed)
+        for key in sorted({*base.records, *delta.records, *noise_sets})
     }
-    numbered = (_numbered(table, number) for table in delta.failures)
-    failures = write.extended("failures", base.failures, numbered, _is_healed, FAILURE_KEY, PARQUET)
+    numbered = (_with_number(table, number) for table in delta.failures)
+    failures = tables.extend("failures", base.failures, numbered, _is_healed, FAILURE_KEY, PARQUET)
     counted = count(store, rows, records, noise_sets)
-    parts, data_bytes = _parts(store, base, delta, counted, generation)
-    index = _without_deleted(store, base.index, delta, moved, generation)
+    parts, data_bytes = _updated_parts(writer, base, delta, counted)
+    index = _updated_index(writer, base.index, delta, moved)
     names = {*base.sources, *info.sources}
     return Snapshot(
         number=number,
@@ -131,8 +136,8 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         run_id=info.run_id,
         plan=info.plan,
-        fingerprints=fingerprints,
-        models=models,
+        fingerprints=_merge(base.fingerprints, nest(info.fingerprints)),
+        models=_merge(base.models, nest(info.models)),
         counts=dict(info.counts),
         sources=named_sources(counted, names),
         noise_sets=noise_sets,
@@ -145,7 +150,7 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         records=records,
         failures=failures,
         index=index,
-        touched=write_segment(store, "touched", pa.table({"num": touched}), generation),
+        touched=write_segment(writer, "touched", pa.table({"num": touched})),
         vacuum=base.vacuum,
         expired=base.expired,
     )
@@ -168,13 +173,13 @@ def named_sources(counted: Tally, names: Iterable[str]) -> dict[str, int]:
     return {name: number for name, number in rows.items() if number}
 
 
-class _Segments:
+class _TableUpdates:
     """Adds segments to overlay tables, and merges those that have become too many."""
 
-    def __init__(self, store: Store, generation: int, purges: bool) -> None:
-        self.store, self.generation, self.purges = store, generation, purges
+    def __init__(self, writer: BankWriter, purges: bool) -> None:
+        self.writer, self.purges = writer, purges
 
-    def extended(
+    def extend(
         self,
         folder: str,
         entries: tuple[FileEntry, ...],
@@ -184,7 +189,7 @@ class _Segments:
         suffix: str = ARROW,
     ) -> tuple[FileEntry, ...]:
         """``entries`` and one more with ``tables``; rows that are gone leave when everything is merged."""
-        new = write_segment(self.store, folder, tables, self.generation, suffix)
+        new = write_segment(self.writer, folder, tables, suffix)
         if new is not None:
             entries = (*entries, new)
         elif not self.purges:
@@ -192,33 +197,57 @@ class _Segments:
         first = 0 if self.purges else merge_from([entry.rows for entry in entries])
         if first == len(entries):
             return entries
-        merged: Tables = OverlayTable(self.store, entries[first:], key).slices()
+        merged: Tables = OverlayTable(self.writer.store, entries[first:], key).slices()
         if first == 0:
             merged = (table.filter(pc.invert(is_gone(table))) for table in merged)
-        written = write_segment(self.store, folder, merged, self.generation, suffix)
+        written = write_segment(self.writer, folder, merged, suffix)
         return (*entries[:first], written) if written else entries[:first]
 
 
-def _parts(
-    store: Store, base: Snapshot, delta: Delta, counted: Tally, generation: int
+def _updated_parts(
+    writer: BankWriter, base: Snapshot, delta: Delta, counted: Tally
 ) -> tuple[dict[str, tuple[FileEntry, ...]], int]:
-    new = part_rows(receipt for receipt in delta.receipts if receipt.stage != "index")
+    new = part_rows(receipt for receipt in delta.receipts if receipt.stage != INDEX)
     parts, data_bytes = {}, 0
     for kind in sorted({*base.parts, *new}):
-        entries = base.parts.get(kind, ())
-        parts[kind], size = update_parts(store, entries, new.get(kind), counted.live(kind), generation)
+        parts[kind], size = update_parts(writer, base.parts.get(kind, ()), new.get(kind), counted.live(kind))
         data_bytes += size
     return parts, data_bytes
 
 
-def _united(before: Mapping[str, Any], now: Mapping[str, Any] | None) -> dict[str, Any]:
-    """``now`` over ``before``; noise sets that are not configured now are kept."""
-    return (
-        dict(before) if now is None else {**before, **now, "noise": {**before.get("noise", {}), **now.get("noise", {})}}
+def _merge(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """``now`` over ``before``, in the form of snapshots; sets that are not configured now are kept."""
+    merged = {
+        kind: {**before.get(kind, {}), **value} if isinstance(value, Mapping) else value for kind, value in now.items()
+    }
+    return {**before, **merged}
+
+
+def _without_stages(base: Snapshot, dropped: Collection[str]) -> Snapshot:
+    """A snapshot without the records, files and descriptions of some stages over clips."""
+    stages = {StageName.parse(name) for name in dropped}
+    kinds = {stage.kind for stage in stages}
+    keys = {stage.records for stage in stages}
+
+    def keep(nested: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            kind: {set: one for set, one in value.items() if StageName(kind, set) not in stages}
+            if kind in kinds
+            else value
+            for kind, value in nested.items()
+        }
+
+    return dataclasses.replace(
+        base,
+        fingerprints=keep(base.fingerprints),
+        models=keep(base.models),
+        noise_sets=tuple(name for name in base.noise_sets if name not in keys),
+        records={key: entries for key, entries in base.records.items() if key not in keys},
+        parts={kind: entries for kind, entries in base.parts.items() if kind not in dropped},
     )
 
 
-def _numbered(table: pa.Table, number: int) -> pa.Table:
+def _with_number(table: pa.Table, number: int) -> pa.Table:
     """A table of failures with the number of the snapshot in place of 0."""
     for name in ("first_snapshot", "last_snapshot"):
         at = table.schema.get_field_index(name)
@@ -239,24 +268,22 @@ def _is_zero(table: pa.Table, name: str) -> pa.ChunkedArray:
     return pc.equal(table.column(name), pa.scalar(0, table.schema.field(name).type))
 
 
-def _without_deleted(
-    store: Store, segments: tuple[IndexSegment, ...], delta: Delta, moved: Nums, generation: int
+def _updated_index(
+    writer: BankWriter, segments: tuple[IndexSegment, ...], delta: Delta, moved: Nums
 ) -> tuple[IndexSegment, ...]:
     """The segments after a commit: those before it with more bits set, and the new one.
 
     Args:
-        store: the bank.
+        writer: of the bank.
         segments: of the newest snapshot, oldest first.
         delta: the commit.
         moved: numbers whose caption was changed by others since the new segment was built; theirs counts.
-        generation: number of the last vacuum.
     """
-    fresh = read_nums(store, delta.index) if delta.index else np.zeros(0, np.int64)
+    fresh = read_nums(writer.store, delta.index) if delta.index else np.zeros(0, np.int64)
     unsearchable = delta.unsearchable()
     gone = np.union1d(unsearchable, np.setdiff1d(fresh, moved))
     present = [segment for segment in segments if segment.index.path not in delta.replaces]
-    renewed = [dataclasses.replace(delta.redacted.get(s.index.path, s), deleted=s.deleted) for s in present]
-    kept = [mark_deleted(store, segment, gone, generation) for segment in renewed]
+    kept = [mark_deleted(writer, segment, gone) for segment in present]
     if delta.index:
-        kept.append(mark_deleted(store, delta.index, np.union1d(unsearchable, moved), generation))
+        kept.append(mark_deleted(writer, delta.index, np.union1d(unsearchable, moved)))
     return tuple(segment for segment in kept if segment.live)

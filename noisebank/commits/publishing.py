@@ -1,198 +1,179 @@
-"""From a plan and the receipts of its shards to what a commit changes, and whether it may be published at all."""
+"""From a plan and the receipts of its shards to what a commit changes, by ranges of numbers: memory stays small.
+
+What the shards made is read receipt by receipt and spilled by ranges. Then each range of the plan's tables is filled in
+and written to a scratch folder, from which the commit reads it.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+import dataclasses
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from noisebank.commits.delta import Delta
-from noisebank.errors import BankDamaged, JobFailed
+from noisebank.commits.gates import FailureCount
+from noisebank.errors import BankDamaged
 from noisebank.format.manifest import IndexSegment, Snapshot
-from noisebank.format.receipts import Failure, Receipt
-from noisebank.format.status import Status
-from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches, merge, read_beside_noise
-from noisebank.planning.claims import claimed_receipts
+from noisebank.format.reading import BUILD_AGAIN, PARQUET, read_records, read_table
+from noisebank.format.receipts import Failure, Receipt, find_receipts
+from noisebank.format.schemas import FAILURES, RECORDS, ROWS
+from noisebank.format.stage_names import CAPTIONS, CLIPS, PLAN, StageName
+from noisebank.format.status import Status, failure_status
+from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches, merge, write_segment
+from noisebank.planning.parent import to_columns
 from noisebank.planning.plan import Plan
-from noisebank.planning.reduce import PLAN_STAGE
-from noisebank.storage import FileEntry, Store
+from noisebank.planning.spill import Spool, partition_range
+from noisebank.storage import BankWriter, FileEntry, Store, open_store
 
 Nums = npt.NDArray[np.int64]
-_EXAMPLES = 3
-_FAILURE_FIELDS = [member.name for member in fields(Failure)]
+_PARTITION_ROWS = 1 << 17
+_FAILURE_FIELDS = list(Failure.__slots__)
+_MADE: dict[str, pa.Schema] = {
+    CLIPS: pa.schema([ROWS.field(name) for name in ("num", "video", "clip_file", "clip_row", "status")]),
+    CAPTIONS: pa.schema([ROWS.field(name) for name in ("num", "caption", "caption_file", "caption_row")]),
+}
 
 
-@dataclass(frozen=True)
-class Schemas:
-    """The schemas of the tables that a commit writes."""
-
-    rows: pa.Schema
-    records: pa.Schema
-    failures: pa.Schema
-
-
-@dataclass
-class Outcome:
-    """What the shards of a plan came to.
+class BuildResult:
+    """What the shards of a plan came to. A context manager, which removes its scratch folder.
 
     Args:
         store: the bank.
         plan: that was carried out.
         parent: the snapshot that it updates.
-        receipts: of every shard of the plan, in any order.
-        schemas: of the tables.
-        index: the new index segment, if captions were made, and the paths of the index files that it replaces.
+        shards: ``(stage, inputs)`` of every finished shard of the plan, in any order.
     """
 
-    store: Store
-    plan: Plan
-    parent: Snapshot | None
-    receipts: Sequence[Receipt]
-    schemas: Schemas
-    index: IndexSegment | None = None
-    replaces: frozenset[str] = frozenset()
-    _good: dict[str, Nums] = field(default_factory=dict)
+    def __init__(self, store: Store, plan: Plan, parent: Snapshot | None, shards: Iterable[tuple[str, str]]) -> None:
+        self.plan, self.parent, self.store = plan, parent, store
+        self._folder = tempfile.TemporaryDirectory(prefix="noisebank-publish-")
+        self._scratch = open_store(self._folder.name)
+        self.failed = FailureCount(store, plan, parent)
+        rows = sum(entry.rows for entries in plan.changes.values() for entry in entries)
+        self._bits = max(0, (rows // _PARTITION_ROWS).bit_length())
+        self._made: dict[str, Spool] = {}
+        self._failures = self._spool("failed", FAILURES)
+        self.receipts: list[Receipt] = []
+        """Of all shards, without the failures."""
+        self.failure_counts: list[int] = []
+        """Failures of each receipt."""
+        for receipt in find_receipts(store, shards):
+            self._take(receipt)
 
-    def delta(self) -> Delta:
-        """What the commit changes.
+    def __enter__(self) -> BuildResult:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def delta(self, index: IndexSegment | None = None, replaces: frozenset[str] = frozenset()) -> Delta:
+        """What the commit changes; its tables are read from the scratch folder.
+
+        Args:
+            index: the new index segment, if captions were made.
+            replaces: paths of the index files that it replaces.
 
         Raises:
             BankDamaged: a data file does not have the rows that its receipt or the plan promises, or is gone.
         """
-        rows = self._rows()
-        records = {name: self._records(name) for name in self.plan.fingerprints["noise"]}
-        records |= {
-            name: _tables(self.store, files) for name, files in self.plan.records.items() if name not in records
-        }
-        failures = self.failures()
+        claimed = [_without_failures(receipt) for receipt in self.claimed()]
+        names = [name for name in {*self.plan.changes, *self._tables_made()} if name not in ("rows", "failures")]
+        tables: dict[str, _Tables] = {name: _Tables(self._scratch) for name in ["rows", "failures", *sorted(names)]}
+        for partition in range(1 << self._bits):
+            lo, hi = partition_range(partition, self._bits)
+            tables["rows"].append(self._rows(lo, hi, partition))
+            for name in names:
+                tables[name].append(self._records(name, lo, hi, partition))
+            tables["failures"].append(self._failure_rows(lo, hi, partition))
         return Delta(
-            rows=[rows] if rows.num_rows else [],
-            records={name: [table] for name, table in records.items() if table is not None and table.num_rows},
-            failures=[failures] if failures.num_rows else [],
-            receipts=sorted([*self.receipts, *self.claimed], key=lambda receipt: receipt.path),
-            index=self.index,
-            replaces=self.replaces,
+            rows=tables["rows"],
+            records={name.removeprefix("records/"): tables[name] for name in sorted(names) if tables[name]},
+            failures=tables["failures"],
+            receipts=sorted([*self.receipts, *claimed], key=lambda receipt: receipt.path),
+            index=index,
+            replaces=replaces,
         )
 
-    @cached_property
-    def claimed(self) -> list[Receipt]:
-        """The receipts of the finished shards that the plan took over.
+    def claimed(self) -> Iterator[Receipt]:
+        """The receipts of the finished shards that the plan claims.
 
         Raises:
             BankDamaged: one of them has disappeared.
         """
-        return claimed_receipts(self.store, self.plan)
+        return find_receipts(self.store, self.plan.claimed)
 
-    @cached_property
-    def failed(self) -> list[Failure]:
-        """Every failure of the plan's shards and of the finished shards that it took over, by number and stage."""
-        failures = [failure for receipt in self.receipts for failure in receipt.failures]
-        planned = _tables(self.store, self.plan.failures)
-        if planned is not None:
-            taken_over = planned.filter((pc.field("code") != "") & (pc.field("stage") != PLAN_STAGE))
-            failures += [Failure(**row) for row in taken_over.select(_FAILURE_FIELDS).to_pylist()]
-        return sorted(failures, key=lambda failure: (failure.num, failure.stage))
+    def models(self) -> dict[str, Any]:
+        """What readers must know of the models, by stage: as planned, with what workers learnt when they loaded
+        them."""
+        before = self.parent.models if self.parent else {}
+        planned = self.plan.models
+        models = {name: {**(StageName.parse(name).find(before) or {}), **model} for name, model in planned.items()}
+        for receipt in [*self.claimed(), *self.receipts]:
+            if receipt.stage in models:
+                learnt = receipt.info.get("description", {})
+                models[receipt.stage] |= learnt | ({"dim": receipt.info["dim"]} if "dim" in receipt.info else {})
+        return models
 
-    def failed_by_code(self) -> dict[str, int]:
-        """Failures of this build by code, most first."""
-        counts = Counter(failure.code for failure in self.failed)
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    def write_failures(self, folder: str) -> list[FileEntry]:
+        """Writes the table of failures, of a build that publishes nothing, into a folder of the bank."""
+        partitions = range(1 << self._bits)
+        tables = (self._failure_rows(*partition_range(i, self._bits), i) for i in partitions)
+        written = write_segment(BankWriter(self.store), folder, tables, PARQUET)
+        return [written] if written else []
 
-    def check_failures(self, max_failed: float) -> None:
-        """Refuses to publish when too many of the rows that the parent does not know as they are now failed.
+    def _tables_made(self) -> list[str]:
+        stages = map(StageName.parse, self._made)
+        return [f"records/{stage.records}" for stage in stages if stage.is_over_clips]
 
-        Raises:
-            JobFailed: says what :meth:`too_many_failed` says, and what can be done.
-        """
-        problem = self.too_many_failed(max_failed)
-        if problem:
-            permanent = ",".join(sorted({failure.code for failure in self.failed if not failure.retryable}))
-            unless = "which are not tried again otherwise, unless their rows change"
-            retried = f" with --retry-failures {permanent}, {unless}" if permanent else ""
-            raise JobFailed(
-                f"nothing is published: {problem}. 'noisebank failures {self.store.url} --unpublished' lists them all. "
-                f"Mend what failed and run 'build', or 'clips' and the stages after it, again{retried}; or run this "
-                "command again with a larger max_failed. Finished work is kept"
-            )
+    def _spool(self, name: str, schema: pa.Schema) -> Spool:
+        return Spool(self._scratch, name.replace("/", "-"), schema, self._bits)
 
-    def too_many_failed(self, max_failed: float) -> str:
-        """The share of rows, or of the clips of a noise set, that is above ``max_failed``, with the commonest codes and
-        examples; empty if none is."""
-        for what, failed, tried in self._shares():
-            if tried and failed > max_failed * tried:
-                by_code = self.failed_by_code() | {"invalid": self.plan.counts["newly_invalid"]}
-                codes = ", ".join(f"{count} {code}" for code, count in by_code.items() if count)
-                examples = "; ".join(f"{f.id}: {f.message}" for f in self.failed[:_EXAMPLES])
-                share = f"{failed} of {tried} {what} failed, more than max_failed {max_failed:g}"
-                return f"{share}. Failed: {codes}" + (f". {examples}" if examples else "")
-        return ""
+    def _take(self, receipt: Receipt) -> None:
+        """Spills what a shard made and what failed in it."""
+        self.failed.add(receipt.failures)
+        self.receipts.append(_without_failures(receipt))
+        self.failure_counts.append(len(receipt.failures))
+        if receipt.failures:
+            columns = {name: [getattr(failure, name) for failure in receipt.failures] for name in _FAILURE_FIELDS}
+            zeros = [0] * len(receipt.failures)
+            self._failures.add(pa.table({**columns, "first_snapshot": zeros, "last_snapshot": zeros}, FAILURES))
+        if receipt.stage not in self._made:
+            self._made[receipt.stage] = self._spool(receipt.stage, _MADE.get(receipt.stage, RECORDS))
+        read = {CLIPS: _read_clips, CAPTIONS: _read_captions}.get(receipt.stage, _read_over_clips)
+        for table in read(self.store, receipt):
+            self._made[receipt.stage].add(table)
 
-    def _shares(self) -> Iterator[tuple[str, int, int]]:
-        """What is held against ``max_failed``: a name, how many failed, how many were tried."""
-        counts = self.plan.counts
-        failed = {failure.num for failure in self.failed}
-        fresh = self._fresh(np.array(sorted(failed), np.int64))
-        tried = counts["new"] + counts["changed"] + counts["newly_invalid"]
-        yield "rows", len(fresh) + counts["newly_invalid"], tried
-        known = self._known_failures()
-        for stage, tasks in self.plan.tasks.items():
-            if stage.startswith("noise/"):  # (a new set, or new options, over clips that are there already)
-                first = {f.num for f in self.failed if f.stage == stage and (f.num, stage) not in known}
-                tried = sum(task.rows for task in tasks) + self._taken_over(stage.removeprefix("noise/"))
-                yield f"clips of {stage}", len(first - set(fresh.tolist())), tried
+    def _made_by(self, stage: str, partition: int) -> pa.Table:
+        """What the shards of a stage made in a partition."""
+        if stage not in self._made:
+            return _MADE.get(stage, RECORDS).empty_table()
+        return self._made[stage].read(partition)
 
-    def _taken_over(self, name: str) -> int:
-        """How many known rows have a record, or failed to get one, in finished shards that the plan took over."""
-        planned = _tables(self.store, self.plan.records.get(name, ()))
-        if planned is None:
-            return 0
-        nums = planned.filter(pc.field("status") != int(Status.REMOVED)).column("num").to_numpy()
-        return len(nums) - len(self._fresh(nums))
+    def _planned(self, name: str, lo: int, hi: int, schema: pa.Schema, key: tuple[str, ...] = ("num",)) -> pa.Table:
+        """The plan's delta of a table."""
+        return OverlayTable(self.store, self.plan.changes.get(name, ()), key, schema).slice(lo, hi)
 
-    def _fresh(self, nums: Nums) -> Nums:
-        """Those of the sorted ``nums`` that are new, or listed otherwise than in the parent."""
-        if self.parent is None or not len(nums):
-            return nums
-        now = _columns(_tables(self.store, self.plan.rows), nums, "listed")
-        before = np.zeros(len(nums), np.uint64)
-        for piece in OverlayTable(self.store, self.parent.rows).slices():
-            at, found = matches(piece.column("num").to_numpy(), nums)
-            before[found] = piece.column("listed").to_numpy()[at[found]]
-        fresh: Nums = nums[(now != before) & (now != 0)]  # (0: the plan leaves the row as it is)
-        return fresh
-
-    def _rows(self) -> pa.Table:
+    def _rows(self, lo: int, hi: int, partition: int) -> pa.Table:
         """The plan's rows with what their shards made of them."""
-        planned = _tables(self.store, self.plan.rows)
-        if planned is None:
-            return self.schemas.rows.empty_table()
-        columns = {name: planned.column(name).to_numpy().copy() for name in self.schemas.rows.names}
-        nums = columns["num"]
-        for receipt in self._of("clips"):
-            made = self._read(receipt.files[-1], ("num", "video", "clip_row", "retryable"))
-            at = _places(nums, made.column("num").to_numpy(), receipt.path)
-            rows = made.column("clip_row").to_numpy()
-            good = rows >= 0
-            columns["clip_file"][at[good]] = receipt.files[0].key
-            columns["clip_row"][at[good]] = rows[good]
-            columns["video"][at[good]] = made.column("video").to_numpy()[good]
-            retryable = pc.fill_null(made.column("retryable"), False).to_numpy()
-            columns["status"][at] = np.where(good, Status.PENDING, np.where(retryable, Status.RETRYABLE, Status.FAILED))
-        for receipt in self._of("captions"):
-            for entry in receipt.files:
-                made = self._read(entry, ("num", "caption_hash"))
-                at = _places(nums, made.column("num").to_numpy(), receipt.path)
-                columns["caption_file"][at] = entry.key
-                columns["caption_row"][at] = np.arange(made.num_rows)
-                columns["caption"][at] = made.column("caption_hash").to_numpy()
+        planned = self._planned("rows", lo, hi, ROWS)
+        columns = {name: planned.column(name).to_numpy().copy() for name in ROWS.names}
+        for stage in (CLIPS, CAPTIONS):
+            made = to_columns(self._made_by(stage, partition))
+            at, found = matches(columns["num"], made.pop("num"))
+            if not found.all():
+                raise BankDamaged(f"plan {self.plan.hash}: {stage} has rows that it does not know; {BUILD_AGAIN}")
+            if stage == CLIPS:
+                columns["status"][at] = made.pop("status")
+                good = made["clip_row"] >= 0  # (a row whose new video cannot be had keeps what it had)
+                at, made = at[good], {name: values[good] for name, values in made.items()}
+            for name, values in made.items():
+                columns[name][at] = values
         status = columns["status"]
         clipless = (columns["clip_file"] == 0) & (status != Status.REMOVED)
         for name, nothing in (("caption", 0), ("caption_file", 0), ("caption_row", -1)):
@@ -201,115 +182,113 @@ class Outcome:
         if (waiting & ((columns["clip_file"] == 0) | (columns["caption_file"] == 0))).any():
             raise BankDamaged(f"plan {self.plan.hash}: rows are left without a clip or a caption; run the build again")
         status[waiting] = Status.OK
-        return pa.table(columns, self.schemas.rows)
+        return pa.table(columns, ROWS)
 
-    def _records(self, name: str) -> pa.Table:
-        """The records of a noise set that were made, failed, or changed in the plan already."""
-        tables = [self.schemas.records.empty_table()]
-        planned = _tables(self.store, self.plan.records.get(name, ()))
-        if planned is not None:
-            tables.append(planned.cast(self.schemas.records))
-        for receipt in self._of(f"noise/{name}"):
-            for entry in receipt.files:
-                made = self._read(entry, ("num", "checksum"))
-                rows = {"file": np.full(made.num_rows, entry.key, np.uint64), "row": np.arange(made.num_rows)}
-                tables.append(self._made_records(made, rows, np.full(made.num_rows, Status.OK)))
-            failed = sorted(receipt.failures, key=lambda failure: failure.num)
-            made = pa.table({"num": [failure.num for failure in failed], "checksum": [0] * len(failed)})
-            states = [Status.RETRYABLE if failure.retryable else Status.FAILED for failure in failed]
-            tables.append(self._made_records(made, {"file": [0] * len(failed), "row": [-1] * len(failed)}, states))
-        return merge(tables)
+    def _records(self, name: str, lo: int, hi: int, partition: int) -> pa.Table:
+        """The records of a stage over clips that were made, failed, or changed in the plan already."""
+        stage = StageName.of_records(name.removeprefix("records/")).name
+        return merge([self._planned(name, lo, hi, RECORDS), self._made_by(stage, partition).sort_by("num")])
 
-    def _made_records(self, made: pa.Table, rows: Mapping[str, Any], status: Iterable[int]) -> pa.Table:
-        columns = {"num": made.column("num"), **rows, "checksum": made.column("checksum"), "status": list(status)}
-        types = {field.name: field.type for field in self.schemas.records}
-        arrays = {
-            name: pa.array(values, types[name]) if not isinstance(values, pa.ChunkedArray) else values.cast(types[name])
-            for name, values in columns.items()
-        }
-        return pa.table(arrays, self.schemas.records)
-
-    def failures(self) -> pa.Table:
-        """Failures of this build, those that the plan found, and an empty code for what has healed, by number."""
-        schema = self.schemas.failures
-        failed = self.failed
-        known = self._known_failures()
-        columns = {name: [getattr(failure, name) for failure in failed] for name in _FAILURE_FIELDS}
-        columns["first_snapshot"] = [known.get((failure.num, failure.stage), 0) for failure in failed]
-        made = pa.table({**columns, "last_snapshot": [0] * len(failed)}, schema)
-        healed = pa.Table.from_pylist(
-            [
-                dict.fromkeys(("id", "source", "uri", "code", "message"), "")
-                | {"num": num, "stage": stage, "retryable": False, "attempts": 0}
-                | {"first_snapshot": 0, "last_snapshot": 0}
-                for num, stage in sorted(known)
-                if np.isin(num, self._succeeded(stage))
-            ],
-            schema,
+    def _failure_rows(self, lo: int, hi: int, partition: int) -> pa.Table:
+        """Failures of this build, those that the plan found, and an empty code for what has healed."""
+        made = self._failures.read(partition)
+        known = self._known_failures(lo, hi)
+        firsts = dict(zip(zip(*_keys(known), strict=True), known.column("first_snapshot").to_pylist(), strict=True))
+        first = [firsts.get(key, 0) for key in zip(*_keys(made), strict=True)]
+        made = made.set_column(
+            FAILURES.get_field_index("first_snapshot"), FAILURES.field("first_snapshot"), pa.array(first, pa.int64())
         )
-        planned = _tables(self.store, self.plan.failures)
-        tables = [schema.empty_table(), *([planned.cast(schema)] if planned is not None else []), healed, made]
-        return merge(tables, FAILURE_KEY)
+        planned = self._planned("failures", lo, hi, FAILURES, FAILURE_KEY)
+        tables = (planned, self._healed(known, partition), made)
+        return merge([table.sort_by([(name, "ascending") for name in FAILURE_KEY]) for table in tables], FAILURE_KEY)
 
-    def _known_failures(self) -> dict[tuple[int, str], int]:
-        """The snapshot that first recorded each failure of the parent at a stage that this build carried out."""
-        if self.parent is None or not self.parent.failures:
-            return {}
-        table = OverlayTable(self.store, self.parent.failures, FAILURE_KEY).read()
-        table = table.filter(
-            pc.and_(pc.not_equal(table.column("code"), ""), pc.not_equal(table.column("stage"), PLAN_STAGE))
+    def _known_failures(self, lo: int, hi: int) -> pa.Table:
+        """The failures of the parent at stages of this build."""
+        entries = self.parent.failures if self.parent else ()
+        table = OverlayTable(self.store, entries, FAILURE_KEY, FAILURES).slice(lo, hi)
+        return table.filter((pc.field("code") != "") & (pc.field("stage") != PLAN))
+
+    def _healed(self, known: pa.Table, partition: int) -> pa.Table:
+        """What takes the place of the failures of the clips that were made now."""
+        healed = []
+        for stage in pc.unique(known.column("stage")).to_pylist():
+            made = self._made_by(stage, partition)
+            if "status" in made.column_names:
+                made = made.filter(~pc.field("status").isin([int(Status.FAILED), int(Status.RETRYABLE)]))
+            here = (pc.field("stage") == stage) & pc.field("num").isin(made.column("num").combine_chunks())
+            healed.append(known.filter(here).select(["num", "stage"]))
+        keys = pa.concat_tables([FAILURES.empty_table().select(["num", "stage"]), *healed])
+        empty = {name: [""] * keys.num_rows for name in ("id", "source", "uri", "code", "message")}
+        zeros = {name: [0] * keys.num_rows for name in ("attempts", "first_snapshot", "last_snapshot")}
+        columns: dict[str, Any] = {**empty, **zeros, "retryable": [False] * keys.num_rows}
+        columns |= {"num": keys.column("num"), "stage": keys.column("stage")}
+        return pa.table({name: columns[name] for name in FAILURES.names}, FAILURES)
+
+
+class _Tables(Sequence[pa.Table]):
+    """Tables in a scratch folder, read one at a time; those without rows are left out."""
+
+    def __init__(self, scratch: Store) -> None:
+        self._writer = BankWriter(scratch)
+        self._entries: list[FileEntry] = []
+
+    def append(self, table: pa.Table) -> None:
+        if written := write_segment(self._writer, "tables", table):
+            self._entries.append(written)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, i: Any) -> Any:
+        return read_table(self._writer.store, self._entries[i].path)
+
+
+def _without_failures(receipt: Receipt) -> Receipt:
+    return dataclasses.replace(receipt, failures=())
+
+
+def _keys(failures: pa.Table) -> tuple[list[int], list[str]]:
+    return failures.column("num").to_pylist(), failures.column("stage").to_pylist()
+
+
+def _read_clips(store: Store, receipt: Receipt) -> Iterator[pa.Table]:
+    sidecar = receipt.files[-1]
+    made = read_table(store, sidecar.path, ["num", "video", "clip_row", "retryable"], remedy=BUILD_AGAIN)
+    row = made.column("clip_row").to_numpy()
+    failed = failure_status(made.column("retryable").fill_null(False).to_numpy())
+    yield _table(
+        CLIPS,
+        num=made.column("num"),
+        video=made.column("video"),
+        clip_file=np.full(made.num_rows, sidecar.key, np.uint64),
+        clip_row=row,
+        status=np.where(row >= 0, Status.PENDING, failed),
+    )
+
+
+def _read_captions(store: Store, receipt: Receipt) -> Iterator[pa.Table]:
+    for entry in receipt.files:
+        made = read_table(store, entry.path, ["num", "caption_hash"], remedy=BUILD_AGAIN)
+        rows = np.arange(made.num_rows)
+        file = np.full(made.num_rows, entry.key, np.uint64)
+        yield _table(
+            CAPTIONS, num=made.column("num"), caption=made.column("caption_hash"), caption_file=file, caption_row=rows
         )
-        names = ("num", "stage", "first_snapshot")
-        return {
-            (num, stage): first for num, stage, first in zip(*(table.column(n).to_pylist() for n in names), strict=True)
-        }
-
-    def _succeeded(self, stage: str) -> Nums:
-        """Numbers of the clips that this build made at a stage."""
-        if stage not in self._good:
-            found = [np.zeros(0, np.int64)]
-            for receipt in self._of(stage):
-                failed = [failure.num for failure in receipt.failures]
-                if receipt.files:
-                    nums = self._read(receipt.files[-1], ("num",)).column("num").to_numpy()
-                    found.append(np.setdiff1d(nums, failed))
-            self._good[stage] = np.concatenate(found)
-        return self._good[stage]
-
-    def _of(self, stage: str) -> list[Receipt]:
-        return [receipt for receipt in self.receipts if receipt.stage == stage]
-
-    def _read(self, entry: FileEntry, columns: Sequence[str]) -> pa.Table:
-        """Some columns of a data file, Parquet or Arrow."""
-        try:
-            with self.store.open(entry.path) as file:
-                if entry.path.endswith(".parquet"):
-                    table = pq.read_table(file, columns=list(columns))
-                else:
-                    table = read_beside_noise(file).select(list(columns))
-        except (FileNotFoundError, pa.ArrowException) as error:
-            raise BankDamaged(f"{entry.path}: missing or damaged ({error}); run the build again") from error
-        return table
 
 
-def _tables(store: Store, files: Sequence[FileEntry]) -> pa.Table | None:
-    """Files of a plan as one table, sorted as they are; None where there is none."""
-    if not files:
-        return None
-    return pa.concat_tables([OverlayTable(store, [entry], ("num",)).read() for entry in files])
+def _read_over_clips(store: Store, receipt: Receipt) -> Iterator[pa.Table]:
+    for entry in receipt.files:
+        made = read_records(store, entry)
+        file, status = np.full(made.num_rows, entry.key, np.uint64), np.full(made.num_rows, Status.OK)
+        columns = {"file": file, "row": np.arange(made.num_rows), "status": status}
+        yield _table("", num=made.column("num"), checksum=made.column("checksum"), **columns)
+    failed = receipt.failures
+    status = failure_status(np.array([failure.retryable for failure in failed], bool))
+    zeros = np.zeros(len(failed), np.uint64)
+    nums = np.array([failure.num for failure in failed], np.int64)
+    yield _table("", num=nums, file=zeros, row=np.full(len(failed), -1), checksum=zeros, status=status)
 
 
-def _places(nums: Nums, wanted: Nums, name: str) -> Nums:
-    at, found = matches(nums, wanted)
-    if not found.all():
-        raise BankDamaged(f"{name}: its shard has clips that the plan does not know; run the build again")
-    return at
-
-
-def _columns(table: pa.Table | None, nums: Nums, name: str) -> npt.NDArray[np.uint64]:
-    """The values of a column for ``nums``, 0 where they are not in the table."""
-    values = np.zeros(len(nums), np.uint64)
-    if table is not None:
-        at, found = matches(table.column("num").to_numpy(), nums)
-        values[found] = table.column(name).to_numpy()[at[found]]
-    return values
+def _table(stage: str, **columns: Any) -> pa.Table:
+    schema = _MADE.get(stage, RECORDS)
+    return pa.table({name: columns[name] for name in schema.names}).cast(schema)

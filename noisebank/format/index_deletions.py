@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from noisebank.errors import BankDamaged
 from noisebank.format.manifest import IndexSegment
-from noisebank.format.trusted import trusted_bytes, trusted_path
-from noisebank.storage import Store, publish_bytes
+from noisebank.format.reading import verified_bytes, verified_path
+from noisebank.format.stage_names import INDEX
+from noisebank.storage import BankWriter, Store
 
 Nums = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -33,7 +34,7 @@ def read_deleted(store: Store, segment: IndexSegment) -> Mask:
     """
     if segment.deleted is None:
         return np.zeros(segment.size, bool)
-    packed = np.frombuffer(trusted_bytes(store, segment.deleted), np.uint8)
+    packed = np.frombuffer(verified_bytes(store, segment.deleted), np.uint8)
     if len(packed) != (segment.size + 7) // 8:
         raise BankDamaged(f"{segment.deleted.path}: {len(packed)} bytes for {segment.size} positions; run verify")
     return np.unpackbits(packed, count=segment.size, bitorder="little").astype(bool)
@@ -46,21 +47,21 @@ def read_nums(store: Store, segment: IndexSegment) -> Nums:
         BankDamaged: the entries are missing, damaged or of another number.
     """
     with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        path = trusted_path(store, segment.entries, Path(scratch))
+        path = verified_path(store, segment.entries, Path(scratch))
         nums: Nums = pq.read_table(path, columns=["num"]).column("num").to_numpy()
     if len(nums) != segment.size:
         raise BankDamaged(f"{segment.entries.path}: {len(nums)} rows for {segment.size} positions; run verify")
     return nums
 
 
-def mark_deleted(store: Store, segment: IndexSegment, nums: Nums, generation: int) -> IndexSegment:
+def mark_deleted(writer: BankWriter, segment: IndexSegment, nums: Nums) -> IndexSegment:
     """``segment`` with the positions of the clips ``nums`` deleted."""
     if not len(nums):
         return segment
-    before = read_deleted(store, segment)
-    after = before | np.isin(read_nums(store, segment), nums)
+    before = read_deleted(writer.store, segment)
+    after = before | np.isin(read_nums(writer.store, segment), nums)
     if (after == before).all():
         return segment
     packed = np.packbits(after, bitorder="little").tobytes()
-    entry = publish_bytes(store, packed, "index", _SUFFIX, int(after.sum()), generation)
+    entry = writer.data(packed, INDEX, _SUFFIX, int(after.sum()))
     return dataclasses.replace(segment, deleted=entry)

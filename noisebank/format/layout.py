@@ -5,21 +5,24 @@ from __future__ import annotations
 import re
 
 _DATA = r"[0-9a-f]{32}(-v[1-9][0-9]*)?"
+_FOLDERS = ("clips", "captions", "index", "rows", "records", "touched", "failures", "parts", "expired", "snapshots")
+_WORK = ("plans", "runs", "probe")
+_OVER_CLIPS = rf"(?!({'|'.join((*_FOLDERS, *_WORK))})/)[A-Za-z0-9_]+/[A-Za-z0-9_]+"
 _NAMES = re.compile(
     rf"""
     clips/{_DATA}\.(tar|parquet)
     | captions/{_DATA}\.parquet
-    | (noise|records)/[A-Za-z0-9_]+/{_DATA}\.arrow
+    | records(/[A-Za-z0-9_]+){{1,2}}/{_DATA}\.arrow
+    | {_OVER_CLIPS}/{_DATA}\.(arrow|parquet)
     | index/{_DATA}\.(faiss|parquet|json|bits)
     | (rows|touched)/{_DATA}\.arrow
     | (failures|parts|expired)/{_DATA}\.parquet
-    | (clips|captions|index|noise/[A-Za-z0-9_]+)/[0-9a-f]{{32}}\.json
+    | (clips|captions|index|{_OVER_CLIPS})/[0-9a-f]{{32}}\.json
     | snapshots/[0-9]{{8}}\.json
     | (plans|runs|probe)/.+
     """,
     re.VERBOSE,
 )
-_WORK = ("plans", "runs", "probe")
 
 
 def is_ours(key: str) -> bool:
@@ -29,6 +32,11 @@ def is_ours(key: str) -> bool:
     (True, False)
     """
     return _NAMES.fullmatch(key) is not None
+
+
+def is_taken(kind: str) -> bool:
+    """Whether a stage over clips cannot be of this kind, because the bank has a folder of that name for itself."""
+    return kind in (*_FOLDERS, *_WORK)
 
 
 def is_work(key: str) -> bool:

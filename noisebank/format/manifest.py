@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict
 
 from noisebank.errors import BankDamaged, BankNotFound, SnapshotExpired, UnsupportedFormat
 from noisebank.format.sealed import seal, unseal
+from noisebank.format.stage_names import flatten
 from noisebank.format.typed import typed
 from noisebank.storage import FileEntry, Store
 
@@ -123,10 +124,11 @@ class Snapshot:
         models: ``{"captions": {...}, "noise": {set: {...}}}``: what readers must know of the models.
         counts: rows of the build, as its summary gives them.
         sources: rows known of each source, removed ones excluded.
-        noise_sets: the sets of the configuration.
+        noise_sets: the noise sets of the configuration.
         in_bank: rows with a clip, a caption and a record in each of ``noise_sets``.
-        records: overlay segments of each noise set, oldest first; see :mod:`noisebank.format.tables`.
-        record_counts: clips with a record, by noise set.
+        records: overlay segments of each stage over clips, oldest first, by its key
+            (:attr:`.stage_names.StageName.records`: a noise set's name); see :mod:`noisebank.format.tables`.
+        record_counts: clips with a record, by the same key.
         failure_counts: failures by code.
         data_bytes: of all data files (clips, sidecars, captions, noise).
         parts: manifest parts by kind; see :mod:`noisebank.format.parts`.
@@ -169,6 +171,11 @@ class Snapshot:
     def path(self) -> str:
         """Where it is stored."""
         return snapshot_path(self.number)
+
+    @property
+    def stage_fingerprints(self) -> dict[str, str]:
+        """Fingerprints by stage name."""
+        return flatten(self.fingerprints)
 
     @property
     def own_files(self) -> tuple[FileEntry, ...]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,34 @@ def storage_roundtrip(noise: torch.Tensor, dtype: str) -> torch.Tensor:
     return dequantise(*quantise(noise)) if dtype == "int8" else noise.half().float()
 
 
+class StoredRecord(NamedTuple):
+    """A record as its file holds it: encoded values and scales, and the other columns."""
+
+    schema: pa.Schema
+    values: npt.NDArray[Any]
+    scales: npt.NDArray[Any]
+    columns: dict[str, Any]
+
+
+def stored_records(path: Path, rows: Iterable[int]) -> Iterator[StoredRecord]:
+    """Records of a local noise shard, one in memory at a time.
+
+    Args:
+        path: the file.
+        rows: positions of the records.
+    """
+    with pa.memory_map(str(path)) as source:
+        batch = pa.ipc.open_file(source).get_batch(0)
+        names = [name for name in batch.schema.names if name not in ("noise", "scale")]
+        beside = batch.select(names).to_pylist()
+        for row in rows:
+            values = batch.column("noise").storage.slice(row, 1).flatten().to_numpy(zero_copy_only=False)
+            scales = _NOTHING.numpy()
+            if "scale" in batch.schema.names:
+                scales = batch.column("scale").slice(row, 1).flatten().to_numpy(zero_copy_only=False)
+            yield StoredRecord(batch.schema, values, scales, beside[row])
+
+
 class NoiseWriter:
     """Writes one noise shard record by record; of the noise it holds none.
 
@@ -127,6 +155,13 @@ class NoiseWriter:
         self._values.write(values.data)
         self._scales.write(scales.data)
 
+    def copy(self, record: StoredRecord) -> None:
+        """One more record as another shard of the same schema holds it, bit for bit."""
+        for name, column in self._columns.items():
+            column.append(record.columns[name])
+        self._values.write(record.values.data)
+        self._scales.write(record.scales.data)
+
     def finish(self) -> dict[str, int]:
         """Writes the file.
 
@@ -148,10 +183,10 @@ class NoiseWriter:
         batch = pa.record_batch([arrays[name] for name in self._schema.names], schema=self._schema)
         with pa.OSFile(str(self._path), "wb") as sink, pa.ipc.new_file(sink, self._schema) as writer:
             writer.write_batch(batch)
-        return record_layout(self._path)
+        return _record_layout(self._path)
 
 
-def record_layout(path: Path) -> dict[str, int]:
+def _record_layout(path: Path) -> dict[str, int]:
     """Where the records of a local noise shard are, read from its footer (see :class:`RecordLayout`)."""
     with pa.memory_map(str(path)) as source:
         start = source.read_buffer(source.size()).address

@@ -1,7 +1,8 @@
 """Manifest parts: Parquet files with one row per data file of a snapshot.
 
-Kinds: ``clips`` (tars), ``sidecars`` (the Parquet files beside them), ``captions`` and ``noise/<set>``. A commit adds a
-part for its new files and rewrites only the parts whose files it drops; few parts are kept by merging small ones.
+Kinds: ``clips`` (tars), ``sidecars`` (the Parquet files beside them), ``captions``, and the stages over clips by name
+(``noise/<set>``). A commit adds a part for its new files and rewrites only the parts whose files it drops; few parts
+are kept by merging small ones.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from noisebank.format.reading import verified_table
 from noisebank.format.receipts import Receipt
+from noisebank.format.stage_names import CLIPS, SIDECARS
 from noisebank.format.tables import merge_from
-from noisebank.format.trusted import trusted_table
-from noisebank.storage import FileEntry, Store, publish_bytes
+from noisebank.storage import BankWriter, FileEntry, Store
 
 FOLDER = "parts"
 
@@ -50,7 +52,7 @@ def kind_of(path: str) -> str:
     ('sidecars', 'noise/modelscope')
     """
     folder, _, name = path.rpartition("/")
-    return "sidecars" if folder == "clips" and not name.endswith(".tar") else folder
+    return SIDECARS if folder == CLIPS and not name.endswith(".tar") else folder
 
 
 def part_rows(receipts: Iterable[Receipt]) -> dict[str, pa.Table]:
@@ -70,7 +72,7 @@ def read_parts(store: Store, entries: Sequence[FileEntry]) -> pa.Table:
     Raises:
         BankDamaged: a part is missing or damaged.
     """
-    tables = [trusted_table(store, entry).cast(PART) for entry in entries]
+    tables = [verified_table(store, entry).cast(PART) for entry in entries]
     return pa.concat_tables([PART.empty_table(), *tables]).combine_chunks()
 
 
@@ -81,18 +83,17 @@ def part_entries(part: pa.Table) -> list[FileEntry]:
 
 
 def update_parts(
-    store: Store, entries: Sequence[FileEntry], new: pa.Table | None, live: Keys, generation: int
+    writer: BankWriter, entries: Sequence[FileEntry], new: pa.Table | None, live: Keys
 ) -> tuple[tuple[FileEntry, ...], int]:
     """The parts of one kind after a commit, and the bytes of all files in them.
 
     Args:
-        store: the bank.
+        writer: of the bank.
         entries: the parts before.
         new: files to add; one that is there already is listed anew, for other options may have made the same content.
         live: keys of the files that some row refers to; all others are dropped.
-        generation: number of the last vacuum.
     """
-    tables = [read_parts(store, [entry]) for entry in entries]
+    tables = [read_parts(writer.store, [entry]) for entry in entries]
     kept = [table.filter(pc.is_in(table.column("key"), value_set=pa.array(live))) for table in tables]
     if new is not None:
         keys, first = np.unique(new.column("key").to_numpy(), return_index=True)
@@ -110,11 +111,11 @@ def update_parts(
         if unchanged:
             written.append(entries[group[0]])
         elif table.num_rows:
-            written.append(_write_part(store, table, generation))
+            written.append(_write_part(writer, table))
     return tuple(written), sum(pc.sum(table.column("bytes")).as_py() or 0 for table in kept)
 
 
-def _write_part(store: Store, table: pa.Table, generation: int) -> FileEntry:
+def _write_part(writer: BankWriter, table: pa.Table) -> FileEntry:
     sink = pa.BufferOutputStream()
     pq.write_table(table.sort_by("key"), sink, compression="zstd")
-    return publish_bytes(store, sink.getvalue().to_pybytes(), FOLDER, ".parquet", table.num_rows, generation)
+    return writer.data(sink.getvalue().to_pybytes(), FOLDER, ".parquet", table.num_rows)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from noisebank.errors import BankDamaged
 from noisebank.format.sealed import seal, unseal
 from noisebank.format.typed import typed
 from noisebank.storage import FileEntry, Store
-from noisebank.storage.files import is_present
+from noisebank.storage.files import is_intact, is_present
 
 _log = logging.getLogger(__name__)
 _HEX_DIGITS = 32
@@ -102,11 +103,17 @@ def inputs_hash(fingerprint: str, *columns: pa.Array | pa.ChunkedArray) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_HEX_DIGITS]
 
 
-def find_receipt(store: Store, stage: str, inputs: str) -> Receipt | None:
+def find_receipt(store: Store, stage: str, inputs: str, *, verify: bool = False) -> Receipt | None:
     """The receipt of a finished shard; None if the shard is still to do.
 
     A receipt that is damaged, or whose files are gone (vacuumed) or have another size, counts for nothing: whoever
     makes its shard again takes its place (:func:`finish`).
+
+    Args:
+        store: the bank.
+        stage: name of the stage.
+        inputs: hash of what the shard was made of.
+        verify: read the files and compare their content too: for work that no snapshot has yet.
     """
     path = receipt_path(stage, inputs)
     try:
@@ -116,33 +123,33 @@ def find_receipt(store: Store, stage: str, inputs: str) -> Receipt | None:
     except BankDamaged as error:
         _log.warning("%s; its shard counts as not made", error)
         return None
-    lost = [entry.path for entry in receipt.files if not is_present(store, entry)]
+    is_sound = is_intact if verify else is_present
+    lost = [entry.path for entry in receipt.files if not is_sound(store, entry)]
     if lost:
-        _log.warning("%s: %s is gone or has another size; its shard counts as not made", path, lost[0])
+        _log.warning("%s: %s is gone or damaged; its shard counts as not made", path, lost[0])
         return None
     return receipt
 
 
-def find_receipts(store: Store, names: Iterable[tuple[str, str]]) -> list[Receipt]:
-    """The receipts of many finished shards, ``(stage, inputs)`` each, in order; several are read at once.
+def find_receipts(store: Store, names: Iterable[tuple[str, str]]) -> Iterator[Receipt]:
+    """The receipts of many finished shards, ``(stage, inputs)`` each, in order; some are read ahead.
 
     What one says in its ``info`` as the one before of its stage does (a model's description) is in memory once.
 
     Raises:
         BankDamaged: one of them, or a file that it names, has disappeared.
     """
-    receipts: list[Receipt] = []
     said: dict[str, dict[str, Any]] = {}
-    names = list(names)
+    names = iter(names)
     with ThreadPoolExecutor(_READERS) as pool:
-        for name, receipt in zip(names, pool.map(lambda name: find_receipt(store, *name), names), strict=True):
-            if receipt is None:
-                raise BankDamaged(f"{receipt_path(*name)}: a finished shard has disappeared; run the build again")
-            before = said.get(receipt.stage, {})
-            info = {key: before[key] if before.get(key) == value else value for key, value in receipt.info.items()}
-            said[receipt.stage] = info
-            receipts.append(replace(receipt, info=info))
-    return receipts
+        while ahead := list(islice(names, 4 * _READERS)):
+            for name, receipt in zip(ahead, pool.map(lambda name: find_receipt(store, *name), ahead), strict=True):
+                if receipt is None:
+                    raise BankDamaged(f"{receipt_path(*name)}: a finished shard has disappeared; run the build again")
+                before = said.get(receipt.stage, {})
+                info = {key: before[key] if before.get(key) == value else value for key, value in receipt.info.items()}
+                said[receipt.stage] = info
+                yield replace(receipt, info=info)
 
 
 def read_receipt(store: Store, path: str) -> Receipt | None:
@@ -154,12 +161,12 @@ def read_receipt(store: Store, path: str) -> Receipt | None:
 
 
 def finish(store: Store, receipt: Receipt) -> Receipt:
-    """Records ``receipt``, whose files are stored; returns the one that counts: this, or an earlier attempt's.
+    """Records ``receipt``, whose files are stored; returns the one that holds: this, or an earlier attempt's.
 
     One that counts for nothing is removed.
     """
-    while not store.commit(receipt.path, receipt.to_bytes()):
-        if (winner := find_receipt(store, receipt.stage, receipt.inputs)) is not None:
+    while not store.create(receipt.path, receipt.to_bytes()):
+        if (winner := find_receipt(store, receipt.stage, receipt.inputs, verify=True)) is not None:
             return winner
         store.delete(receipt.path)
     return receipt

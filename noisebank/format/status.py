@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import numpy as np
+import numpy.typing as npt
+
 
 class Status(IntEnum):
     """What became of the newest listing of a row."""
@@ -12,5 +15,9 @@ class Status(IntEnum):
     PENDING = 1  # only inside a plan
     FAILED = 2  # for good, unless the listing changes
     RETRYABLE = 3
-    INVALID = 4  # the list itself is wrong: no caption, a bad time
     REMOVED = 5  # tombstone; gone when segments are merged
+
+
+def failure_status(retryable: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """FAILED or RETRYABLE."""
+    return np.where(retryable, Status.RETRYABLE, Status.FAILED).astype(np.uint8)

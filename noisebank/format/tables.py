@@ -10,11 +10,10 @@ from __future__ import annotations
 import bisect
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,30 +21,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.errors import BankDamaged
-from noisebank.format.trusted import arrow_buffer
-from noisebank.storage import FileEntry, Store, publish_file
+from noisebank.format.reading import PARQUET, arrow_buffer, reading
+from noisebank.storage import BankWriter, FileEntry, Store
 
 BATCH_ROWS = 65_536
 FAILURE_KEY = ("num", "stage")
 """What identifies a row of the table of failures; the other tables have one row a ``num``."""
 
 ARROW = ".arrow"
-PARQUET = ".parquet"
 _MERGE_RATIO = 2
 _SLICE_BATCHES = 16
 
 
 def write_segment(
-    store: Store, folder: str, tables: pa.Table | Iterable[pa.Table], generation: int = 0, suffix: str = ARROW
+    writer: BankWriter, folder: str, tables: pa.Table | Iterable[pa.Table], suffix: str = ARROW
 ) -> FileEntry | None:
     """Writes one segment from one table or from several of ascending numbers.
 
     Args:
-        store: the bank.
+        writer: of the bank.
         folder: such as ``rows`` or ``records/<set>``.
         tables: sorted by ``num`` as one; of one schema.
-        generation: number of the last vacuum (see :func:`noisebank.storage.publish_file`).
         suffix: ``.arrow`` or ``.parquet``.
 
     Returns:
@@ -62,14 +58,14 @@ def write_segment(
     with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
         path = Path(scratch, "segment")
         rows = 0
-        with _Writer(path, schema, suffix) as writer:
+        with _SegmentFile(path, schema, suffix) as file:
             for table in chain([first], pieces):
-                writer.write(table.replace_schema_metadata(None).cast(schema))
+                file.write(table.replace_schema_metadata(None).cast(schema))
                 rows += table.num_rows
-        return publish_file(store, path, folder, suffix, rows, generation)
+        return writer.file(path, folder, suffix, rows)
 
 
-class _Writer:
+class _SegmentFile:
     """Cuts tables into full batches and checks that they ascend."""
 
     def __init__(self, path: Path, schema: pa.Schema, suffix: str) -> None:
@@ -81,7 +77,7 @@ class _Writer:
         self._waiting = schema.empty_table()
         self._last = -1
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> _SegmentFile:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -175,14 +171,6 @@ class OverlayTable:
         return None
 
 
-def read_beside_noise(file: BinaryIO | pa.NativeFile) -> pa.Table:
-    """The columns of a noise shard but ``noise`` and ``scale``, whose bytes are not read."""
-    schema = pa.ipc.open_file(file).schema
-    wanted = [number for number, name in enumerate(schema.names) if name not in ("noise", "scale")]
-    file.seek(0)
-    return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
-
-
 def matches(
     nums: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -249,7 +237,7 @@ class _Segment:
 
     def __init__(self, store: Store, entry: FileEntry) -> None:
         self.entry = entry
-        with _damage(entry):
+        with reading(entry.path):
             path = store.local_path(entry.path)
             source = pa.OSFile(str(path)) if path else pa.PythonFile(store.open(entry.path), mode="r")
             self._file: _Batches = _ParquetBatches(source) if entry.path.endswith(PARQUET) else _ArrowBatches(source)
@@ -259,7 +247,7 @@ class _Segment:
     def first(self, i: int) -> int:
         """The smallest number in batch ``i``."""
         if i not in self._first:
-            with _damage(self.entry):
+            with reading(self.entry.path):
                 self._first[i] = self._file.first(i)
         return self._first[i]
 
@@ -268,7 +256,7 @@ class _Segment:
         batches = range(self.batches)
         begin = max(0, bisect.bisect_left(batches, lo, key=self.first) - 1)
         end = self.batches if hi is None else bisect.bisect_left(batches, hi, key=self.first)
-        with _damage(self.entry):
+        with reading(self.entry.path):
             tables = [self._file.read(i) for i in range(begin, end)]
             table = pa.concat_tables([self._file.schema.empty_table(), *tables])
             nums = table.column("num").to_numpy()
@@ -319,7 +307,7 @@ class _Finder:
     """The columns of an Arrow segment as numpy arrays over its memory map."""
 
     def __init__(self, store: Store, entry: FileEntry) -> None:
-        with _damage(entry):
+        with reading(entry.path):
             path = store.local_path(entry.path)
             source = pa.memory_map(str(path)) if path else pa.BufferReader(arrow_buffer(store.read(entry.path)))
             reader = pa.ipc.open_file(source)
@@ -337,17 +325,6 @@ class _Finder:
         if row == len(nums) or nums[row] != num:
             return None
         return tuple(column.item(row) for column in self._columns[i])
-
-
-@contextmanager
-def _damage(entry: FileEntry) -> Iterator[None]:
-    """Turns what Arrow says about a bad file into BankDamaged with its name."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise BankDamaged(f"{entry.path}: missing; run verify") from error
-    except (pa.ArrowException, OSError) as error:
-        raise BankDamaged(f"{entry.path}: cannot be read ({error}); run verify") from error
 
 
 def _ranks(column: pa.ChunkedArray) -> npt.NDArray[Any]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable, matches, slice_edges
 
@@ -29,9 +30,9 @@ class Tally:
     Args:
         sources: rows that are not removed, by the number of their source.
         in_bank: rows with a clip, a caption and a record in every configured noise set.
-        records: rows with a record, by noise set.
+        records: rows with a record, by the key of their table (:attr:`noisebank.format.stage_names.StageName.records`).
         clip_files, caption_files: keys of the files that rows refer to, unique and sorted.
-        noise_files: the same by noise set.
+        record_files: the same by the key of the table of records.
     """
 
     sources: Counter[int] = field(default_factory=Counter)
@@ -39,13 +40,13 @@ class Tally:
     records: Counter[str] = field(default_factory=Counter)
     clip_files: Keys = field(default_factory=lambda: np.zeros(0, np.uint64))
     caption_files: Keys = field(default_factory=lambda: np.zeros(0, np.uint64))
-    noise_files: dict[str, Keys] = field(default_factory=dict)
+    record_files: dict[str, Keys] = field(default_factory=dict)
 
     def live(self, kind: str) -> Keys:
         """The keys of one kind of data files (:mod:`noisebank.format.parts`) that rows refer to."""
-        if kind in ("clips", "sidecars"):
+        if kind in (CLIPS, SIDECARS):
             return self.clip_files
-        return self.caption_files if kind == "captions" else self.noise_files[kind.removeprefix("noise/")]
+        return self.caption_files if kind == CAPTIONS else self.record_files[StageName.parse(kind).records]
 
 
 def tally(rows: OverlayTable, records: Mapping[str, OverlayTable], noise_sets: Collection[str]) -> Tally:
@@ -53,10 +54,10 @@ def tally(rows: OverlayTable, records: Mapping[str, OverlayTable], noise_sets: C
 
     Args:
         rows: its rows.
-        records: its records, by noise set.
+        records: its records, by the key of their table.
         noise_sets: the sets in which a row must have a record to be in the bank; each a key of ``records``.
     """
-    result = Tally(noise_files={name: np.zeros(0, np.uint64) for name in records})
+    result = Tally(record_files={name: np.zeros(0, np.uint64) for name in records})
     if not rows.entries:
         return result
     edges = slice_edges([rows, *records.values()])
@@ -74,7 +75,7 @@ def tally(rows: OverlayTable, records: Mapping[str, OverlayTable], noise_sets: C
             files = _files_of(nums, table.slice(lo, hi)) if table.entries else np.zeros(len(nums), np.uint64)
             files[~present] = 0
             result.records[name] += int(np.count_nonzero(files))
-            result.noise_files[name] = _united(result.noise_files[name], files)
+            result.record_files[name] = _united(result.record_files[name], files)
             if name in noise_sets:
                 complete &= files != 0
         result.in_bank += int(complete.sum())

@@ -33,6 +33,11 @@ class ModelConfig:
     read: Callable[[str], Mapping[str, Any]] = field(repr=False)
 
 
+def absolute_path(model: str) -> str:
+    """A hub id, or the absolute path of a folder: readers of the bank start elsewhere."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
+
+
 def resolve_file(model: str, name: str, *, download: bool = True) -> Path | None:
     """The local path of one file of a model: a folder's own, or a hub id's from the cache or the hub.
 

@@ -10,6 +10,7 @@ from noisebank.errors import ConfigError
 from noisebank.models.base import ClipRules, ModelAdapter, family_of
 from noisebank.models.config import check_weights, model_digest, read_model_config
 from noisebank.models.schedulers import deterministic_twin
+from noisebank.options import NoiseOptions
 
 
 def load_clip_rules(model: str, motion_adapter: str | None = None) -> ClipRules:
@@ -96,6 +97,41 @@ def load_model(
     if compile:
         network.compile()
     return family(config, pipe, dtype, device)
+
+
+def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> ModelAdapter:
+    """Loads the model of a noise set onto the best device of this machine, in the dtype that ``precision`` says.
+
+    ``auto`` is float32 on a CPU and bfloat16 on a GPU that has it: no model's activations overflow it, so no clip is
+    lost to infinities. Its rounding is the floor of the error, where one warm-started call a step is as good as many;
+    a model that runs in float16 gets a smaller error from ``precision: float16`` (the frontier in docs/inversion.md).
+
+    float32 means float32: torch would let convolutions round their inputs to the 10 bits of TF32, those of the VAE too,
+    which is as coarse as float16. That is switched off for the whole process.
+
+    Args:
+        options: of the set.
+        digest: what the model must have (:func:`~noisebank.models.model_digest`), if one is given.
+    """
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = options.precision
+    if precision == "auto":
+        half = "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float16"
+        precision = half if device == "cuda" else "float32"
+    return load_model(
+        options.model,
+        dtype=getattr(torch, precision),
+        device=device,
+        motion_adapter=options.motion_adapter,
+        compile=options.compile,
+        digest=digest,
+    )
 
 
 def _channels_last(network: torch.nn.Module) -> None:

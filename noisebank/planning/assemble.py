@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisebank.config import to_mapping
-from noisebank.format.receipts import find_receipt
+from noisebank.format.parts import kind_of
+from noisebank.format.reading import read_table
+from noisebank.format.receipts import find_receipts
+from noisebank.format.stage_names import CLIPS, StageName, over_clips
 from noisebank.options import Config
 from noisebank.planning.claims import ReceiptName
 from noisebank.planning.cut import Task, TaskFile, cut_tasks, tar_tasks
@@ -23,7 +26,7 @@ from noisebank.planning.plan import BATCH_ROWS, FOLDER, Plan, plan_hash
 from noisebank.planning.reduce import Reduced, row_numbers
 from noisebank.planning.survey import Survey
 from noisebank.sources import FILE_SHIFT
-from noisebank.storage import FileEntry, Store, publish_bytes
+from noisebank.storage import BankWriter, FileEntry, Store
 
 _DELTA_BATCH_ROWS = 1 << 16
 
@@ -60,16 +63,25 @@ class Scanned:
 
 @dataclass(frozen=True)
 class PartitionFiles:
-    """The files of one partition of a plan, and what it adds to the counts."""
+    """The files of one partition of a plan, and what it adds to the counts.
+
+    Args:
+        partition: its number.
+        tasks: rows to do, by stage.
+        changes: deltas of the snapshot's tables, by their names.
+        locations: of duplicate and invalid rows, if there are any.
+        tars: for the tasks of each stage over clips, ``(key of the tar, start, stop)`` of its rows.
+        counts, sources, receipts: as of :class:`.reduce.Reduced`.
+    """
 
     partition: int
-    files: Mapping[str, FileEntry]
-    """By table: ``clips``, ``captions``, ``noise/<set>``, ``rows``, ``records/<set>``, ``failures``, ``locations``."""
+    tasks: Mapping[str, FileEntry]
+    changes: Mapping[str, FileEntry]
+    locations: FileEntry | None
     tars: Mapping[str, tuple[tuple[int, int, int], ...]]
-    """For the tasks of each noise set, ``(key of the tar, start, stop)`` of its rows."""
     counts: Mapping[str, int]
     sources: Mapping[str, Mapping[str, int]]
-    receipts: frozenset[int] = field(default_factory=frozenset)
+    receipts: frozenset[int]
 
 
 def scanned(ranges: Iterable[ReadRange], config: Config, survey: Survey) -> Scanned:
@@ -86,9 +98,7 @@ def scanned(ranges: Iterable[ReadRange], config: Config, survey: Survey) -> Scan
     return Scanned(hash, starts, before - before[first] if len(starts) else before)
 
 
-def write_partition(
-    out: Store, partition: int, reduced: Reduced, scan: Scanned, survey: Survey, schemas: Mapping[str, pa.Schema]
-) -> PartitionFiles:
+def write_partition(out: Store, partition: int, reduced: Reduced, scan: Scanned, survey: Survey) -> PartitionFiles:
     """Writes the tables of a partition that have rows.
 
     Args:
@@ -97,28 +107,31 @@ def write_partition(
         reduced: the tables.
         scan: of all lists.
         survey: of the bank.
-        schemas: of the tables ``clips`` and ``captions`` (key ``tasks``), ``noise``, ``rows``, ``records`` and
-            ``failures``.
     """
-    tables = {
-        name: (table, schemas["tasks"]) for name, table in (("clips", reduced.clips), ("captions", reduced.captions))
-    }
-    tables |= {f"noise/{name}": (table, schemas["noise"]) for name, table in reduced.noise.items()}
-    tables |= {f"records/{name}": (table, schemas["records"]) for name, table in reduced.records.items()}
-    tables |= {"rows": (reduced.rows, schemas["rows"]), "failures": (reduced.failures, schemas["failures"])}
-    folder = f"{FOLDER}/{scan.hash}"
-    files = {}
-    for name, (table, schema) in tables.items():
-        if table.num_rows:
-            is_task = name in ("clips", "captions") or name.startswith("noise/")
-            data = _ipc_file(table.cast(schema), BATCH_ROWS if is_task else _DELTA_BATCH_ROWS)
-            files[name] = publish_bytes(out, memoryview(data), folder, ".arrow", table.num_rows)
+    writer, folder = BankWriter(out), f"{FOLDER}/{scan.hash}"
+
+    def write(tables: Mapping[str, pa.Table], batch_rows: int) -> dict[str, FileEntry]:
+        filled = {name: table for name, table in tables.items() if table.num_rows}
+        return {
+            name: writer.data(memoryview(_ipc_file(table, batch_rows)), folder, ".arrow", table.num_rows)
+            for name, table in filled.items()
+        }
+
+    locations = None
     if reduced.locations.num_rows:
         sink = io.BytesIO()
         pq.write_table(_located(reduced.locations, scan, survey), sink)
-        files["locations"] = publish_bytes(out, sink.getvalue(), folder, ".parquet", reduced.locations.num_rows)
-    tars = {f"noise/{name}": _runs(table) for name, table in reduced.noise.items()}
-    return PartitionFiles(partition, files, tars, reduced.counts, reduced.sources, reduced.receipts)
+        locations = writer.data(sink.getvalue(), folder, ".parquet", reduced.locations.num_rows)
+    return PartitionFiles(
+        partition=partition,
+        tasks=write(reduced.tasks, BATCH_ROWS),
+        changes=write(reduced.changes, _DELTA_BATCH_ROWS),
+        locations=locations,
+        tars={stage.name: _runs(reduced.tasks[stage.name]) for stage in over_clips(reduced.tasks)},
+        counts=reduced.counts,
+        sources=reduced.sources,
+        receipts=reduced.receipts,
+    )
 
 
 def assemble(
@@ -128,7 +141,6 @@ def assemble(
     scan: Scanned,
     survey: Survey,
     config: Config,
-    nested_fingerprints: Mapping[str, Any],
     models: Mapping[str, Any],
 ) -> Plan:
     """The plan of all partitions, not yet written.
@@ -140,37 +152,34 @@ def assemble(
         scan: of the lists.
         survey: of the bank.
         config: of the build.
-        nested_fingerprints: as in :attr:`.plan.Plan.fingerprints`.
         models: as in :attr:`.plan.Plan.models`.
     """
     ordered = sorted(partitions, key=lambda part: part.partition)
     used = sorted(set().union(*(part.receipts for part in ordered)))
     claimed = tuple(survey.receipts[number] for number in used)
-    sets = [stage.removeprefix("noise/") for stage in survey.stages if "/" in stage]
-    tasks = {stage: _row_tasks(out, ordered, stage, config.clips.maxcount) for stage in ("clips", "captions")}
-    if any(part.tars[f"noise/{name}"] for part in ordered for name in sets):
-        tars = _tar_paths(bank, survey, claimed)
-        tasks |= {f"noise/{name}": _noise_tasks(ordered, f"noise/{name}", tars) for name in sets}
-    else:
-        tasks |= {f"noise/{name}": () for name in sets}
-    recorded = sorted({name.removeprefix("records/") for part in ordered for name in part.files if "records/" in name})
+    has_records = any(any(part.tars.values()) for part in ordered)
+    tars = _tar_paths(bank, survey, claimed) if has_records else {}
+    changed = sorted({name for part in ordered for name in part.changes})
     return Plan(
         hash=scan.hash,
         created=datetime.now(UTC).isoformat(),
         parent=survey.parent,
         parent_uuid=survey.parent_uuid,
         config=to_mapping(config),
-        fingerprints=nested_fingerprints,
+        fingerprints=survey.fingerprints,
         models=models,
         folders=survey.folders,
         source_names=survey.sources,
         counts=_sum(part.counts for part in ordered),
         sources={name: _sum(part.sources[name] for part in ordered) for name in survey.sources.values()},
-        tasks=tasks,
-        rows=_files(ordered, "rows"),
-        records={name: _files(ordered, f"records/{name}") for name in recorded},
-        failures=_files(ordered, "failures"),
-        locations=_files(ordered, "locations"),
+        tasks={
+            stage: _tar_tasks(ordered, stage, tars)
+            if StageName.parse(stage).is_over_clips
+            else _row_tasks(out, ordered, stage, config.clips.maxcount)
+            for stage in survey.stages
+        },
+        changes={name: tuple(part.changes[name] for part in ordered if name in part.changes) for name in changed},
+        locations=tuple(part.locations for part in ordered if part.locations),
         claimed=tuple((name.stage, name.inputs) for name in claimed),
     )
 
@@ -189,26 +198,20 @@ def _write_ipc(table: pa.Table, batch_rows: int, sink: pa.NativeFile) -> None:
         writer.write_table(table, batch_rows)
 
 
-def _files(partitions: Sequence[PartitionFiles], name: str) -> tuple[FileEntry, ...]:
-    return tuple(part.files[name] for part in partitions if name in part.files)
-
-
 def _row_tasks(out: Store, partitions: Sequence[PartitionFiles], stage: str, maxcount: int) -> tuple[Task, ...]:
-    files = [TaskFile(entry.path, entry.rows) for entry in _files(partitions, stage)]
+    files = [TaskFile(part.tasks[stage].path, part.tasks[stage].rows) for part in partitions if stage in part.tasks]
     return cut_tasks(stage, files, lambda path: _read_nums(out, path), maxcount)
 
 
 def _read_nums(out: Store, path: str) -> Nums:
-    with out.open(path) as file:
-        nums = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=[0])).read_all().column("num")
-    return np.asarray(nums.to_numpy(), np.int64)
+    return np.asarray(read_table(out, path, ["num"]).column("num").to_numpy(), np.int64)
 
 
-def _noise_tasks(partitions: Sequence[PartitionFiles], stage: str, tars: dict[int, str]) -> tuple[Task, ...]:
+def _tar_tasks(partitions: Sequence[PartitionFiles], stage: str, tars: dict[int, str]) -> tuple[Task, ...]:
     runs = (
-        (key, part.files[stage].path, start, stop)
+        (key, part.tasks[stage].path, start, stop)
         for part in partitions
-        if stage in part.files
+        if stage in part.tasks
         for key, start, stop in part.tars[stage]
     )
     return tar_tasks(stage, runs, tars)
@@ -216,10 +219,9 @@ def _noise_tasks(partitions: Sequence[PartitionFiles], stage: str, tars: dict[in
 
 def _tar_paths(bank: Store, survey: Survey, claimed: Sequence[ReceiptName]) -> dict[int, str]:
     """Paths of the published and claimed tars, by key."""
-    paths = Parent(bank, survey.parent, survey.fingerprints).paths("clips")
-    for name in claimed:
-        receipt = find_receipt(bank, name.stage, name.inputs) if name.stage == "clips" else None
-        paths |= {file.key: file.path for file in receipt.files if file.path.endswith(".tar")} if receipt else {}
+    paths = Parent(bank, survey.parent, survey.fingerprints).paths(CLIPS)
+    for receipt in find_receipts(bank, (name for name in claimed if name.stage == CLIPS)):
+        paths |= {file.key: file.path for file in receipt.files if kind_of(file.path) == CLIPS}
     return paths
 
 

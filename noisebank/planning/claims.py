@@ -1,25 +1,25 @@
 """Claims: rows that finished, unpublished shards already made, so that a new plan does only what is left.
 
 A build that was killed or refused leaves receipts. Whatever of their rows a new plan still wants, it takes; a list that
-grew by one row costs one row.
+grew by one row costs one row. Work that is damaged counts as not made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from noisebank.format.parts import kind_of
-from noisebank.format.receipts import Receipt, find_receipt, find_receipts, list_receipts
-from noisebank.format.status import Status
-from noisebank.format.tables import matches, read_beside_noise
+from noisebank.format.reading import read_records, read_table
+from noisebank.format.receipts import Receipt, find_receipt, list_receipts
+from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS, StageName
+from noisebank.format.status import Status, failure_status
+from noisebank.format.tables import matches
 from noisebank.planning.listing import Hashes, Mask, Nums
 from noisebank.planning.parent import Parent
-from noisebank.planning.plan import Plan
 from noisebank.storage import FileEntry, Store
 
 CLAIMS = pa.schema(
@@ -46,7 +46,7 @@ class ReceiptName(NamedTuple):
     inputs: str
 
 
-class Adopted(NamedTuple):
+class BestClaims(NamedTuple):
     """The best claim on each row of a partition; every array has one entry a row, zeros where there is none."""
 
     done: Mask
@@ -61,15 +61,15 @@ def unpublished_receipts(store: Store, parent: Parent, stages: Sequence[str]) ->
     """The receipts of finished shards that the parent does not have, sorted by stage."""
     names = []
     for stage in stages:
-        published = parent.finished("sidecars" if stage == "clips" else stage)
+        published = parent.finished(SIDECARS if stage == CLIPS else stage)
         names += [ReceiptName(stage, inputs) for inputs in list_receipts(store, stage) if inputs not in published]
     return names
 
 
 def read_claims(
-    store: Store, names: Sequence[tuple[int, ReceiptName]], stages: Sequence[str], fingerprints: dict[str, str]
+    store: Store, names: Sequence[tuple[int, ReceiptName]], stages: Sequence[str], fingerprints: Mapping[str, str]
 ) -> pa.Table:
-    """The rows of receipts whose fingerprint is the present one.
+    """The rows of receipts whose fingerprint is the present one and whose files are whole.
 
     Args:
         store: the bank.
@@ -79,34 +79,18 @@ def read_claims(
     """
     tables = [CLAIMS.empty_table()]
     for number, name in names:
-        receipt = find_receipt(store, name.stage, name.inputs)
+        receipt = find_receipt(store, name.stage, name.inputs, verify=True)
         if receipt is None or receipt.fingerprint != fingerprints[name.stage]:
             continue
-        rows = {"clips": _clips, "captions": _captions}.get(name.stage, _noise)(store, receipt)
+        read = _over_clips if StageName.parse(name.stage).is_over_clips else _READERS[name.stage]
+        rows = read(store, receipt)
         count = len(rows["num"])
         rows |= {"receipt": np.full(count, number), "stage": np.full(count, stages.index(name.stage))}
-        columns = {
-            field.name: pa.array(rows[field.name]).cast(field.type)
-            if field.name in rows
-            else pa.nulls(count, field.type)
-            if pa.types.is_string(field.type)
-            else pa.array(np.zeros(count, field.type.to_pandas_dtype()))
-            for field in CLAIMS
-        }
-        tables.append(pa.table(columns, schema=CLAIMS))
+        tables.append(_claims_table(rows, count))
     return pa.concat_tables(tables)
 
 
-def claimed_receipts(store: Store, plan: Plan) -> list[Receipt]:
-    """The receipts of the finished shards that a plan takes over.
-
-    Raises:
-        BankDamaged: one of them has disappeared.
-    """
-    return find_receipts(store, plan.claimed)
-
-
-def best_claims(claims: pa.Table, nums: Nums, match: Hashes, minimum: Nums) -> Adopted:
+def best_claims(claims: pa.Table, nums: Nums, match: Hashes, minimum: Nums) -> BestClaims:
     """For each row the claim to take: one that succeeded, else the failure after most attempts.
 
     Args:
@@ -126,16 +110,30 @@ def best_claims(claims: pa.Table, nums: Nums, match: Hashes, minimum: Nums) -> A
     first = np.ones(len(order), bool)
     first[1:] = rows[order[1:]] != rows[order[:-1]]
     best = order[first]
-    result = Adopted(np.zeros(len(nums), bool), np.zeros(len(nums), bool), np.zeros(len(nums), np.int64))
+    result = BestClaims(np.zeros(len(nums), bool), np.zeros(len(nums), bool), np.zeros(len(nums), np.int64))
     result.claim[rows[best]] = best
     result.done[rows[best]] = done[best]
     result.failed[rows[best]] = ~done[best]
     return result
 
 
+def _claims_table(rows: Mapping[str, Any], count: int) -> pa.Table:
+    """Columns as a table of :data:`CLAIMS`; those that are left out are 0 or null."""
+    columns = {}
+    for field in CLAIMS:
+        if field.name in rows:
+            columns[field.name] = pa.array(rows[field.name]).cast(field.type)
+        elif pa.types.is_string(field.type):
+            columns[field.name] = pa.nulls(count, field.type)
+        else:
+            columns[field.name] = pa.array(np.zeros(count, field.type.to_pandas_dtype()))
+    return pa.table(columns, schema=CLAIMS)
+
+
 def _clips(store: Store, receipt: Receipt) -> dict[str, Any]:
-    sidecar = next(file for file in receipt.files if kind_of(file.path) == "sidecars")
-    table = _read(store, sidecar, ["num", "video", "clip_row", "attempt", "code", "message", "retryable"])
+    sidecar = next(file for file in receipt.files if kind_of(file.path) == SIDECARS)
+    columns = ("num", "video", "clip_row", "attempt", "code", "message", "retryable")
+    table = read_table(store, sidecar.path, columns)
     row = table.column("clip_row").to_numpy()
     retryable = table.column("retryable").fill_null(False).to_numpy()
     return {
@@ -144,7 +142,7 @@ def _clips(store: Store, receipt: Receipt) -> dict[str, Any]:
         "file": np.where(row >= 0, np.uint64(sidecar.key), np.uint64(0)),
         "row": row,
         "attempt": table.column("attempt").to_numpy(),
-        "status": np.where(row >= 0, Status.OK, np.where(retryable, Status.RETRYABLE, Status.FAILED)),
+        "status": np.where(row >= 0, Status.OK, failure_status(retryable)),
         "code": table.column("code").combine_chunks(),
         "message": table.column("message").combine_chunks(),
     }
@@ -153,7 +151,7 @@ def _clips(store: Store, receipt: Receipt) -> dict[str, Any]:
 def _captions(store: Store, receipt: Receipt) -> dict[str, Any]:
     if not receipt.files:
         return {"num": np.zeros(0, np.int64)}
-    table = _read(store, receipt.files[0], ["num", "caption_hash"])
+    table = read_table(store, receipt.files[0].path, ["num", "caption_hash"])
     return {
         "num": table.column("num").to_numpy(),
         "match": table.column("caption_hash").to_numpy(),
@@ -162,16 +160,16 @@ def _captions(store: Store, receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def _noise(store: Store, receipt: Receipt) -> dict[str, Any]:
+def _over_clips(store: Store, receipt: Receipt) -> dict[str, Any]:
     tar = FileEntry(receipt.info["tar"], 0, "", 0).key
     failures = receipt.failures
     nums, checksums, key = np.zeros(0, np.int64), np.zeros(0, np.uint64), 0
     if receipt.files:
         key = receipt.files[0].key
-        with store.open(receipt.files[0].path) as file:
-            table = read_beside_noise(file)
+        table = read_records(store, receipt.files[0])
         nums, checksums = table.column("num").to_numpy(), table.column("checksum").to_numpy()
     good, bad = len(nums), len(failures)
+    retryable = np.array([failure.retryable for failure in failures], bool)
     return {
         "num": np.concatenate([nums, np.array([failure.num for failure in failures], np.int64)]),
         "match": np.full(good + bad, tar, np.uint64),
@@ -179,16 +177,10 @@ def _noise(store: Store, receipt: Receipt) -> dict[str, Any]:
         "row": np.concatenate([np.arange(good), np.full(bad, -1)]),
         "checksum": np.concatenate([checksums, np.zeros(bad, np.uint64)]),
         "attempt": np.array([0] * good + [failure.attempts for failure in failures], np.int16),
-        "status": np.array([Status.OK] * good + [_status(failure.retryable) for failure in failures], np.uint8),
+        "status": np.concatenate([np.full(good, Status.OK), failure_status(retryable)]),
         "code": pa.array([None] * good + [failure.code for failure in failures], pa.string()),
         "message": pa.array([None] * good + [failure.message for failure in failures], pa.string()),
     }
 
 
-def _status(retryable: bool) -> Status:
-    return Status.RETRYABLE if retryable else Status.FAILED
-
-
-def _read(store: Store, entry: FileEntry, columns: list[str]) -> pa.Table:
-    with store.open(entry.path) as file:
-        return pq.read_table(file, columns=columns)
+_READERS: dict[str, Callable[[Store, Receipt], dict[str, Any]]] = {CLIPS: _clips, CAPTIONS: _captions}

@@ -16,8 +16,10 @@ import pyarrow as pa
 
 from noisebank.config import config_from_mapping
 from noisebank.errors import BankDamaged
+from noisebank.format.reading import reading
 from noisebank.format.receipts import find_receipts
 from noisebank.format.sealed import seal, unseal
+from noisebank.format.stage_names import CAPTIONS, CLIPS, NOISE, over_clips
 from noisebank.format.typed import typed
 from noisebank.options import MODEL_PATHS, Config, output_options
 from noisebank.planning.cut import Task
@@ -29,6 +31,8 @@ _log = logging.getLogger(__name__)
 FOLDER = "plans"
 BATCH_ROWS = 512
 """Rows of a record batch of a task file: what a shard reads at least."""
+ROW_COUNTS = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
+"""The counts of a plan that summaries show."""
 _PLAN, _REFUSED = "plan.json", "refused.json"
 _Entries = tuple[FileEntry, ...]
 
@@ -43,19 +47,17 @@ class Plan:
         parent: number of the snapshot that it updates; None for an empty bank.
         parent_uuid: its uuid, or empty.
         config: the configuration as plain values.
-        fingerprints: ``{"clips": ..., "captions": ..., "noise": {set: ...}}``.
-        models: what the snapshot is to say of the models.
+        fingerprints: of the stages, by name.
+        models: what the snapshot is to say of the models, by stage.
         folders: what relative uris start from; rows refer to them by number.
         source_names: of the configured sources, by their numbers in tables.
         counts: ``read``, ``new``, ``changed``, ``unchanged``, ``removed``, ``duplicate``, ``invalid``,
             ``newly_invalid``, ``retried``, ``to_embed`` (rows of clips tasks whose caption is to be embedded too).
         sources: for each source ``before`` (rows in the snapshot), ``changed``, ``removed``, ``rows`` (listed, usable).
-        tasks: shards to make by stage: ``clips``, ``captions``, ``noise/<set>``.
-        rows: delta of the table of rows, files in ascending order.
-        records: deltas of the records of each noise set.
-        failures: delta of the failures.
+        tasks: shards to make, by stage.
+        changes: deltas of the snapshot's tables, files in ascending order: ``rows``, ``records/<key>``, ``failures``.
         locations: Parquet files that tell file and row of every duplicate and invalid row.
-        claimed: ``(stage, inputs)`` of finished shards that it takes over.
+        claimed: ``(stage, inputs)`` of the finished shards that it claims.
     """
 
     hash: str
@@ -70,30 +72,38 @@ class Plan:
     counts: Mapping[str, int]
     sources: Mapping[str, Mapping[str, int]]
     tasks: Mapping[str, tuple[Task, ...]]
-    rows: tuple[FileEntry, ...]
-    records: Mapping[str, tuple[FileEntry, ...]]
-    failures: tuple[FileEntry, ...]
+    changes: Mapping[str, tuple[FileEntry, ...]]
     locations: tuple[FileEntry, ...]
     claimed: tuple[tuple[str, str], ...]
 
     @property
+    def path(self) -> str:
+        """Where it is stored."""
+        return plan_path(self.hash)
+
+    @property
+    def noise_sets(self) -> tuple[str, ...]:
+        """The noise sets of its configuration."""
+        return tuple(stage.set for stage in over_clips(self.fingerprints) if stage.kind == NOISE)
+
+    @property
     def files(self) -> set[str]:
         """The paths of its files."""
-        entries = [*self.rows, *self.failures, *self.locations, *(e for group in self.records.values() for e in group)]
+        entries = [*self.locations, *(entry for group in self.changes.values() for entry in group)]
         pieces = [piece for tasks in self.tasks.values() for task in tasks for piece in task.pieces]
         return {entry.path for entry in entries} | {path for path, _, _ in pieces}
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing at all is to be done or committed."""
-        return not (any(self.tasks.values()) or self.rows or any(self.records.values()) or self.failures)
+        return not (any(self.tasks.values()) or any(self.changes.values()))
 
     def todo(self) -> dict[str, dict[str, int]]:
         """Rows and shards to do, stage by stage, those that follow from new clips included."""
         own = {stage: (sum(task.rows for task in tasks), len(tasks)) for stage, tasks in self.tasks.items()}
-        rows, shards = own.get("clips", (0, 0))
+        rows, shards = own.get(CLIPS, (0, 0))
         embed = self.counts.get("to_embed", 0)
-        follow = dict.fromkeys(own, (rows, shards)) | {"clips": (0, 0), "captions": (embed, min(embed, shards))}
+        follow = dict.fromkeys(own, (rows, shards)) | {CLIPS: (0, 0), CAPTIONS: (embed, min(embed, shards))}
         return {
             stage: {"rows": rows + follow[stage][0], "shards": shards + follow[stage][1]}
             for stage, (rows, shards) in own.items()
@@ -121,7 +131,7 @@ class Plan:
             plan = cls._from_json(document)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BankDamaged(f"{name}: not a plan ({error!r})") from error
-        if _plan_path(plan.hash) != name:
+        if name.startswith(f"{FOLDER}/") and name != plan.path:
             raise BankDamaged(f"{name}: says that it is {plan.hash}; files were swapped")
         return plan
 
@@ -133,22 +143,12 @@ class Plan:
             )
             for stage, tasks in document["tasks"].items()
         }
-        entries = {key: typed(document[key], _Entries, key) for key in ("rows", "failures", "locations")}
-        records = typed(document["records"], Mapping[str, _Entries], "records")
+        entries = {"locations": typed(document["locations"], _Entries, "locations")}
+        entries["changes"] = typed(document["changes"], Mapping[str, _Entries], "changes")
         source_names = {int(number): name for number, name in document["source_names"].items()}
         claimed = tuple((stage, inputs) for stage, inputs in document["claimed"])
-        known = {"tasks": tasks, "records": records, "source_names": source_names, "claimed": claimed}
+        known = {"tasks": tasks, "source_names": source_names, "claimed": claimed}
         return cls(**{**document, **entries, **known, "folders": tuple(document["folders"])})
-
-
-def stage_fingerprints(nested: Mapping[str, Any]) -> dict[str, str]:
-    """Stage to fingerprint from the nested form of plans and snapshots.
-
-    >>> stage_fingerprints({"clips": "a", "captions": "b", "noise": {"modelscope": "c"}})
-    {'clips': 'a', 'captions': 'b', 'noise/modelscope': 'c'}
-    """
-    noise = {f"noise/{name}": fingerprint for name, fingerprint in sorted(nested["noise"].items())}
-    return {"clips": nested["clips"], "captions": nested["captions"], **noise}
 
 
 def plan_hash(
@@ -177,30 +177,34 @@ def plan_hash(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def write_plan(store: Store, plan: Plan) -> Plan:
-    """Publishes a plan whose files are written; returns the one that counts, this or an earlier one of its hash."""
-    path = _plan_path(plan.hash)
-    return plan if store.commit(path, plan.to_bytes()) else read_plan(store, plan.hash)
+def plan_path(hash: str) -> str:
+    """Where the plan of a hash is stored."""
+    return f"{FOLDER}/{hash}/{_PLAN}"
 
 
-def read_plan(store: Store, hash: str) -> Plan:
-    """The plan of this hash.
+def write_plan(store: Store, plan: Plan) -> None:
+    """Publishes a plan whose files are written, unless there is one of its hash already."""
+    store.create(plan.path, plan.to_bytes())
+
+
+def read_plan(store: Store, path: str) -> Plan:
+    """The plan stored at ``path``.
 
     Raises:
         FileNotFoundError: there is none.
         BankDamaged: it differs from its digest, or is no plan.
     """
-    path = _plan_path(hash)
     return Plan.from_bytes(store.read(path), path)
 
 
 def drop_damaged(store: Store, hash: str) -> None:
-    """Removes the plan of this hash, if it, a file of it or a finished shard that it takes over is damaged or missing,
-    so that it is made again."""
-    path = _plan_path(hash)
+    """Removes the plan of this hash, if it, a file of it or a finished shard that it claims is damaged or missing, so
+    that it is made again."""
+    path = plan_path(hash)
     try:
-        plan = read_plan(store, hash)
-        find_receipts(store, plan.claimed)
+        plan = read_plan(store, path)
+        for _ in find_receipts(store, plan.claimed):
+            pass
         bad = [file for file in sorted(plan.files) if not fits_name(store, file)]
         problem = f"{bad[0]}: missing, or differs from the digest in its name" if bad else ""
     except FileNotFoundError:
@@ -210,11 +214,6 @@ def drop_damaged(store: Store, hash: str) -> None:
     if problem:
         _log.warning("%s; planning again", problem)
         store.delete(path)
-
-
-def plan_exists(store: Store, hash: str) -> bool:
-    """Whether the plan of this hash has been written."""
-    return store.exists(_plan_path(hash))
 
 
 def open_plans(store: Store, parent_uuid: str, *, refused: bool = False) -> list[Plan]:
@@ -232,7 +231,7 @@ def open_plans(store: Store, parent_uuid: str, *, refused: bool = False) -> list
     found = []
     for hash in _hashes(store, _PLAN):
         try:
-            plan = None if hash in passed_over else read_plan(store, hash)
+            plan = None if hash in passed_over else read_plan(store, plan_path(hash))
         except BankDamaged as error:
             _log.warning("%s; passing over this plan", error)
             continue
@@ -258,7 +257,7 @@ def refuse(store: Store, hash: str, reason: str, failures: Sequence[FileEntry] =
         reason: why.
         failures: the files of the table of what failed.
     """
-    store.commit(f"{FOLDER}/{hash}/{_REFUSED}", seal(asdict(_Refusal(reason, tuple(failures)))))
+    store.create(f"{FOLDER}/{hash}/{_REFUSED}", seal(asdict(_Refusal(reason, tuple(failures)))))
 
 
 def find_refused_plan(store: Store, parent_uuid: str) -> tuple[Plan, tuple[FileEntry, ...]] | None:
@@ -277,10 +276,6 @@ def find_refused_plan(store: Store, parent_uuid: str) -> tuple[Plan, tuple[FileE
 def refused_plans(store: Store) -> list[str]:
     """Hashes of the plans that were refused, sorted."""
     return _hashes(store, _REFUSED)
-
-
-def _plan_path(hash: str) -> str:
-    return f"{FOLDER}/{hash}/{_PLAN}"
 
 
 def _hashes(store: Store, name: str) -> list[str]:
@@ -340,15 +335,8 @@ def _decisions(config: Config) -> dict[str, Any]:
 
 
 def _read_rows(store: Store, path: str, start: int, stop: int) -> pa.Table:
-    try:
-        with store.open(path) as file:
-            reader = pa.ipc.open_file(file)
-            first = start // BATCH_ROWS
-            batches = [reader.get_batch(i) for i in range(first, -(-stop // BATCH_ROWS))]
-    except FileNotFoundError as error:
-        raise BankDamaged(f"{path}: a file of a plan is missing; run the build again, which plans anew") from error
-    except pa.ArrowException as error:
-        raise BankDamaged(
-            f"{path}: a file of a plan cannot be read ({error}); run the build again, which plans anew"
-        ) from error
-    return pa.Table.from_batches(batches, reader.schema).slice(start - first * BATCH_ROWS, stop - start)
+    with reading(path, "run the build again, which plans anew"), store.open(path) as file:
+        reader = pa.ipc.open_file(file)
+        first = start // BATCH_ROWS
+        batches = [reader.get_batch(i) for i in range(first, -(-stop // BATCH_ROWS))]
+        return pa.Table.from_batches(batches, reader.schema).slice(start - first * BATCH_ROWS, stop - start)

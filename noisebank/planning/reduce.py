@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from noisebank.format.schemas import FAILURES, TASK_RECORDS, TASK_ROWS
+from noisebank.format.stage_names import CAPTIONS, CLIPS, PLAN, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import matches
-from noisebank.planning.diff import Difference, Rules, count_by_source
+from noisebank.planning.changes import changed_records, changed_rows, used_receipts
+from noisebank.planning.diff import Difference, Rules
 from noisebank.planning.listing import Listing, Mask, sort_listing
 from noisebank.planning.parent import Parent
 from noisebank.sources import FILE_SHIFT
-
-_FAILURE_COLUMNS = ("num", "id", "source", "uri", "stage", "code", "message", "retryable", "attempts")
-PLAN_STAGE = "plan"
-"""Stage of the failures that a list itself is to blame for."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,17 @@ class Reduced:
     """What comes of one partition.
 
     Args:
-        clips, captions: rows to do, sorted by num.
-        noise: records to make of each noise set, sorted by tar and num.
-        rows: rows of the snapshot's table that change.
-        records: records of each noise set that change.
-        failures: those known now: invalid rows, claimed failures, and healed ones with an empty code.
+        tasks: by stage the rows to do, sorted by num, or for stages over clips by tar and num.
+        changes: deltas of the tables of a snapshot: ``rows``, ``records/<key>``, and ``failures`` (those known now:
+            invalid rows, claimed failures, and healed ones with an empty code).
         locations: duplicate and invalid rows by position.
         counts: as :attr:`.plan.Plan.counts`.
         sources: as :attr:`.plan.Plan.sources`.
         receipts: numbers of the receipts that are claimed.
     """
 
-    clips: pa.Table
-    captions: pa.Table
-    noise: Mapping[str, pa.Table]
-    rows: pa.Table
-    records: Mapping[str, pa.Table]
-    failures: pa.Table
+    tasks: Mapping[str, pa.Table]
+    changes: Mapping[str, pa.Table]
     locations: pa.Table
     counts: Mapping[str, int]
     sources: Mapping[str, Mapping[str, int]]
@@ -81,14 +75,16 @@ def reduce_partition(
         "removed": difference.known["source"][difference.removed],
         "rows": numbers[listing.rows],
     }
-    counted = {what: count_by_source(found, source_names) for what, found in by_source.items()}
+    counted = {what: _count_by_source(found, source_names) for what, found in by_source.items()}
+    tasks = {CLIPS: _task_rows(difference, difference.clips.todo)}
+    tasks[CAPTIONS] = _task_rows(difference, difference.captions_todo)
+    tasks |= {stage: _task_records(difference, stage) for stage in difference.over_clips}
+    records = {
+        f"records/{StageName.parse(stage).records}": changed_records(difference, stage) for stage in difference.records
+    }
     return Reduced(
-        clips=_task_rows(difference, difference.clips.todo),
-        captions=_task_rows(difference, difference.captions_todo),
-        noise={name: _task_records(difference, name) for name in difference.noise},
-        rows=pa.table(difference.touched_rows()),
-        records={name: pa.table(difference.touched_records(name)) for name in difference.records},
-        failures=failures,
+        tasks=tasks,
+        changes={"rows": changed_rows(difference), **records, "failures": failures},
         locations=_locations(listing),
         counts={
             "read": listing.table.num_rows,
@@ -103,52 +99,48 @@ def reduce_partition(
             "to_embed": int(difference.embed.sum()),
         },
         sources={name: {what: counted[what].get(name, 0) for what in counted} for name in source_names.values()},
-        receipts=frozenset(difference.used_receipts()),
+        receipts=frozenset(used_receipts(difference)),
     )
 
 
 def _task_rows(difference: Difference, mask: Mask) -> pa.Table:
     rows = difference.listing.take(mask)
-    names = ("num", "id", "source", "uri", "base", "start_ms", "end_ms", "caption", "video", "caption_hash")
-    columns = {name: rows.column(name) for name in names}
-    columns["attempt"] = pa.array(difference.clips.attempt[mask].astype(np.int16))
-    columns["embed"] = pa.array(difference.embed[mask])
-    return pa.table(columns)
+    made = {"attempt": difference.clips.attempt[mask].astype(np.int16), "embed": difference.embed[mask]}
+    return pa.table({name: made[name] if name in made else rows.column(name) for name in TASK_ROWS.names}, TASK_ROWS)
 
 
-def _task_records(difference: Difference, name: str) -> pa.Table:
-    work = difference.noise[name]
-    places = np.flatnonzero(work.todo)
-    files = difference.clip_file[places]
-    order = places[np.lexsort((difference.nums[places], files))]
-    ids = difference.listing.table.column("id").take(pa.array(difference.listing.rows[order]))
-    return pa.table(
-        {
-            "num": difference.nums[order],
-            "id": ids,
-            "clip_file": difference.clip_file[order],
-            "clip_row": difference.clip_row[order],
-            "attempt": work.attempt[order].astype(np.int16),
-        }
-    )
+def _task_records(difference: Difference, stage: str) -> pa.Table:
+    to_do = difference.over_clips[stage]
+    places = np.flatnonzero(to_do.todo)
+    order = places[np.lexsort((difference.nums[places], difference.clip_file[places]))]
+    columns = {
+        "num": difference.nums[order],
+        "id": difference.listing.table.column("id").take(pa.array(difference.listing.rows[order])),
+        "clip_file": difference.clip_file[order],
+        "clip_row": difference.clip_row[order],
+        "attempt": to_do.attempt[order].astype(np.int16),
+    }
+    return pa.table(columns, TASK_RECORDS)
+
+
+def _count_by_source(numbers: npt.NDArray[np.uint32], names: Mapping[int, str]) -> dict[str, int]:
+    """How many of the rows belong to each of the named sources."""
+    found, counts = np.unique(numbers, return_counts=True)
+    return {names[n]: c for n, c in zip(found.tolist(), counts.tolist(), strict=True) if n in names}
 
 
 def _failures(difference: Difference, source_names: Mapping[int, str]) -> tuple[pa.Table, int]:
     """The failures that this plan adds or heals, sorted by (num, stage), and how many rows are newly invalid."""
     invalid = _invalid_failures(difference.listing, source_names)
-    parts = _claimed_failures(difference, source_names)
-    known = difference.failures
-    if known is not None and known.num_rows:
-        invalid_nums = invalid.column("num").to_numpy()
-        parts.append(_healed(difference, known, source_names, invalid_nums))
-        of_plan = known.filter(pc.equal(known.column("stage"), PLAN_STAGE))
-        place, found = matches(of_plan.column("num").to_numpy(), invalid_nums)
-        if found.any():
-            before = of_plan.take(pa.array(place))
-            for name in ("code", "message"):
-                found &= pc.equal(invalid.column(name), before.column(name)).to_numpy()
-            invalid = invalid.filter(pa.array(~found))
-    table = pa.concat_tables([invalid, *parts], promote_options="permissive")
+    healed = _healed(difference, source_names, invalid.column("num").to_numpy())
+    known = difference.failures.filter(pc.equal(difference.failures.column("stage"), PLAN))
+    place, found = matches(known.column("num").to_numpy(), invalid.column("num").to_numpy())
+    if found.any():
+        before = known.take(pa.array(place))
+        for name in ("code", "message"):
+            found &= pc.equal(invalid.column(name), before.column(name)).to_numpy()
+        invalid = invalid.filter(pa.array(~found))
+    table = pa.concat_tables([invalid, *_claimed_failures(difference, source_names), healed])
     return table.sort_by([("num", "ascending"), ("stage", "ascending")]), invalid.num_rows
 
 
@@ -158,30 +150,27 @@ def _invalid_failures(listing: Listing, source_names: Mapping[int, str]) -> pa.T
     nums = rows.column("num").to_numpy()
     _, first = np.unique(nums, return_index=True)
     first = first[~matches(listing.nums, nums[first])[1]]
-    reasons = [listing.reasons[i] for i in first.tolist()]
-    split = [reason.partition(": ") for reason in reasons]
+    split = [listing.reasons[i].partition(": ") for i in first.tolist()]
     values = {
         "code": [code for code, _, _ in split],
         "message": [message for _, _, message in split],
         "retryable": [False] * len(first),
         "attempts": [1] * len(first),
     }
-    return _failure_table(rows.take(pa.array(first)), PLAN_STAGE, values, source_names)
+    return _failure_table(rows.take(pa.array(first)), PLAN, values, source_names)
 
 
 def _claimed_failures(difference: Difference, source_names: Mapping[int, str]) -> list[pa.Table]:
     """The failures that claimed shards recorded."""
-    works = {"clips": difference.clips} | {f"noise/{name}": work for name, work in difference.noise.items()}
     tables = []
-    for stage, work in works.items():
-        mask = work.claimed.failed
+    for stage, to_do in {CLIPS: difference.clips, **difference.over_clips}.items():
+        mask = to_do.claimed.failed
         if mask.any():
-            claims = difference.claims[stage].take(pa.array(work.claimed.claim[mask]))
-            retryable = pc.equal(claims.column("status"), int(Status.RETRYABLE))
+            claims = difference.claims[stage].take(pa.array(to_do.claimed.claim[mask]))
             values = {
                 "code": claims.column("code"),
                 "message": claims.column("message"),
-                "retryable": retryable,
+                "retryable": pc.equal(claims.column("status"), int(Status.RETRYABLE)),
                 "attempts": claims.column("attempt"),
             }
             tables.append(_failure_table(difference.listing.take(mask), stage, values, source_names))
@@ -189,38 +178,32 @@ def _claimed_failures(difference: Difference, source_names: Mapping[int, str]) -
 
 
 def _failure_table(rows: pa.Table, stage: str, values: Mapping[str, Any], source_names: Mapping[int, str]) -> pa.Table:
-    names = [source_names[number] for number in rows.column("source").to_pylist()]
-    columns = {name: rows.column(name) for name in ("num", "id", "uri")}
-    columns |= {"source": pa.array(names, pa.string()), "stage": pa.array([stage] * rows.num_rows, pa.string())}
-    types = {"code": pa.string(), "message": pa.string(), "retryable": pa.bool_(), "attempts": pa.int16()}
-    for name, type in types.items():
-        value = values[name]
-        columns[name] = value.cast(type) if isinstance(value, (pa.Array, pa.ChunkedArray)) else pa.array(value, type)
-    zeros = pa.array(np.zeros(rows.num_rows, np.int64))
-    table = pa.table({name: columns[name] for name in _FAILURE_COLUMNS})
-    return table.append_column("first_snapshot", zeros).append_column("last_snapshot", zeros)
+    """Rows of a list as failures; ``values`` has the columns ``code``, ``message``, ``retryable`` and ``attempts``."""
+    zeros = np.zeros(rows.num_rows, np.int64)
+    columns = {name: rows.column(name) for name in ("num", "id", "uri")} | dict(values)
+    columns["source"] = [source_names[number] for number in rows.column("source").to_pylist()]
+    columns |= {"stage": [stage] * rows.num_rows, "first_snapshot": zeros, "last_snapshot": zeros}
+    return pa.table({name: columns[name] for name in FAILURES.names}, FAILURES)
 
 
-def _healed(
-    difference: Difference, known: pa.Table, source_names: Mapping[int, str], invalid: np.ndarray[Any, Any]
-) -> pa.Table:
+def _healed(difference: Difference, source_names: Mapping[int, str], invalid: npt.NDArray[np.int64]) -> pa.Table:
     """The failures of the snapshot that no longer hold, with an empty code."""
+    known = difference.failures
     nums, stages = known.column("num").to_numpy(), known.column("stage")
     gone = np.isin(nums, difference.known["num"][difference.removed])
-    of_plan = pc.equal(stages, PLAN_STAGE).to_numpy()
-    ours = pc.is_in(known.column("source"), value_set=pa.array(list(source_names.values()))).to_numpy()
-    ours = ours | difference.rules.prune
-    healed = np.where(of_plan, ours & ~np.isin(nums, invalid), gone)
-    ready = difference.held | difference.clips.claimed.done
-    healed |= pc.equal(stages, "clips").to_numpy() & np.isin(nums, difference.nums[ready])
-    for name, work in difference.noise.items():
-        healed |= pc.equal(stages, f"noise/{name}").to_numpy() & np.isin(nums, difference.nums[work.claimed.done])
+    of_plan = pc.equal(stages, PLAN).to_numpy()
+    ours = pc.is_in(known.column("source"), value_set=pa.array(list(source_names.values()), pa.string())).to_numpy()
+    healed = np.where(of_plan, (ours | difference.rules.prune) & ~np.isin(nums, invalid), gone)
+    ready = {CLIPS: difference.held | difference.clips.claimed.done}
+    ready |= {stage: to_do.claimed.done for stage, to_do in difference.over_clips.items()}
+    for stage, done in ready.items():
+        healed |= pc.equal(stages, stage).to_numpy() & np.isin(nums, difference.nums[done])
     table = known.filter(pa.array(healed))
-    for name in ("code", "message"):
-        empty = pa.array([""] * table.num_rows, pa.string())
-        table = table.set_column(table.column_names.index(name), name, empty)
-    zeros = pa.array(np.zeros(table.num_rows, np.int64))
-    return table.set_column(table.column_names.index("last_snapshot"), "last_snapshot", zeros)
+    empty = pa.array([""] * table.num_rows, pa.string())
+    for name, value in (("code", empty), ("message", empty), ("last_snapshot", np.zeros(table.num_rows, np.int64))):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array(value))
+    return table.select(FAILURES.names).cast(FAILURES)
 
 
 def _locations(listing: Listing) -> pa.Table:
@@ -238,8 +221,8 @@ def _locations(listing: Listing) -> pa.Table:
 
 
 def row_numbers(
-    positions: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], rows_before: np.ndarray[Any, Any]
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    positions: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], rows_before: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Which file and which row of it each position is; rows are counted from 1, the header not included.
 
     Args:

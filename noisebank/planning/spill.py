@@ -18,8 +18,10 @@ import pyarrow as pa
 from noisebank.ids import NUMBER_BITS
 from noisebank.storage import Store
 
+_SPOOLED_ROWS = 1 << 16
 
-class Piece(NamedTuple):
+
+class SpilledBatch(NamedTuple):
     """A batch in a spill file."""
 
     key: str
@@ -33,7 +35,7 @@ def partition_range(partition: int, bits: int) -> tuple[int, int]:
     return partition * width, (partition + 1) * width
 
 
-def spill(store: Store, key: str, table: pa.Table, bits: int) -> list[tuple[int, Piece]]:
+def spill(store: Store, key: str, table: pa.Table, bits: int) -> list[tuple[int, SpilledBatch]]:
     """Writes ``table`` to ``key``, one batch a partition; returns which partition is where.
 
     Args:
@@ -46,20 +48,20 @@ def spill(store: Store, key: str, table: pa.Table, bits: int) -> list[tuple[int,
     table = table.take(pa.array(np.argsort(partitions, kind="stable"))).combine_chunks()
     counts = np.bincount(partitions, minlength=1 << bits)
     stops = np.cumsum(counts)
-    pieces = []
+    batches = []
     with _writing(store, key) as path, path.open("wb") as file:
         for partition in np.flatnonzero(counts).tolist():
             rows = table.slice(stops[partition] - counts[partition], counts[partition])
             (batch,) = rows.to_batches()
             offset = file.tell()
             file.write(batch.serialize())
-            pieces.append((partition, Piece(key, offset, file.tell() - offset)))
-    return pieces
+            batches.append((partition, SpilledBatch(key, offset, file.tell() - offset)))
+    return batches
 
 
-def read_piece(store: Store, piece: Piece, schema: pa.Schema) -> pa.RecordBatch:
+def read_batch(store: Store, batch: SpilledBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The batch at a place in a spill file."""
-    return pa.ipc.read_record_batch(pa.py_buffer(store.read_range(piece.key, piece.offset, piece.length)), schema)
+    return pa.ipc.read_record_batch(pa.py_buffer(store.read_range(batch.key, batch.offset, batch.length)), schema)
 
 
 @contextmanager
@@ -73,3 +75,40 @@ def _writing(store: Store, key: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
         yield Path(scratch, "spill")
         store.upload(Path(scratch, "spill"), key)
+
+
+class Spool:
+    """Small tables of one schema, gathered and spilled by partitions, to be read back one partition at a time.
+
+    Args:
+        store: a scratch folder.
+        name: of this spool's files in it.
+        schema: of the tables; has a column ``num``.
+        bits: ``2 ** bits`` partitions.
+    """
+
+    def __init__(self, store: Store, name: str, schema: pa.Schema, bits: int) -> None:
+        self._store, self._name, self._schema, self._bits = store, name, schema, bits
+        self._waiting: list[pa.Table] = []
+        self._batches: dict[int, list[SpilledBatch]] = {}
+        self._files = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Takes one more table."""
+        self._waiting.append(table)
+        if sum(waiting.num_rows for waiting in self._waiting) >= _SPOOLED_ROWS:
+            self._spill()
+
+    def read(self, partition: int) -> pa.Table:
+        """The rows of a partition, in the order in which they came."""
+        self._spill()
+        batches = [read_batch(self._store, batch, self._schema) for batch in self._batches.get(partition, ())]
+        return pa.Table.from_batches(batches, self._schema).combine_chunks()
+
+    def _spill(self) -> None:
+        table = pa.concat_tables([self._schema.empty_table(), *self._waiting])
+        self._waiting = []
+        if table.num_rows:
+            self._files += 1
+            for partition, batch in spill(self._store, f"{self._name}-{self._files}", table, self._bits):
+                self._batches.setdefault(partition, []).append(batch)

@@ -41,7 +41,7 @@ class Survey:
         headers: columns of each.
         folders: what relative uris start from, sorted; rows refer to them by number.
         bits: rows are handled in ``2 ** bits`` partitions of their numbers.
-        stages: ``clips``, ``captions``, ``noise/<set>``...; claims refer to them by number.
+        stages: names of the stages; claims refer to them by number.
         fingerprints: of the stages.
         receipts: finished shards that no snapshot has; claims refer to them by number.
         due: ``(attempts, last snapshot)`` of the failures that are to be tried again.
@@ -79,7 +79,7 @@ def survey(
 
     Args:
         config: of the build.
-        fingerprints: stage to fingerprint: ``clips``, ``captions`` and ``noise/<set>`` of every set.
+        fingerprints: of the stages, by name.
         bank: what is to be updated.
         out: where the plan is written: the bank, or elsewhere for a plan that nobody carries out.
         now: seconds since 1970, for pauses between attempts; the clock's by default.
@@ -133,11 +133,8 @@ def _estimated_rows(file: ListFile) -> int:
 
 
 def _due(bank: Store, parent: Parent, now: float) -> tuple[tuple[int, int], ...]:
-    table = parent.failure_table()
-    if table is None:
-        return ()
     known: set[tuple[int, int]] = set()
-    for rows in table.slices():
+    for rows in parent.failure_table.slices():
         waiting = rows.filter((pc.field("code") != "") & pc.field("retryable"))
         pairs = waiting.select(["attempts", "last_snapshot"]).group_by(["attempts", "last_snapshot"]).aggregate([])
         known.update(zip(pairs.column("attempts").to_pylist(), pairs.column("last_snapshot").to_pylist(), strict=True))

@@ -27,13 +27,13 @@ from noisebank.errors import BankDamaged, ClipNotFound
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.noise_file import NoiseShard, RecordLayout
 from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.reading import read_table, verified_path, verified_store
 from noisebank.format.status import Status
-from noisebank.format.tables import OverlayTable, read_beside_noise
-from noisebank.format.trusted import trusted_path, trusted_store
+from noisebank.format.tables import OverlayTable
 from noisebank.ids import clip_number
 from noisebank.search.index import Vectors
 from noisebank.search.segments import Entry, Segment, open_segment, search_segments
-from noisebank.storage import FileEntry, Store
+from noisebank.storage import FileEntry, Store, open_store
 
 _AXES = "CFHW"
 _OPEN_SHARDS = 128
@@ -179,9 +179,9 @@ class PinnedSet:
         self._pinned = pinned
         store, scratch = pinned.store, pinned.scratch
         records = snapshot.records.get(name, ())
-        self._records = OverlayTable(trusted_store(store, records, scratch), records)
+        self._records = OverlayTable(verified_store(store, records, scratch), records)
         parts = snapshot.parts.get(f"noise/{name}", ())
-        part = read_parts(trusted_store(store, parts, scratch), parts).sort_by("path")
+        part = read_parts(verified_store(store, parts, scratch), parts).sort_by("path")
         self._layouts = {row["key"]: RecordLayout.from_info(row) for row in part.to_pylist()}
         self._files: dict[int, FileEntry] = {entry.key: entry for entry in part_entries(part)}
         self.place = lru_cache(_REMEMBERED_PLACES)(self._find)
@@ -283,9 +283,8 @@ class PinnedSet:
     def _read_columns(self, key: int) -> pa.Table:
         """The columns beside the noise of a whole shard, which is compared with its checksum."""
         with tempfile.TemporaryDirectory(dir=self._pinned.scratch) as folder:
-            path = trusted_path(self._pinned.store, self._file(key), Path(folder))
-            with pa.OSFile(str(path)) as source:
-                return read_beside_noise(source)
+            path = verified_path(self._pinned.store, self._file(key), Path(folder))
+            return read_table(open_store(path.parent), path.name, without=("noise", "scale"))
 
     def _shard(self, key: int) -> NoiseShard:
         with self._lock:

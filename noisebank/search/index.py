@@ -8,7 +8,7 @@ give equal bytes: seeds are fixed and FAISS runs on one thread while it builds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,45 +185,6 @@ def set_effort(index: Any, effort: int) -> None:
         index.nprobe = effort
     elif isinstance(index, faiss.IndexHNSW):
         index.hnsw.efSearch = effort
-
-
-def erase(index: Any, positions: Sequence[int] | npt.NDArray[np.int64]) -> None:
-    """Overwrites the vectors at ``positions``, in place; all others stay where they are.
-
-    With zeros; in a graph, which is walked by way of them, with the nearest vector that stays. The centroid of an
-    inverted list that holds nothing else goes too, for it may be the vector of the one caption that it was trained on.
-
-    Args:
-        index: one that :func:`build_index` makes, not memory-mapped.
-        positions: must be masked out of every search from now on.
-    """
-    if isinstance(index, faiss.IndexHNSW):
-        _erase_in_graph(index, np.asarray(positions, np.int64))
-    elif isinstance(index, faiss.IndexIVF):
-        emptied = []
-        for number in range(index.nlist):
-            if size := index.invlists.list_size(number):
-                gone = np.isin(faiss.rev_swig_ptr(index.invlists.get_ids(number), size), positions)
-                codes = faiss.rev_swig_ptr(index.invlists.get_codes(number), size * index.code_size)
-                codes.reshape(size, -1)[gone] = 0
-                emptied += [number] if gone.all() else []
-        erase(faiss.downcast_index(index.quantizer), emptied)
-    else:
-        codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
-        codes.reshape(index.ntotal, -1)[np.asarray(positions, np.int64)] = 0
-
-
-def _erase_in_graph(index: Any, positions: npt.NDArray[np.int64]) -> None:
-    storage = faiss.downcast_index(index.storage)
-    stay = np.setdiff1d(np.arange(index.ntotal), positions)
-    if not (len(stay) and len(positions)):
-        erase(storage, positions)
-        return
-    chosen = faiss.IDSelectorBitmap(np.packbits(np.isin(np.arange(index.ntotal), stay), bitorder="little"))
-    parameters = faiss.SearchParametersHNSW(sel=chosen, efSearch=index.hnsw.efSearch)
-    _, nearest = index.search(index.reconstruct_batch(positions), 1, params=parameters)
-    codes = faiss.rev_swig_ptr(storage.codes.data(), index.ntotal * storage.code_size).reshape(index.ntotal, -1)
-    codes[positions] = codes[np.where(nearest[:, 0] < 0, stay[0], nearest[:, 0])]
 
 
 @contextmanager

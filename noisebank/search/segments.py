@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from noisebank.errors import BankDamaged
 from noisebank.format.index_deletions import read_deleted
 from noisebank.format.manifest import IndexSegment
+from noisebank.format.reading import verified_path
 from noisebank.format.tables import merge_from
-from noisebank.format.trusted import trusted_path
 from noisebank.search.index import RECALL_AT, Vectors, blend, recall_of
 from noisebank.storage import Store
 
@@ -151,11 +151,11 @@ def open_segment(store: Store, segment: IndexSegment, scratch: Path) -> Segment:
     Raises:
         BankDamaged: one of its files is missing, damaged or does not fit the others.
     """
-    path = trusted_path(store, segment.index, scratch)
+    path = verified_path(store, segment.index, scratch)
     flags = faiss.IO_FLAG_MMAP_IFC if segment.index.bytes > _MAPPED_BYTES else 0
     try:
         index = faiss.read_index(str(path), flags)
-        entries = Entries(trusted_path(store, segment.entries, scratch))
+        entries = Entries(verified_path(store, segment.entries, scratch))
     except (RuntimeError, pa.ArrowException) as error:
         raise BankDamaged(f"{segment.index.path}: cannot be read ({error}); run verify") from error
     if not index.ntotal == len(entries) == segment.size:

@@ -1,10 +1,10 @@
-"""Captions: rows of a plan in; a Parquet file of captions with their embeddings and a receipt out."""
+"""Captions: rows of a plan in; a Parquet file of captions with their embeddings out."""
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,87 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.format.receipts import Receipt, find_receipt, finish, inputs_hash
-from noisebank.search.embed import Embedder
-from noisebank.stages.clips import SIDECAR, read_sidecar
-from noisebank.stages.finished import Finished
-from noisebank.storage import Store, publish_file
+from noisebank.format.manifest import Snapshot
+from noisebank.format.parts import kind_of
+from noisebank.format.reading import read_table
+from noisebank.format.receipts import Receipt, inputs_hash
+from noisebank.format.schemas import captions_schema
+from noisebank.format.stage_names import CAPTIONS, SIDECARS, StageName
+from noisebank.models.config import absolute_path
+from noisebank.options import CaptionOptions, Config, fingerprint
+from noisebank.planning.plan import Plan, read_task
+from noisebank.search.embed import Embedder, embedder_digest, load_embedder
+from noisebank.stages.job import Made
+from noisebank.stages.stage import Identity, LazyModel, ShardWork, Stage
+from noisebank.storage import BankWriter, FileEntry, Store
 
-STAGE = "captions"
 SUFFIX = ".parquet"
 COLUMNS = ("num", "id", "source", "caption", "caption_hash")
+
+
+@dataclass(frozen=True)
+class CaptionsStage(Stage):
+    """Embeds the captions.
+
+    Args:
+        options: which model embeds them.
+    """
+
+    options: CaptionOptions
+    has_model = True
+
+    @property
+    def name(self) -> StageName:
+        return StageName(CAPTIONS)
+
+    def identify(self, config: Config, latest: Snapshot | None) -> Identity:
+        digest = embedder_digest(self.options.model)
+        model = {"model": absolute_path(self.options.model), "digest": digest}
+        return Identity(fingerprint(self.options, model_digest=digest), model)
+
+    def load_model(self, digest: str) -> Embedder:
+        return load_embedder(self.options.model, digest)
+
+    def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> CaptionsJob:
+        rows = rows_to_embed(store, read_task(store, work.task), plan.source_names, work.clips)
+        digest = plan.models[CAPTIONS]["digest"]
+        return CaptionsJob(rows, plan.fingerprints[CAPTIONS], lambda: model.get(digest), self.options.batch_size)
+
+
+@dataclass(frozen=True)
+class CaptionsJob:
+    """One file of captions to make.
+
+    Args:
+        rows: of the shard (:func:`rows_to_embed`).
+        fingerprint: of the stage.
+        load: gives the loaded model; called only when there is something to do.
+        batch_size: most captions in a batch.
+    """
+
+    rows: pa.Table
+    fingerprint: str
+    load: Callable[[], Embedder]
+    batch_size: int = 64
+    stage: str = CAPTIONS
+
+    @property
+    def inputs(self) -> str:
+        return caption_inputs(self.fingerprint, self.rows)
+
+    @property
+    def size(self) -> int:
+        return self.rows.num_rows
+
+    def make(self, writer: BankWriter) -> Made:
+        """The captions file, or none if there are no rows; ``info`` has ``dim``."""
+        if not self.rows.num_rows:
+            return Made((), 0)
+        embedder = self.load()
+        embeddings = embedder.embed(self.rows.column("caption").to_pylist(), self.batch_size)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(embeddings)), embedder.dim)
+        table = self.rows.append_column("embedding", vectors).cast(captions_schema(embedder.dim))
+        return Made((write_captions(writer, table),), table.num_rows, info={"dim": embedder.dim})
 
 
 def rows_to_embed(
@@ -30,7 +102,7 @@ def rows_to_embed(
 
     Args:
         store: the bank.
-        rows: of the task (``schemas.rows.TASK_ROWS``), sorted by num.
+        rows: of the task (:data:`noisebank.format.schemas.TASK_ROWS`), sorted by num.
         source_names: source names by their number in ``rows``.
         clips: the receipt of the clips shard made of the same task: then only the rows marked ``embed`` whose clip is
             good. None for a task of captions alone.
@@ -39,11 +111,9 @@ def rows_to_embed(
         :data:`COLUMNS`, the source by its name.
     """
     if clips is not None:
-        good = pa.array([], pa.int64())
-        for entry in clips.files:
-            if entry.path.endswith(SIDECAR):
-                sidecar = read_sidecar(store, entry.path, ["num", "clip_row"])
-                good = sidecar.filter(pc.field("clip_row") >= 0).column("num").combine_chunks()
+        sidecars = [entry.path for entry in clips.files if kind_of(entry.path) == SIDECARS]
+        tables = [read_table(store, path, ["num", "clip_row"]).filter(pc.field("clip_row") >= 0) for path in sidecars]
+        good = pa.chunked_array([table.column("num").combine_chunks() for table in tables], pa.int64())
         rows = rows.filter(pc.and_(rows.column("embed"), pc.is_in(rows.column("num"), value_set=good)))
     names = pa.array([source_names[number] for number in rows.column("source").to_pylist()], pa.string())
     return rows.set_column(rows.schema.get_field_index("source"), "source", names).select(COLUMNS)
@@ -54,45 +124,9 @@ def caption_inputs(fingerprint: str, rows: pa.Table) -> str:
     return inputs_hash(fingerprint, rows.column("id"), rows.column("caption"))
 
 
-def make_captions_shard(
-    store: Store,
-    rows: pa.Table,
-    *,
-    fingerprint: str,
-    load: Callable[[], Embedder],
-    schema_of: Callable[[int], pa.Schema],
-    batch_size: int = 64,
-    generation: int = 0,
-) -> Finished:
-    """Embeds the captions of one shard, unless its receipt exists.
-
-    Args:
-        store: the bank.
-        rows: of the shard (:func:`rows_to_embed`).
-        fingerprint: of the stage.
-        load: gives the loaded model; called only when there is something to do.
-        schema_of: schema of a captions file by the length of an embedding (``schemas.captions.captions_schema``).
-        batch_size: most captions in a batch.
-        generation: number of the bank's last vacuum.
-
-    Returns:
-        The receipt names the captions file, or none if there are no rows; its ``info`` has ``dim``.
-    """
-    began = time.perf_counter()
-    inputs = caption_inputs(fingerprint, rows)
-    if (found := find_receipt(store, STAGE, inputs)) is not None:
-        return Finished(found, made=False, seconds=time.perf_counter() - began)
-    if not rows.num_rows:
-        counted = finish(store, Receipt(STAGE, inputs, fingerprint, (), 0))
-        return Finished(counted, made=False, seconds=time.perf_counter() - began)
-    embedder = load()
-    embeddings = embedder.embed(rows.column("caption").to_pylist(), batch_size)
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(embeddings)), embedder.dim)
-    table = rows.append_column("embedding", vectors).cast(schema_of(embedder.dim))
+def write_captions(writer: BankWriter, table: pa.Table) -> FileEntry:
+    """Stores a captions file (:func:`noisebank.format.schemas.captions_schema`)."""
     with tempfile.TemporaryDirectory(prefix="noisebank-captions-") as scratch:
         path = Path(scratch, "captions.parquet")
         pq.write_table(table, path, compression="zstd", use_dictionary=list(COLUMNS))
-        entry = publish_file(store, path, STAGE, SUFFIX, table.num_rows, generation)
-    receipt = Receipt(STAGE, inputs, fingerprint, (entry,), table.num_rows, (), {"dim": embedder.dim})
-    counted = finish(store, receipt)
-    return Finished(counted, made=counted == receipt, seconds=time.perf_counter() - began)
+        return writer.file(path, CAPTIONS, SUFFIX, table.num_rows)

@@ -7,12 +7,10 @@ also takes in what is live in them, and they leave the snapshot.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,23 +21,23 @@ import pyarrow.parquet as pq
 
 from noisebank.errors import BankDamaged, JobFailed
 from noisebank.format.index_deletions import read_deleted, read_nums
-from noisebank.format.manifest import IndexSegment, Snapshot
+from noisebank.format.manifest import IndexSegment, Snapshot, read_snapshot
 from noisebank.format.parts import part_entries, read_parts
-from noisebank.format.receipts import Receipt, find_receipt, finish, inputs_hash
+from noisebank.format.reading import verified_table
+from noisebank.format.receipts import Receipt, find_receipts, inputs_hash
+from noisebank.format.schemas import ENTRIES, ROWS
+from noisebank.format.stage_names import CAPTIONS, INDEX
+from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
-from noisebank.format.trusted import trusted_table
 from noisebank.options import IndexOptions
-from noisebank.planning.claims import claimed_receipts
 from noisebank.planning.plan import Plan
 from noisebank.search.index import TunedIndex, Vectors, build_index, choose_index
 from noisebank.search.segments import ENTRY_GROUP, Entries, Segment, merge_segments_from, open_segment, union_recall
-from noisebank.stages.captions import STAGE as CAPTIONS
-from noisebank.stages.finished import Finished
-from noisebank.storage import FileEntry, Store, file_sha256, publish_file
+from noisebank.stages.job import Made
+from noisebank.storage import BankWriter, FileEntry, Store
 
 _log = logging.getLogger(__name__)
 
-STAGE = "index"
 _INDEX, _ENTRIES, _INFO = ".faiss", ".parquet", ".json"
 _BLOCK = 65_536
 
@@ -56,9 +54,9 @@ class IndexJob:
         parent: the snapshot that the build updates; None for an empty bank.
         fingerprint: of the captions stage.
         options: recall that the segments of the new snapshot must have together, and the type of this one.
-        schema: of the entries (``schemas.captions.ENTRIES``).
         gone: numbers of the clips that leave the bank in this build.
-        adopted: files of finished captions shards that the build took over, and which of their rows it uses.
+        claimed: files of finished captions shards that the build claimed, and which of their rows it uses.
+        purges: whether every older segment with deleted positions is replaced.
     """
 
     store: Store
@@ -66,44 +64,42 @@ class IndexJob:
     parent: Snapshot | None
     fingerprint: str
     options: IndexOptions
-    schema: pa.Schema
     gone: Nums
-    adopted: tuple[tuple[FileEntry, Nums], ...] = ()
+    claimed: tuple[tuple[FileEntry, Nums], ...] = ()
+    purges: bool = False
+    stage: str = INDEX
 
     @property
     def inputs(self) -> str:
         """Hash of everything that the segment and its recall follow from."""
         captions = sorted(entry.sha256 for entry in self.captions)
-        captions += sorted(f"{entry.sha256} {rows.tolist()}" for entry, rows in self.adopted)
+        captions += sorted(f"{entry.sha256} {rows.tolist()}" for entry, rows in self.claimed)
         older = [[old.index.sha256, old.deleted.sha256 if old.deleted else ""] for old in self._older]
         options = [json.dumps(dataclasses.asdict(self.options))]
         return inputs_hash(self.fingerprint, *map(pa.array, (captions, older, self.gone, options)))
 
-    def run(self, generation: int = 0) -> Finished:
-        """Builds the segment, unless its receipt exists; :func:`segment_of` reads the receipt.
+    @property
+    def size(self) -> int:
+        """Captions that the build adds."""
+        return sum(entry.rows for entry in self.captions) + sum(len(rows) for _, rows in self.claimed)
 
-        Args:
-            generation: number of the bank's last vacuum.
+    def make(self, writer: BankWriter) -> Made:
+        """Builds the segment; :func:`segment_of` reads the receipt.
 
         Raises:
             JobFailed: the recall cannot be reached; or captions that stay were embedded with another model.
             BankDamaged: a captions file or an earlier segment is missing or damaged.
         """
-        began = time.perf_counter()
-        if (found := find_receipt(self.store, STAGE, self.inputs)) is not None:
-            return Finished(found, made=False, seconds=time.perf_counter() - began)
         with tempfile.TemporaryDirectory(prefix="noisebank-index-") as scratch:
-            segment, replaces = self._build(Path(scratch), generation)
+            segment, replaces = self._build(Path(scratch), writer)
         info = {"segment": dataclasses.asdict(segment), "replaces": [old.index.path for old in replaces]}
-        receipt = Receipt(STAGE, self.inputs, self.fingerprint, segment.files, segment.size, (), info)
-        counted = finish(self.store, receipt)
-        return Finished(counted, made=counted == receipt, seconds=time.perf_counter() - began)
+        return Made(segment.files, segment.size, info=info)
 
     @property
     def _older(self) -> tuple[IndexSegment, ...]:
         return self.parent.index if self.parent else ()
 
-    def _build(self, scratch: Path, generation: int) -> tuple[IndexSegment, tuple[IndexSegment, ...]]:
+    def _build(self, scratch: Path, writer: BankWriter) -> tuple[IndexSegment, tuple[IndexSegment, ...]]:
         """The published segment, and those that it replaces."""
         first = self._first_replaced()
         while True:
@@ -116,7 +112,7 @@ class IndexJob:
             pq.write_table(entries, scratch / _ENTRIES, compression="zstd", row_group_size=ENTRY_GROUP)
             recall = self._recall(tuned, kept, entries.column("num").to_numpy(), scratch)
             if min(recall.values()) >= self.options.min_recall or not kept:
-                return self._published(tuned, recall, scratch, generation), replaced
+                return self._stored(tuned, recall, scratch, writer), replaced
             _log.info("recall over %d segments is %s; merging them all", len(kept) + 1, recall)
             first = 0
 
@@ -124,35 +120,33 @@ class IndexJob:
         """Which of the older segments the new one takes in: this and all later."""
         if self.parent is not None and self.parent.fingerprints.get("captions") != self.fingerprint:
             return 0
-        rows = sum(entry.rows for entry in self.captions) + sum(len(rows) for _, rows in self.adopted)
+        if self.purges:
+            return min((i for i, old in enumerate(self._older) if old.live < old.size), default=len(self._older))
         live, sizes = [old.live for old in self._older], [old.size for old in self._older]
-        return min(merge_segments_from([*live, rows], [*sizes, rows]), len(self._older))
+        return min(merge_segments_from([*live, self.size], [*sizes, self.size]), len(self._older))
 
     def _collected(self, replaced: Sequence[IndexSegment], scratch: Path) -> tuple[pa.Table, Vectors]:
         """Entries sorted by num and their vectors: of the captions made, and what is live in replaced segments."""
         places: list[tuple[FileEntry, Nums]] = [(entry, np.arange(entry.rows)) for entry in self.captions]
-        places += self.adopted
+        places += self.claimed
         if replaced:
-            nums = [self._captions(entry, ["num"]).column("num").to_numpy()[rows] for entry, rows in places]
-            new = np.concatenate(nums)
+            nums = [verified_table(self.store, entry, ["num"]).column("num").to_numpy()[rows] for entry, rows in places]
+            new = np.concatenate([np.zeros(0, np.int64), *nums])
             live = [read_nums(self.store, old)[~read_deleted(self.store, old)] for old in replaced]
             places += self._places(np.setdiff1d(np.concatenate(live), np.union1d(new, self.gone)))
         tables = []
         with (scratch / "unsorted").open("wb") as unsorted:
             for entry, rows in places:
-                table = self._captions(entry).take(pa.array(rows))
-                tables.append(table.select(self.schema.names))
+                table = verified_table(self.store, entry).take(pa.array(rows))
+                tables.append(table.select(ENTRIES.names))
                 unsorted.write(table.column("embedding").combine_chunks().flatten().to_numpy().data)
-        entries = pa.concat_tables(tables).cast(self.schema)
+        entries = pa.concat_tables(tables).cast(ENTRIES)
         order = np.argsort(entries.column("num").to_numpy(), kind="stable")
         collected = np.memmap(scratch / "unsorted", np.float32, "r").reshape(len(order), -1)
         vectors = np.memmap(scratch / "vectors", np.float32, "w+", shape=collected.shape)
         for start in range(0, len(order), _BLOCK):
             vectors[start : start + _BLOCK] = collected[order[start : start + _BLOCK]]
         return entries.take(pa.array(order)), vectors
-
-    def _captions(self, entry: FileEntry, columns: list[str] | None = None) -> pa.Table:
-        return trusted_table(self.store, entry, columns)
 
     def _places(self, nums: Nums) -> list[tuple[FileEntry, Nums]]:
         """Captions files of the parent snapshot that hold the captions of ``nums``, and their rows there."""
@@ -183,7 +177,7 @@ class IndexJob:
         masked = [segment.restricted(~np.isin(segment.entries.nums(), dead)) for segment in opened]
         return union_recall([*(s for s in masked if s.live), Segment(built.index, Entries(scratch / _ENTRIES))])
 
-    def _published(self, built: TunedIndex, recall: dict[int, float], scratch: Path, generation: int) -> IndexSegment:
+    def _stored(self, built: TunedIndex, recall: dict[int, float], scratch: Path, writer: BankWriter) -> IndexSegment:
         info = {
             "kind": built.spec.factory,
             "metric": "inner_product",
@@ -195,23 +189,42 @@ class IndexJob:
             "captions": self.fingerprint,
         }
         (scratch / _INFO).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-        suffixes = (_INDEX, _ENTRIES, _INFO)
-        name = hashlib.sha256("".join(file_sha256(scratch / suffix) for suffix in suffixes).encode()).hexdigest()
         rows = int(built.index.ntotal)
-        index, entries, how = (
-            publish_file(self.store, scratch / suffix, STAGE, suffix, rows, generation, name_digest=name)
-            for suffix in suffixes
-        )
+        files = [(scratch / suffix, suffix, rows) for suffix in (_INDEX, _ENTRIES, _INFO)]
+        index, entries, how = writer.group(files, INDEX)
         return IndexSegment(index, entries, how, None, built.spec.factory, rows, min(recall.values()))
 
 
-def adopted_captions(store: Store, plan: Plan) -> tuple[tuple[FileEntry, Nums], ...]:
-    """Files of the finished captions shards that a plan took over, and which of their rows it uses."""
-    receipts = [receipt for receipt in claimed_receipts(store, plan) if receipt.stage == CAPTIONS]
+def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: IndexOptions) -> IndexJob | None:
+    """The index segment of a build; None where it has no captions to index.
+
+    Args:
+        store: the bank.
+        plan: of the build.
+        captions: the files of its captions shards.
+        options: what the index must be like.
+    """
+    files = sorted(set(captions), key=lambda entry: entry.path)
+    claimed = claimed_captions(store, plan)
+    if not (files or claimed):
+        return None
+    parent = None if plan.parent is None else read_snapshot(store, plan.parent)
+    rows = OverlayTable(store, plan.changes.get("rows", ()), schema=ROWS)
+    removed = [
+        piece.filter(pc.field("status") == int(Status.REMOVED)).column("num").to_numpy() for piece in rows.slices()
+    ]
+    gone = np.concatenate([np.zeros(0, np.int64), *removed])
+    return IndexJob(store, tuple(files), parent, plan.fingerprints[CAPTIONS], options, gone, claimed)
+
+
+def claimed_captions(store: Store, plan: Plan) -> tuple[tuple[FileEntry, Nums], ...]:
+    """Files of the finished captions shards that a plan claims, and which of their rows it uses."""
+    receipts = find_receipts(store, (name for name in plan.claimed if name[0] == CAPTIONS))
     files = {entry.key: entry for receipt in receipts for entry in receipt.files}
     if not files:
         return ()
-    used = _rows_by_file(store, plan.rows, pc.is_in(pc.field("caption_file"), pa.array(list(files), pa.uint64())))
+    wanted = pc.is_in(pc.field("caption_file"), pa.array(list(files), pa.uint64()))
+    used = _rows_by_file(store, plan.changes.get("rows", ()), wanted)
     return tuple((files[key], rows) for key, rows in sorted(used.items()))
 
 

@@ -1,4 +1,4 @@
-"""Noise: a tar of clips in; an Arrow shard of inverted noise with its statistics and a receipt out.
+"""Noise: the clips of a tar in; an Arrow shard of inverted noise with its statistics out.
 
 Decoding of the next batch overlaps with the network; one clip that cannot be read or inverted fails alone.
 """
@@ -8,132 +8,131 @@ from __future__ import annotations
 import hashlib
 import logging
 import resource
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
-from noisebank.errors import BankDamaged, RowFailure, ShapeMismatch
+from noisebank.errors import BankDamaged, ConfigError, RowFailure, ShapeMismatch
+from noisebank.format.manifest import Snapshot
 from noisebank.format.noise_file import NoiseWriter, storage_roundtrip
-from noisebank.format.receipts import Failure, Receipt, find_receipt, finish, inputs_hash
-from noisebank.format.shards import ShardSample, read_shard
-from noisebank.models import ModelAdapter
-from noisebank.options import NoiseOptions
+from noisebank.format.receipts import Failure
+from noisebank.format.schemas import noise_schema
+from noisebank.format.shards import ShardSample
+from noisebank.format.stage_names import NOISE
+from noisebank.models import ModelAdapter, check_model, load_clip_rules, load_for_inversion, model_digest
+from noisebank.models.config import absolute_path
+from noisebank.options import Config, NoiseOptions, fingerprint
 from noisebank.stages.clip_inversion import ClipRecord, MeteredNetwork, choose_batch_size, invert_clips
-from noisebank.stages.clips import read_sidecar, sidecar_of
-from noisebank.stages.finished import Finished, failure_of
-from noisebank.storage import FileEntry, Store, publish_file
+from noisebank.stages.job import failure_of
+from noisebank.stages.over_clips import StageOverClips, Written
+from noisebank.stages.stage import Identity
 from noisebank.video.frames import decode_mp4
 
 _log = logging.getLogger(__name__)
-_MEASURES = (
-    "reconstruction_error",
-    "stored_reconstruction_error",
-    "max_residual",
-    "network_calls",
-    "stalled_steps",
-)
+_MEASURES = ("reconstruction_error", "stored_reconstruction_error", "max_residual", "network_calls", "stalled_steps")
+_SAID = ("inverter", "prompt", "guidance_scale", "num_inference_steps", "dtype")
+"""Options that the snapshot tells readers."""
+
+Shape = tuple[int, int, int, int]
 
 
-def noise_stage(name: str) -> str:
-    """The stage name of a noise set."""
-    return f"noise/{name}"
-
-
-def clips_of_tar(store: Store, tar: str, nums: pa.ChunkedArray | None = None) -> pa.Table:
-    """The good clips of a tar from its sidecar, in its order: all, or those of ``nums``; their ``attempt`` is 1."""
-    columns = ["num", "id", "source", "uri", "clip_row", "sha256"]
-    table = read_sidecar(store, sidecar_of(tar), columns)
-    table = table.filter(pc.field("clip_row") >= 0).sort_by("clip_row")
-    if nums is not None:
-        table = table.filter(pc.is_in(table.column("num"), nums.combine_chunks()))
-    return table.append_column("attempt", pa.array(np.ones(table.num_rows, np.int16)))
-
-
-def noise_inputs(fingerprint: str, clips: pa.Table) -> str:
-    """The inputs hash of a noise shard: ids and the sha256 of each mp4 (and the try, where it is not the first)."""
-    again = [clips.column("attempt")] if pc.any(pc.greater(clips.column("attempt"), 1)).as_py() else []
-    return inputs_hash(fingerprint, clips.column("id"), clips.column("sha256"), *again)
-
-
-def make_noise_shard(
-    store: Store,
-    tar: str,
-    clips: pa.Table,
-    *,
-    options: NoiseOptions,
-    fingerprint: str,
-    load: Callable[[], ModelAdapter],
-    schema: pa.Schema,
-    generation: int = 0,
-) -> Finished:
-    """Inverts the clips of one tar, unless its receipt exists.
+@dataclass(frozen=True)
+class NoiseStage(StageOverClips):
+    """Inverts the clips for one noise set.
 
     Args:
-        store: the bank.
-        tar: path of the tar in the bank.
-        clips: which of its clips, and each one's attempt (:func:`clips_of_tar`).
-        options: of the noise set.
-        fingerprint: of the stage.
-        load: gives the loaded model; called only when there is something to do.
-        schema: of a noise file (``schemas.noise.noise_schema``); it decides the shape of the records: a clip whose
-            latents have another is a failure (``wrong_shape``).
-        generation: number of the bank's last vacuum.
+        options: of the set.
+    """
 
-    Returns:
-        The receipt names the noise file, or none if every clip failed; its ``info`` has what the manifest needs to
-        find records, the model's description, and the batch size used.
+    options: NoiseOptions
+    kind = NOISE
+    suffix = ".arrow"
+    has_model = True
+
+    @property
+    def accelerator(self) -> str | None:
+        return self.options.accelerator
+
+    def identify(self, config: Config, latest: Snapshot | None) -> Identity:
+        """A model that inverted such clips for ``latest`` is not checked again, because that takes seconds of imports,
+        more than all else that a build with nothing to do needs."""
+        noise = self.options
+        try:
+            shape = record_shape(config, noise)
+            digest = model_digest(noise.model, noise.motion_adapter)
+            mark = fingerprint(noise, model_digest=digest)
+            known = latest.stage_fingerprints if latest else {}
+            if (known.get("clips"), known.get(self.name.name)) != (fingerprint(config.clips), mark):
+                check_model(noise.model, noise.num_inference_steps, shape, noise.motion_adapter)
+        except ConfigError as error:
+            raise ConfigError(f"noise.{noise.name}: {error}") from error
+        said = {name: getattr(noise, name) for name in _SAID}
+        return Identity(mark, {"model": absolute_path(noise.model), "digest": digest, **said, "shape": list(shape)})
+
+    def load_model(self, digest: str) -> ModelAdapter:
+        return load_for_inversion(self.options, digest)
+
+    def write(
+        self,
+        path: Path,
+        samples: Iterator[ShardSample],
+        clips: pa.Table,
+        plan: Mapping[str, Any],
+        model: Callable[[], Any],
+    ) -> Written:
+        """The shape of the records is that of the plan: a clip whose latents have another fails (``wrong_shape``).
+
+        Raises:
+            BankDamaged: a clip has another video than the one that was stored.
+        """
+        adapter: ModelAdapter = model()
+        began = time.perf_counter()
+        if adapter.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(adapter.device)
+        channels, frames, height, width = plan["shape"]
+        shape = (channels, frames, height, width)
+        run = _Inversion(adapter, self.options, clips, shape)
+        with NoiseWriter(path, noise_schema(shape, self.options.dtype)) as writer:
+            failures = _append_records(writer, clips, run.outcomes(samples), self.name.name)
+            info: dict[str, Any] = {"batch_size": run.batch_size}
+            rows = writer.rows
+            if rows:
+                info |= writer.finish()
+                info["description"] = adapter.describe(self.options.num_inference_steps, shape)
+        _log_shard(self.name.name, rows, len(failures), time.perf_counter() - began, run.network)
+        return Written(rows, failures, info)
+
+
+def record_shape(config: Config, noise: NoiseOptions) -> Shape:
+    """The shape ``(C, F, H, W)`` of the records of a noise set, from the configuration of its model.
 
     Raises:
-        BankDamaged: the tar lacks a clip, or has another video than the one that was stored.
+        ConfigError: the model cannot take these clips; says what would fit.
     """
-    began = time.perf_counter()
-    stage = noise_stage(options.name)
-    inputs = noise_inputs(fingerprint, clips)
-    if (found := find_receipt(store, stage, inputs)) is not None:
-        return Finished(found, made=False, seconds=time.perf_counter() - began)
-    adapter = load()
-    loaded = time.perf_counter()
-    if adapter.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(adapter.device)
-    shape: tuple[int, int, int, int] = tuple(schema.field("noise").type.shape)
-    run = _Inversion(adapter, options, clips, shape)
-    with tempfile.TemporaryDirectory(prefix="noisebank-noise-") as scratch:
-        path = Path(scratch, "noise.arrow")
-        with NoiseWriter(path, schema) as writer:
-            failures = _write(writer, clips, run.outcomes(_local(store, tar, Path(scratch))), stage)
-            info: dict[str, Any] = {"tar": tar, "batch_size": run.batch_size}
-            if rows := writer.rows:
-                info |= writer.finish()
-        files: tuple[FileEntry, ...] = ()
-        if rows:
-            info["description"] = adapter.describe(options.num_inference_steps, shape)
-            files = (publish_file(store, path, stage, ".arrow", rows, generation),)
-    receipt = Receipt(stage, inputs, fingerprint, files, rows, failures, info)
-    counted = finish(store, receipt)
-    _log_shard(receipt, time.perf_counter() - loaded, run.network)
-    return Finished(counted, made=counted == receipt, seconds=time.perf_counter() - began)
+    height, width = config.clips.height_width
+    rules = load_clip_rules(noise.model, noise.motion_adapter)
+    try:
+        return rules.latent_shape(noise.frames or config.clips.frames, height, width)
+    except ShapeMismatch as error:
+        raise ConfigError(f"{error}; change clips.size, or clips.frames or noise.frames") from error
 
 
-def _log_shard(receipt: Receipt, seconds: float, network: MeteredNetwork) -> None:
+def _log_shard(stage: str, rows: int, failed: int, seconds: float, network: MeteredNetwork) -> None:
     """One line a shard; ``seconds`` since the model was loaded."""
     _log.info(
-        "%s of %s: %d clips inverted, %d failed, %.2f clips/s, network %.0f%% of the time, peak memory %.2f GB",
-        receipt.stage,
-        receipt.info["tar"],
-        receipt.rows,
-        len(receipt.failures),
-        (receipt.rows + len(receipt.failures)) / seconds,
+        "%s: %d clips inverted, %d failed, %.2f clips/s, network %.0f%% of the time, peak memory %.2f GB",
+        stage,
+        rows,
+        failed,
+        (rows + failed) / seconds,
         100 * network.seconds() / seconds,
         _peak_bytes(network.device) / 1e9,
     )
@@ -159,9 +158,7 @@ class _Batch(NamedTuple):
 class _Inversion:
     """The clips of one tar on their way through the network."""
 
-    def __init__(
-        self, adapter: ModelAdapter, options: NoiseOptions, clips: pa.Table, shape: tuple[int, int, int, int]
-    ) -> None:
+    def __init__(self, adapter: ModelAdapter, options: NoiseOptions, clips: pa.Table, shape: Shape) -> None:
         self.adapter = adapter
         self.options = options
         self.shape = shape
@@ -173,18 +170,13 @@ class _Inversion:
             else choose_batch_size(adapter, shape, options.prompt, options.guidance_scale)
         )
 
-    def outcomes(self, tar: Path) -> Iterator[ClipRecord | RowFailure]:
+    def outcomes(self, samples: Iterator[ShardSample]) -> Iterator[ClipRecord | RowFailure]:
         """The record or failure of every clip, in the order of the tar."""
-        samples = (sample for sample in read_shard(tar) if sample.id in self.clips)
-        found = 0
         with ThreadPoolExecutor(1) as ahead:
             decoded = ahead.submit(self._decode_batch, samples)
             while (batch := decoded.result()).failures:
                 decoded = ahead.submit(self._decode_batch, samples)
-                found += len(batch.failures)
                 yield from self._inverted(batch)
-        if found != len(self.clips):
-            raise BankDamaged(f"{tar}: {found} of {len(self.clips)} clips are in it; run noisebank verify")
 
     def _decode_batch(self, samples: Iterator[ShardSample]) -> _Batch:
         taken = [(sample.id, self._decode(sample)) for sample in islice(samples, self.batch_size)]
@@ -229,17 +221,7 @@ class _Inversion:
             yield failure or next(results)
 
 
-def _local(store: Store, tar: str, scratch: Path) -> Path:
-    """The tar as a local file: itself, or a copy."""
-    if (path := store.local_path(tar)) is not None:
-        return path
-    copy = scratch / "clips.tar"
-    with store.open(tar) as source, copy.open("wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
-    return copy
-
-
-def _write(
+def _append_records(
     writer: NoiseWriter, clips: pa.Table, outcomes: Iterator[ClipRecord | RowFailure], stage: str
 ) -> tuple[Failure, ...]:
     """Writes the records as they come, so that the noise of a batch is held and not that of a shard; gives the failures

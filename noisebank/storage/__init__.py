@@ -5,7 +5,7 @@ that its content decides, read whole files and ranges, list, delete. Nothing is 
 """
 
 from noisebank.storage.base import Store, StoredFile
-from noisebank.storage.files import FileEntry, file_sha256, publish_bytes, publish_file
+from noisebank.storage.files import BankWriter, FileEntry, file_sha256
 from noisebank.storage.opening import open_store
 
-__all__ = ["FileEntry", "Store", "StoredFile", "file_sha256", "open_store", "publish_bytes", "publish_file"]
+__all__ = ["BankWriter", "FileEntry", "Store", "StoredFile", "file_sha256", "open_store"]

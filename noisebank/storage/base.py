@@ -53,7 +53,7 @@ class Store(ABC):
         return f"open_store({self.url!r})"
 
     @abstractmethod
-    def commit(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes) -> bool:
         """Creates ``key`` with ``data`` unless it exists; whether it now holds exactly ``data``.
 
         ``data`` should be unique to its writer: when an answer is lost on the way, what the store holds is compared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,18 +34,18 @@ class FileEntry:
         return int(_name(self.path).group(1)[:16], 16)
 
     @property
-    def generation(self) -> int:
+    def vacuum(self) -> int:
         """Number of the last vacuum before the file was written; 0: none."""
         return int(_name(self.path).group(3) or 0)
 
 
-def data_path(folder: str, digest: str, suffix: str, generation: int = 0) -> str:
+def data_path(folder: str, digest: str, suffix: str, vacuum: int = 0) -> str:
     """The path of a data file whose content (or group of files) has the hexadecimal ``digest``.
 
-    >>> data_path("noise/modelscope", "c0ffee" * 10, ".arrow", generation=7)
+    >>> data_path("noise/modelscope", "c0ffee" * 10, ".arrow", vacuum=7)
     'noise/modelscope/c0ffeec0ffeec0ffeec0ffeec0ffeec0-v7.arrow'
     """
-    return f"{folder}/{digest[:_DIGITS]}{f'-v{generation}' if generation else ''}{suffix}"
+    return f"{folder}/{digest[:_DIGITS]}{f'-v{vacuum}' if vacuum else ''}{suffix}"
 
 
 def file_sha256(path: Path) -> str:
@@ -62,42 +63,56 @@ def stored_sha256(store: Store, key: str) -> str:
     return digest.hexdigest()
 
 
-def publish_file(
-    store: Store, local_path: Path, folder: str, suffix: str, rows: int, generation: int = 0, name_digest: str = ""
-) -> FileEntry:
-    """Uploads a finished local file under the name that its content gives it.
+@dataclass(frozen=True)
+class BankWriter:
+    """Writes data files into a bank, under the names that their content gives them.
 
-    A file of this name that is there already (another attempt made the same) is taken over if its content is right,
-    and replaced if it is damaged.
+    A file of such a name that is there already (another attempt made the same) stays if its content is right, and is
+    replaced if it is damaged.
 
     Args:
         store: the bank.
-        local_path: the file; it is copied and left alone.
-        folder: where it goes, such as ``captions`` or ``noise/modelscope``.
-        suffix: with the dot.
-        rows: its rows, for the manifest.
-        generation: number of the last vacuum of the bank (:attr:`noisebank.format.manifest.Snapshot.vacuum`), so that
-            its late deletions never hit this file.
-        name_digest: hexadecimal digest to name it by instead of its own sha256: for files that share one name.
+        vacuum: number of the last vacuum of the snapshot that is updated. It goes into the names of the files, so that
+            late deletions of that vacuum never hit them.
     """
-    sha256 = file_sha256(local_path)
-    entry = FileEntry(
-        data_path(folder, name_digest or sha256, suffix, generation), local_path.stat().st_size, sha256, rows
-    )
-    if not is_intact(store, entry):
-        store.upload(local_path, entry.path)
-    return entry
 
+    store: Store
+    vacuum: int = 0
 
-def publish_bytes(
-    store: Store, data: bytes | memoryview, folder: str, suffix: str, rows: int, generation: int = 0
-) -> FileEntry:
-    """:func:`publish_file` for small content in memory."""
-    digest = hashlib.sha256(data).hexdigest()
-    entry = FileEntry(data_path(folder, digest, suffix, generation), len(data), digest, rows)
-    if not is_intact(store, entry):
-        store.put(entry.path, data)
-    return entry
+    def file(self, path: Path, folder: str, suffix: str, rows: int) -> FileEntry:
+        """Uploads a finished local file, which is copied and left alone.
+
+        Args:
+            path: the file.
+            folder: where it goes, such as ``captions`` or ``noise/modelscope``.
+            suffix: with the dot.
+            rows: its rows, for the manifest.
+        """
+        digest = file_sha256(path)
+        return self._upload(path, data_path(folder, digest, suffix, self.vacuum), digest, rows)
+
+    def group(self, files: Sequence[tuple[Path, str, int]], folder: str) -> tuple[FileEntry, ...]:
+        """Uploads files ``(path, suffix, rows)`` that belong together under one name, the hash of all their digests."""
+        digests = [file_sha256(path) for path, _, _ in files]
+        name = hashlib.sha256("".join(digests).encode()).hexdigest()
+        return tuple(
+            self._upload(path, data_path(folder, name, suffix, self.vacuum), digest, rows)
+            for (path, suffix, rows), digest in zip(files, digests, strict=True)
+        )
+
+    def data(self, content: bytes | memoryview, folder: str, suffix: str, rows: int) -> FileEntry:
+        """:meth:`file` for small content in memory."""
+        digest = hashlib.sha256(content).hexdigest()
+        entry = FileEntry(data_path(folder, digest, suffix, self.vacuum), len(content), digest, rows)
+        if not is_intact(self.store, entry):
+            self.store.put(entry.path, content)
+        return entry
+
+    def _upload(self, path: Path, key: str, digest: str, rows: int) -> FileEntry:
+        entry = FileEntry(key, path.stat().st_size, digest, rows)
+        if not is_intact(self.store, entry):
+            self.store.upload(path, key)
+        return entry
 
 
 def is_intact(store: Store, entry: FileEntry) -> bool:

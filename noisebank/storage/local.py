@@ -28,7 +28,7 @@ class LocalStore(Store):
         self.root = Path(os.path.realpath(root))
         self.url = str(self.root)
 
-    def commit(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
         with suppress(FileNotFoundError):
             return path.read_bytes() == data
@@ -36,7 +36,7 @@ class LocalStore(Store):
         try:
             os.link(temporary, path)
         except FileExistsError:
-            return self.commit(key, data)  # (who came first may delete it again)
+            return self.create(key, data)  # (who came first may delete it again)
         except OSError as error:
             if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK):
                 raise UnsupportedStore(
@@ -102,7 +102,7 @@ class LocalStore(Store):
         return removed
 
     def probe(self) -> None:
-        """A local file system either has hard links, which are exclusive, or fails in :meth:`commit`."""
+        """A local file system either has hard links, which are exclusive, or fails in :meth:`create`."""
 
     def _path(self, key: str) -> Path:
         path = self.root / checked_key(key)

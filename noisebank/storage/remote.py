@@ -62,7 +62,7 @@ class RemoteStore(Store):
             self._client_of_url = _connect(self.url)
         return self._client_of_url
 
-    def commit(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes) -> bool:
         try:
             obstore.put(self.client, checked_key(key), data, mode="create", use_multipart=False)
         except AlreadyExistsError:
@@ -123,8 +123,8 @@ class RemoteStore(Store):
         key = f"probe/{uuid.uuid4().hex}"
         try:
             with ThreadPoolExecutor(_PROBE_WRITERS) as pool:
-                won = sum(pool.map(lambda i: self.commit(key, b"writer %d" % i), range(_PROBE_WRITERS)))
-            won += self.commit(key, b"a late writer")
+                won = sum(pool.map(lambda i: self.create(key, b"writer %d" % i), range(_PROBE_WRITERS)))
+            won += self.create(key, b"a late writer")
         finally:
             self.delete(key)
         if won != 1:

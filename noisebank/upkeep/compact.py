@@ -22,17 +22,17 @@ from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.errors import BankDamaged
 from noisebank.format.manifest import Snapshot, read_snapshot
-from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.parts import kind_of, part_entries, read_parts
+from noisebank.format.reading import verified_table
 from noisebank.format.receipts import Receipt
+from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
-from noisebank.format.trusted import trusted_table
 from noisebank.options import ClipOptions
 from noisebank.progress import Report, silent
-from noisebank.stages.clips import TAR
-from noisebank.storage import FileEntry, Store
-from noisebank.upkeep.redact import forget, has_traces, redacted
-from noisebank.upkeep.repack import Piece, Repacked, repack_captions, repack_clips, repack_noise
+from noisebank.storage import BankWriter, FileEntry, Store
+from noisebank.upkeep.purge import forget, has_traces, rebuild_worn_segments
+from noisebank.upkeep.repack import FileRows, Repacked, repack_captions, repack_clips, repack_records
 from noisebank.upkeep.vacuum import vacuum
 
 Nums = npt.NDArray[np.int64]
@@ -44,7 +44,7 @@ _NONE = np.zeros(0, np.int64)
 class _File:
     """A data file, and which of its rows something still refers to."""
 
-    piece: Piece
+    piece: FileRows
     fingerprint: str
 
     @property
@@ -97,6 +97,7 @@ class _Compaction:
     def __init__(self, store: Store, base: Snapshot, maxcount: int, purge: bool, progress: Report) -> None:
         self.store, self.base, self.maxcount, self.purge, self.progress = store, base, maxcount, purge, progress
         self.rows = _present(OverlayTable(store, base.rows).read())
+        self.writer = BankWriter(store, base.vacuum)
         self.receipts: list[Receipt] = []
         self._part = cache(self._read_part)
 
@@ -105,18 +106,20 @@ class _Compaction:
         clips, captions = self._clips(), self._captions()
         after = captions.applied(clips.applied(self.rows))
         moved = after.filter(pa.array(clips.touches(self.rows) | captions.touches(self.rows)))
-        records = {name: [self._noise(name, after)] for name, entries in self.base.records.items() if entries}
+        records = {key: [self._records(key, after)] for key, entries in self.base.records.items() if entries}
         delta = Delta([moved], records, receipts=self.receipts)
         if not self.purge:
             return delta
-        segments = [redacted(self.store, segment, self.base.vacuum) for segment in self.base.index]
-        changed = {old.index.path: new for old, new in zip(self.base.index, segments, strict=True) if new != old}
-        return dataclasses.replace(delta, redacted=changed, purges=has_traces(self.store, self.base))
+        index, replaces, receipts = rebuild_worn_segments(self.writer, self.base)
+        purges = has_traces(self.store, self.base)
+        return dataclasses.replace(
+            delta, index=index, replaces=replaces, purges=purges, receipts=[*self.receipts, *receipts]
+        )
 
     def _clips(self) -> _Moves:
         moves = _Moves("clip_file", "clip_row")
-        files = self._files("clips", self.rows, moves)
-        sidecars = self._named("sidecars", [file.key for file in files])
+        files = self._files(CLIPS, self.rows, moves)
+        sidecars = self._named(SIDECARS, [file.key for file in files])
         outdated = {}
         for file in files:
             nums = self._outdated(file, sidecars[file.key])
@@ -126,34 +129,37 @@ class _Compaction:
         for group in self._groups(files, outdated):
             texts = self._texts(np.concatenate([outdated.get(file.key, _NONE) for file in group]))
             pieces = [(file.piece, sidecars[file.key]) for file in group]
-            self._add(moves, repack_clips(self.store, pieces, texts, group[0].fingerprint, self.base.vacuum))
+            self._add(moves, repack_clips(self.writer, pieces, texts, group[0].fingerprint))
         return moves
 
     def _captions(self) -> _Moves:
         moves = _Moves("caption_file", "caption_row")
-        for group in self._groups(self._files("captions", self.rows, moves)):
+        for group in self._groups(self._files(CAPTIONS, self.rows, moves)):
             pieces = [file.piece for file in group]
-            self._add(moves, repack_captions(self.store, pieces, group[0].fingerprint, self.base.vacuum))
+            self._add(moves, repack_captions(self.writer, pieces, group[0].fingerprint))
         return moves
 
-    def _noise(self, name: str, rows: pa.Table) -> pa.Table:
-        """The records of a set that move so that the clips of one tar, as ``rows`` now say, have one noise file."""
-        stage, moves = f"noise/{name}", _Moves("file", "row")
-        records = _present(OverlayTable(self.store, self.base.records[name]).read())
+    def _records(self, key: str, rows: pa.Table) -> pa.Table:
+        """The records of a stage over clips that move so that the clips of one tar, as ``rows`` now say, have one
+        file."""
+        stage, moves = StageName.of_records(key).name, _Moves("file", "row")
+        records = _present(OverlayTable(self.store, self.base.records[key]).read())
         records = records.filter(pc.is_in(records.column("num"), value_set=rows.column("num").combine_chunks()))
         groups: dict[tuple[int, str], list[_File]] = {}
         for file in self._files(stage, records, moves):
             for tar, part in _by_tar(file, rows):
                 groups.setdefault((tar, file.fingerprint), []).append(part)
-        tars = dict(zip(*(self._part("clips").column(column).to_pylist() for column in ("key", "path")), strict=True))
+        tars = dict(zip(*(self._part(CLIPS).column(column).to_pylist() for column in ("key", "path")), strict=True))
         tars |= {
-            entry.key: entry.path for receipt in self.receipts for entry in receipt.files if entry.path.endswith(TAR)
+            entry.key: entry.path
+            for receipt in self.receipts
+            for entry in receipt.files
+            if kind_of(entry.path) == CLIPS
         }
         for (tar, fingerprint), files in sorted(groups.items()):
             if any(map(self._is_worn, files)) or (tar and len(files) > 1):
                 pieces = [file.piece for file in files]
-                made = repack_noise(self.store, stage, pieces, tars.get(tar, ""), fingerprint, self.base.vacuum)
-                self._add(moves, made)
+                self._add(moves, repack_records(self.writer, stage, pieces, tars.get(tar, ""), fingerprint))
         return moves.applied(records).filter(pa.array(moves.touches(records)))
 
     def _groups(self, files: Sequence[_File], outdated: Collection[int] = ()) -> Iterator[list[_File]]:
@@ -186,7 +192,7 @@ class _Compaction:
         entries = self._named(kind, unique.tolist())
         places = np.split(order, starts[1:]) if len(unique) else []
         return [
-            _File(Piece(entries[key], rows[at].astype(np.int64), nums[at]), names[key])
+            _File(FileRows(entries[key], rows[at].astype(np.int64), nums[at]), names[key])
             for key, at in zip(unique.tolist(), places, strict=True)
         ]
 
@@ -205,7 +211,7 @@ class _Compaction:
 
     def _outdated(self, file: _File, sidecar: FileEntry) -> Nums:
         """The numbers of the live clips of a tar whose caption has changed since it was written."""
-        table = self._parquet(sidecar, ["clip_row", "caption_hash"]).filter(pc.field("clip_row") >= 0)
+        table = verified_table(self.store, sidecar, ["clip_row", "caption_hash"]).filter(pc.field("clip_row") >= 0)
         written = table.column("caption_hash").to_numpy()[file.piece.rows]
         held = self.rows.column("caption").to_numpy()[self._at(file.piece.nums)]
         changed: Nums = file.piece.nums[(held != 0) & (held != written)]
@@ -215,17 +221,18 @@ class _Compaction:
         """The captions held of ``nums``."""
         texts: dict[int, str] = {}
         rows = self.rows.take(pa.array(self._at(nums)))
-        for file in self._files("captions", rows, _Moves("caption_file", "caption_row")):
-            column = self._parquet(file.piece.file, ["caption"]).column("caption").take(pa.array(file.piece.rows))
+        for file in self._files(CAPTIONS, rows, _Moves("caption_file", "caption_row")):
+            column = (
+                verified_table(self.store, file.piece.file, ["caption"])
+                .column("caption")
+                .take(pa.array(file.piece.rows))
+            )
             texts |= dict(zip(file.piece.nums.tolist(), column.to_pylist(), strict=True))
         return texts
 
     def _at(self, nums: Nums) -> Nums:
         """Positions of ``nums`` in the rows."""
         return np.searchsorted(self.rows.column("num").to_numpy(), nums)
-
-    def _parquet(self, entry: FileEntry, columns: list[str]) -> pa.Table:
-        return trusted_table(self.store, entry, columns)
 
     def _read_part(self, kind: str) -> pa.Table:
         return read_parts(self.store, self.base.parts.get(kind, ()))
@@ -273,7 +280,7 @@ def _by_tar(file: _File, rows: pa.Table) -> Iterator[tuple[int, _File]]:
     tars = rows.column("clip_file").to_numpy()[at]
     for tar in np.unique(tars).tolist():
         here = tars == tar
-        yield tar, _File(Piece(piece.file, piece.rows[here], piece.nums[here]), file.fingerprint)
+        yield tar, _File(FileRows(piece.file, piece.rows[here], piece.nums[here]), file.fingerprint)
 
 
 def _present(table: pa.Table) -> pa.Table:

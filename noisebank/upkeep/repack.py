@@ -1,16 +1,18 @@
-"""Rewriting shards by copying: several tars, captions files or noise files into one each, nothing decoded or computed.
+"""Rewriting shards by copying: several tars, captions files or files of records into one each, nothing decoded or
+computed, and never more than a clip or a record in memory.
 
-Every function writes the file that the stage itself would have made of the same rows, under the receipt that the stage
-would look for, so that a later build finds the work done.
+Every function has the writer of the stage write what the stage itself would have made of the same rows, under the
+receipt that the stage would look for, so that a later build finds the work done.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import heapq
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,22 +21,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from noisebank.errors import BankDamaged
-from noisebank.format.noise_file import record_layout
-from noisebank.format.receipts import Receipt, finish
-from noisebank.format.shards import ShardSample, read_shard, write_shard
-from noisebank.format.trusted import trusted_path
+from noisebank.format.noise_file import NoiseWriter, StoredRecord, stored_records
+from noisebank.format.reading import PARQUET, read_table, verified_path, verified_table
+from noisebank.format.receipts import Receipt
+from noisebank.format.shards import ShardSample, read_shard
+from noisebank.format.stage_names import CAPTIONS, CLIPS
 from noisebank.ids import xxh64_of
-from noisebank.stages.captions import caption_inputs
-from noisebank.stages.clips import SIDECAR, TAR, clip_inputs
-from noisebank.stages.noise import noise_inputs
-from noisebank.storage import FileEntry, Store, file_sha256, publish_file
+from noisebank.stages.captions import caption_inputs, write_captions
+from noisebank.stages.clips import clip_inputs, write_clips
+from noisebank.stages.job import Made, run_job
+from noisebank.stages.over_clips import record_inputs
+from noisebank.storage import BankWriter, FileEntry
 
 Nums = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
-    """What to take out of one file: rows by their position, and the numbers that they should have."""
+class FileRows:
+    """What to take out of one file: rows by their position, ascending, and the numbers that they should have."""
 
     file: FileEntry
     rows: Nums
@@ -49,84 +53,116 @@ class Repacked:
     nums: Nums
 
 
+@dataclasses.dataclass(frozen=True)
+class _CopyJob:
+    """A shard that is copied together."""
+
+    stage: str
+    fingerprint: str
+    inputs: str
+    size: int
+    copy: Callable[[BankWriter, Path], Made]
+
+    def make(self, writer: BankWriter) -> Made:
+        with tempfile.TemporaryDirectory(prefix="noisebank-repack-") as scratch:
+            return self.copy(writer, Path(scratch))
+
+
 def repack_clips(
-    store: Store,
-    pieces: Sequence[tuple[Piece, FileEntry]],
+    writer: BankWriter,
+    pieces: Sequence[tuple[FileRows, FileEntry]],
     captions: Mapping[int, str],
     fingerprint: str,
-    generation: int,
 ) -> Repacked:
     """One tar and sidecar with clips of several.
 
     Args:
-        store: the bank.
+        writer: of the bank.
         pieces: clips of tars, each with the tar's sidecar; every file is read once.
         captions: by number, the captions that changed since.
         fingerprint: of the clips stage, the same for all.
-        generation: number of the last vacuum.
 
     Raises:
         BankDamaged: a file is missing or damaged, or does not hold what rows say.
     """
-    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        samples: dict[str, ShardSample] = {}
-        sidecars = []
-        for tar, sidecar in pieces:
-            rows = _taken(dataclasses.replace(tar, file=sidecar), _read_parquet(store, sidecar, Path(scratch)))
-            sidecars.append(rows)
-            wanted = set(rows.column("id").to_pylist())
-            path = trusted_path(store, tar.file, Path(scratch))
-            samples |= {sample.id: sample for sample in read_shard(path) if sample.id in wanted}
-        table = _renewed(pa.concat_tables(sidecars).sort_by("num"), captions)
-        texts = dict(zip(table.column("id").to_pylist(), table.column("caption").to_pylist(), strict=True))
-        paths = Path(scratch, f"clips{TAR}"), Path(scratch, f"clips{SIDECAR}")
-        write_shard(paths[0], (_captioned(samples[id], caption) for id, caption in texts.items()))
-        pq.write_table(table, paths[1], compression="zstd")
-        digest = hashlib.sha256("".join(map(file_sha256, paths)).encode()).hexdigest()
-        files = tuple(
-            publish_file(store, path, "clips", path.suffix, len(texts), generation, name_digest=digest)
-            for path in paths
-        )
-    receipt = Receipt("clips", clip_inputs(fingerprint, table), fingerprint, files, len(texts))
-    return Repacked(finish(store, receipt), table.column("num").to_numpy())
+    taken = [
+        _taken(dataclasses.replace(tar, file=sidecar), verified_table(writer.store, sidecar)) for tar, sidecar in pieces
+    ]
+    table = _renewed(pa.concat_tables(taken).sort_by("num"), captions)
+    texts = dict(zip(table.column("num").to_pylist(), table.column("caption").to_pylist(), strict=True))
+
+    def copy(writer: BankWriter, scratch: Path) -> Made:
+        streams = [
+            _clips(verified_path(writer.store, tar.file, scratch), rows)
+            for (tar, _), rows in zip(pieces, taken, strict=True)
+        ]
+        ordered = heapq.merge(*streams, key=lambda clip: clip[0])
+        samples = (_with_caption(sample, texts[num]) for num, sample in ordered)
+        return Made(write_clips(writer, scratch, samples, lambda: table), table.num_rows)
+
+    return _run(writer, _CopyJob(CLIPS, fingerprint, clip_inputs(fingerprint, table), table.num_rows, copy), table)
 
 
-def repack_captions(store: Store, pieces: Sequence[Piece], fingerprint: str, generation: int) -> Repacked:
+def repack_captions(writer: BankWriter, pieces: Sequence[FileRows], fingerprint: str) -> Repacked:
     """One captions file with rows of several; arguments and errors as for :func:`repack_clips`."""
-    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        tables = [_taken(piece, _read_parquet(store, piece.file, Path(scratch))) for piece in pieces]
-        table = pa.concat_tables(tables).sort_by("num")
-        path = Path(scratch, "captions.parquet")
-        plain = [name for name in table.column_names if name != "embedding"]
-        pq.write_table(table, path, compression="zstd", use_dictionary=plain)
-        entry = publish_file(store, path, "captions", ".parquet", table.num_rows, generation)
+    tables = [_taken(piece, verified_table(writer.store, piece.file)) for piece in pieces]
+    table = pa.concat_tables(tables).sort_by("num")
     info = {"dim": table.schema.field("embedding").type.list_size}
-    receipt = Receipt("captions", caption_inputs(fingerprint, table), fingerprint, (entry,), table.num_rows, (), info)
-    return Repacked(finish(store, receipt), table.column("num").to_numpy())
+
+    def copy(writer: BankWriter, scratch: Path) -> Made:
+        return Made((write_captions(writer, table),), table.num_rows, info=info)
+
+    return _run(
+        writer, _CopyJob(CAPTIONS, fingerprint, caption_inputs(fingerprint, table), table.num_rows, copy), table
+    )
 
 
-def repack_noise(
-    store: Store, stage: str, pieces: Sequence[Piece], tar: str, fingerprint: str, generation: int
-) -> Repacked:
-    """One noise file with records of several, bit for bit; ``tar`` is the path of the one that has their clips now.
+def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], tar: str, fingerprint: str) -> Repacked:
+    """One file with records of several, bit for bit; ``tar`` is the path of the one that has their clips now.
 
     Other arguments and errors as for :func:`repack_clips`.
     """
-    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        tables = [_taken(piece, _read_arrow(store, piece.file, Path(scratch))) for piece in pieces]
-        table = pa.concat_tables(tables)
-        table = table.take(pa.array(np.argsort(table.column("num").to_numpy()))).combine_chunks()
-        path = Path(scratch, "noise.arrow")
-        with pa.ipc.new_file(path, table.schema) as writer:
-            writer.write_batch(table.to_batches()[0])
-        info = {"tar": tar, **record_layout(path)}
-        entry = publish_file(store, path, stage, ".arrow", table.num_rows, generation)
+    store = writer.store
+    suffix = Path(pieces[0].file.path).suffix
+    tables = [_taken(piece, read_table(store, piece.file.path, without=("noise", "scale"))) for piece in pieces]
+    table = pa.concat_tables(tables).sort_by("num")
+
+    def copy(writer: BankWriter, scratch: Path) -> Made:
+        paths = [verified_path(store, piece.file, scratch) for piece in pieces]
+        path = scratch / f"records{suffix}"
+        info: dict[str, Any] = {"tar": tar}
+        if suffix == PARQUET:
+            pq.write_table(table, path)
+        else:
+            info |= _copy_noise(path, [stored_records(p, piece.rows) for p, piece in zip(paths, pieces, strict=True)])
+        return Made((writer.file(path, stage, suffix, table.num_rows),), table.num_rows, info=info)
+
     clips = table.select(["id", "sha256"]).append_column("attempt", pa.array(np.ones(table.num_rows, np.int16)))
-    receipt = Receipt(stage, noise_inputs(fingerprint, clips), fingerprint, (entry,), table.num_rows, (), info)
-    return Repacked(finish(store, receipt), table.column("num").to_numpy())
+    return _run(writer, _CopyJob(stage, fingerprint, record_inputs(fingerprint, clips), table.num_rows, copy), table)
 
 
-def _taken(piece: Piece, table: pa.Table) -> pa.Table:
+def _run(writer: BankWriter, job: _CopyJob, table: pa.Table) -> Repacked:
+    return Repacked(run_job(job, writer).receipt, table.column("num").to_numpy())
+
+
+def _clips(tar: Path, rows: pa.Table) -> Iterator[tuple[int, ShardSample]]:
+    """The wanted clips of a tar with their numbers."""
+    nums = dict(zip(rows.column("id").to_pylist(), rows.column("num").to_pylist(), strict=True))
+    return ((nums[sample.id], sample) for sample in read_shard(tar) if sample.id in nums)
+
+
+def _copy_noise(path: Path, streams: Sequence[Iterator[StoredRecord]]) -> dict[str, int]:
+    """Writes records of several files, ordered by their numbers, into one noise shard; gives where they are."""
+    records = heapq.merge(*streams, key=lambda record: record.columns["num"])
+    first = next(records)
+    with NoiseWriter(path, first.schema) as writer:
+        writer.copy(first)
+        for record in records:
+            writer.copy(record)
+        return writer.finish()
+
+
+def _taken(piece: FileRows, table: pa.Table) -> pa.Table:
     """The rows of a piece out of its file's table; failed rows of a sidecar do not count as positions.
 
     Raises:
@@ -154,14 +190,5 @@ def _renewed(sidecar: pa.Table, captions: Mapping[int, str]) -> pa.Table:
     return sidecar
 
 
-def _captioned(sample: ShardSample, caption: str) -> ShardSample:
+def _with_caption(sample: ShardSample, caption: str) -> ShardSample:
     return dataclasses.replace(sample, caption=caption, info={**sample.info, "caption": caption})
-
-
-def _read_parquet(store: Store, entry: FileEntry, scratch: Path) -> pa.Table:
-    return pq.read_table(trusted_path(store, entry, scratch))
-
-
-def _read_arrow(store: Store, entry: FileEntry, scratch: Path) -> pa.Table:
-    with pa.memory_map(str(trusted_path(store, entry, scratch))) as source:
-        return pa.ipc.open_file(source).read_all()

@@ -23,6 +23,7 @@ from noisebank.format.index_deletions import Nums, read_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot, read_snapshot
 from noisebank.format.parts import read_parts
 from noisebank.format.receipts import read_receipt, receipt_path
+from noisebank.format.stage_names import StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
 from noisebank.storage import Store
@@ -73,7 +74,9 @@ def repair(store: Store, report: Report) -> Snapshot:
         store.delete(path)
     delta = Delta(
         rows=_rows(store, snapshot, loss),
-        records={name: _records(store, snapshot, name, loss.keys(f"noise/{name}")) for name in snapshot.records},
+        records={
+            key: _records(store, snapshot, key, loss.keys(StageName.of_records(key).name)) for key in snapshot.records
+        },
         replaces=frozenset(segment.index.path for segment in loss.index),
     )
     return commit(store, snapshot, delta, CommitInfo(run_id=f"repair-{uuid.uuid4().hex}", operation="repair"))

@@ -31,7 +31,7 @@ from noisebank.format.receipts import read_receipt, receipt_path
 from noisebank.planning.plan import FOLDER as PLANS
 from noisebank.planning.plan import read_plan, refused_plans
 from noisebank.progress import Report, silent
-from noisebank.storage import Store, StoredFile, publish_bytes
+from noisebank.storage import BankWriter, Store, StoredFile
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def vacuum(
             return found
         if found.expired or found.files:
             snapshot = _snapshot(store, base, [*map(snapshot_path, going), *(file.key for file in garbage)])
-            if not store.commit(snapshot.path, snapshot.to_bytes()):
+            if not store.create(snapshot.path, snapshot.to_bytes()):
                 _log.info("snapshot %d was taken by another writer; looking again what may go", snapshot.number)
                 continue
             finish_vacuum(store, snapshot, progress)
@@ -186,7 +186,7 @@ def _parents_of_open_plans(store: Store, readable: list[Snapshot], before: float
         hash, _, name = file.key.removeprefix(f"{PLANS}/").partition("/")
         if name == "plan.json" and hash not in closed and file.modified >= before:
             try:
-                plan = read_plan(store, hash)
+                plan = read_plan(store, file.key)
             except (BankDamaged, FileNotFoundError):  # (nobody can carry it out)
                 continue
             if not plan.is_empty:  # (else nothing will be committed)
@@ -199,7 +199,7 @@ def _snapshot(store: Store, base: Snapshot, paths: list[str]) -> Snapshot:
     number = base.number + 1
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"path": pa.array(paths, pa.string())}), sink, compression="zstd")
-    listed = publish_bytes(store, sink.getvalue().to_pybytes(), "expired", ".parquet", len(paths), number)
+    listed = BankWriter(store, number).data(sink.getvalue().to_pybytes(), "expired", ".parquet", len(paths))
     return dataclasses.replace(
         base,
         number=number,

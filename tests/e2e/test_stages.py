@@ -27,7 +27,7 @@ REFUSALS = [
     ("captions", ""),
     ("commit", "noise/small: a shard of"),
     ("noise", ""),
-    ("commit", "index: not built yet; run 'noisebank index' or 'build'"),
+    ("commit", "index: a shard of 6 rows is not finished; run 'noisebank index' or 'build'"),
     ("index", ""),
     ("commit", ""),
 ]

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo
-from noisebank.commits.publishing import Outcome, Schemas
+from noisebank.commits.publishing import BuildResult
 from noisebank.config import config_from_mapping
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.format.receipts import Failure, Receipt, finish, inputs_hash
+from noisebank.format.schemas import CLIPS, LISTED, ROWS
 from noisebank.format.tables import OverlayTable
 from noisebank.options import Config
 from noisebank.planning.assemble import ReadRange, assemble, scanned, write_partition
@@ -28,19 +29,14 @@ from noisebank.planning.cut import Task
 from noisebank.planning.diff import Rules
 from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
-from noisebank.planning.plan import Plan, plan_exists, read_plan, read_task, stage_fingerprints, write_plan
+from noisebank.planning.plan import Plan, plan_path, read_plan, read_task, write_plan
 from noisebank.planning.reduce import reduce_partition
-from noisebank.planning.spill import Piece, partition_range, read_piece, spill
+from noisebank.planning.spill import SpilledBatch, partition_range, read_batch, spill
 from noisebank.planning.survey import survey
 from noisebank.sources import cut_ranges, read_range
-from noisebank.storage import FileEntry, open_store, publish_file
-from schemas.clips import CLIPS
-from schemas.failures import FAILURES
-from schemas.noise import RECORDS
-from schemas.rows import LISTED, ROWS, TASK_RECORDS, TASK_ROWS
+from noisebank.storage import BankWriter, FileEntry, open_store
 
-FINGERPRINTS: dict[str, Any] = {"clips": "c1", "captions": "t1", "noise": {"toy": "n1"}}
-SCHEMAS = {"tasks": TASK_ROWS, "noise": TASK_RECORDS, "rows": ROWS, "records": RECORDS, "failures": FAILURES}
+FINGERPRINTS = {"clips": "c1", "captions": "t1", "noise/toy": "n1"}
 HEADER = ["videoid", "contentUrl", "duration", "page_dir", "name"]
 _runs = itertools.count()
 
@@ -72,7 +68,7 @@ class Bank:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store = open_store(folder / "bank")
-        self.fingerprints: dict[str, Any] = FINGERPRINTS
+        self.fingerprints: dict[str, str] = FINGERPRINTS
         self.now = 0.0
 
     def config(self, sources: Any, **options: Any) -> Config:
@@ -84,11 +80,11 @@ class Bank:
     def plan(self, sources: Any, range_bytes: int = 1 << 24, bits: int | None = None, **options: Any) -> Plan:
         """The plan of a build of ``sources``; all steps of ``transforms/plan.py`` one after the other."""
         config, store = self.config(sources, **options), self.store
-        fingerprints = stage_fingerprints(self.fingerprints)
+        fingerprints = self.fingerprints
         found = survey(config, fingerprints, store, store, self.now)
         if bits is not None:
             object.__setattr__(found, "bits", bits)
-        pieces: dict[int, list[Piece]] = {}
+        pieces: dict[int, list[SpilledBatch]] = {}
         ranges = []
         for number, file in enumerate(found.lists):
             for part in cut_ranges(file, number, range_bytes):
@@ -99,21 +95,22 @@ class Bank:
                         pieces.setdefault(partition, []).append(piece)
                     ranges.append(ReadRange(rows.column("position")[0].as_py(), rows.num_rows, rows_digest(rows)))
         scan = scanned(ranges, config, found)
-        if plan_exists(store, scan.hash):
-            return read_plan(store, scan.hash)
+        if store.exists(plan_path(scan.hash)):
+            return read_plan(store, plan_path(scan.hash))
         claims = read_claims(store, list(enumerate(found.receipts)), found.stages, fingerprints)
         parent = Parent(store, found.parent, fingerprints)
         rules = Rules(found.due, config.retry_failures, list(found.sources), config.prune)
         files = []
         for partition in range(1 << found.bits):
             lo, hi = partition_range(partition, found.bits)
-            listed = pa.Table.from_batches([read_piece(store, p, LISTED) for p in pieces.get(partition, [])], LISTED)
+            listed = pa.Table.from_batches([read_batch(store, p, LISTED) for p in pieces.get(partition, [])], LISTED)
             nums = claims.column("num").to_numpy()
             ours = claims.filter((nums >= lo) & (nums < hi)).cast(CLAIMS)
             reduced = reduce_partition(listed, ours, parent, lo, hi, rules, found.stages, found.sources)
-            files.append(write_partition(store, partition, reduced, scan, found, SCHEMAS))
-        plan = assemble(store, store, files, scan, found, config, self.fingerprints, {})
-        return write_plan(store, plan)
+            files.append(write_partition(store, partition, reduced, scan, found))
+        plan = assemble(store, store, files, scan, found, config, {})
+        write_plan(store, plan)
+        return read_plan(store, plan.path)
 
     def make(
         self, plan: Plan, broken: Broken | None = None, stages: Collection[str] = ("clips", "captions", "noise")
@@ -131,7 +128,7 @@ class Bank:
                 receipts += [work.captions(task) for task in plan.tasks["captions"]]
                 receipts += [work.captions(task, clips) for task, clips in made]
             if "noise" in stages:
-                for name in plan.fingerprints["noise"]:
+                for name in plan.noise_sets:
                     receipts += [
                         work.noise(name, task.tar, read_task(self.store, task)) for task in plan.tasks[f"noise/{name}"]
                     ]
@@ -141,15 +138,16 @@ class Bank:
     def commit(self, plan: Plan, receipts: list[Receipt]) -> Snapshot | None:
         """Publishes what was made of a plan."""
         parent = latest_snapshot(self.store)
-        outcome = Outcome(self.store, plan, parent, receipts, Schemas(ROWS, RECORDS, FAILURES))
         names = tuple(plan.source_names.values())
         info = CommitInfo(
             f"run{next(_runs)}",
             fingerprints=plan.fingerprints,
             sources=names,
-            noise_sets=tuple(plan.fingerprints["noise"]),
+            noise_sets=plan.noise_sets,
         )
-        return commit(self.store, parent, outcome.delta(), info)
+        shards = [(receipt.stage, receipt.inputs) for receipt in receipts]
+        with BuildResult(self.store, plan, parent, shards) as result:
+            return commit(self.store, parent, result.delta(), info)
 
     def build(self, sources: Any, broken: Broken | None = None, **options: Any) -> Plan:
         """A whole build; returns its plan."""
@@ -173,7 +171,7 @@ class Bank:
 
     def delta(self, plan: Plan, name: str = "rows") -> list[dict[str, Any]]:
         """The rows of a delta of a plan: ``rows``, ``failures``, or ``records/<set>``."""
-        entries = plan.records.get(name.removeprefix("records/"), ()) if "/" in name else getattr(plan, name)
+        entries = plan.changes.get(name, ())
         tables = [OverlayTable(self.store, [entry]).read() for entry in entries]
         return [row for table in tables for row in table.to_pylist()]
 
@@ -212,9 +210,8 @@ class _Work:
         sidecar, tar = self.scratch / "x.parquet", self.scratch / "x.tar"
         pq.write_table(pa.Table.from_pylist(entries, CLIPS), sidecar)
         tar.write_text("".join(entry["sha256"] for entry in entries if entry["clip_row"] >= 0))
-        digest = hashlib.sha256(sidecar.read_bytes() + tar.read_bytes()).hexdigest()
         paths = [(tar, good)] if good else []
-        files = self._publish([*paths, (sidecar, len(entries))], "clips", digest)
+        files = self._store([*paths, (sidecar, len(entries))], "clips")
         columns = [rows.column(name) for name in ("id", "uri", "start_ms", "end_ms", "caption", "attempt")]
         fingerprint = self.plan.fingerprints["clips"]
         inputs = inputs_hash(fingerprint, *columns)
@@ -234,7 +231,7 @@ class _Work:
         )
         table = pa.Table.from_pylist([{name: row[name] for name in names} for row in rows], schema)
         pq.write_table(table, path)
-        files = self._publish([(path, len(rows))], "captions") if rows else ()
+        files = self._store([(path, len(rows))], "captions") if rows else ()
         fingerprint = self.plan.fingerprints["captions"]
         inputs = inputs_hash(fingerprint, table.column("id"), table.column("caption"))
         return finish(self.bank.store, Receipt("captions", inputs, fingerprint, files, len(rows)))
@@ -262,8 +259,8 @@ class _Work:
             table = pa.table({"num": pa.array(nums, pa.int64()), "checksum": checksums})
             with pa.ipc.new_file(path, table.schema) as writer:
                 writer.write_table(table)
-            files = self._publish([(path, len(good))], f"noise/{name}")
-        fingerprint = self.plan.fingerprints["noise"][name]
+            files = self._store([(path, len(good))], f"noise/{name}")
+        fingerprint = self.plan.fingerprints[f"noise/{name}"]
         identity = pa.array([f"{row['id']} {row['sha256']} {attempts[row['num']]}" for row in clips])
         receipt = Receipt(
             f"noise/{name}",
@@ -276,9 +273,8 @@ class _Work:
         )
         return finish(self.bank.store, receipt)
 
-    def _publish(self, paths: list[tuple[Path, int]], folder: str, digest: str = "") -> tuple[FileEntry, ...]:
-        store = self.bank.store
-        return tuple(publish_file(store, path, folder, path.suffix, rows, 0, digest) for path, rows in paths)
+    def _store(self, paths: list[tuple[Path, int]], folder: str) -> tuple[FileEntry, ...]:
+        return BankWriter(self.bank.store).group([(path, path.suffix, rows) for path, rows in paths], folder)
 
 
 def _failure(row: Mapping[str, Any], stage: str) -> Failure:

@@ -17,16 +17,15 @@ from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.format.noise_file import NoiseWriter
 from noisebank.format.receipts import Receipt, finish, inputs_hash
+from noisebank.format.schemas import RECORDS, ROWS, captions_schema, noise_schema
 from noisebank.format.status import Status
 from noisebank.ids import clip_number, source_number, xxh64
 from noisebank.options import CaptionOptions, IndexOptions
 from noisebank.search.embed import Embedder, load_embedder
-from noisebank.stages.captions import make_captions_shard
+from noisebank.stages.captions import CaptionsJob
 from noisebank.stages.index import IndexJob, segment_of
-from noisebank.storage import Store, publish_bytes, publish_file
-from schemas.captions import ENTRIES, captions_schema
-from schemas.noise import RECORDS, noise_schema
-from schemas.rows import ROWS
+from noisebank.stages.job import run_job
+from noisebank.storage import BankWriter, Store
 from tests.support.minilm import MINILM
 
 SHAPE = (4, 2, 4, 6)
@@ -63,13 +62,13 @@ def caption_rows(captions: Mapping[str, str]) -> pa.Table:
 def embed(store: Store, captions: Mapping[str, str], fingerprint: str = FINGERPRINT) -> Receipt:
     """The receipt of a captions shard."""
     rows = caption_rows(captions)
-    return make_captions_shard(store, rows, fingerprint=fingerprint, load=embedder, schema_of=captions_schema).receipt
+    return run_job(CaptionsJob(rows, fingerprint, embedder), BankWriter(store)).receipt
 
 
 def index_job(store: Store, receipts: Sequence[Receipt], parent: Snapshot | None, **options: Any) -> IndexJob:
     """The index job of a build."""
     files = tuple(file for receipt in receipts for file in receipt.files)
-    values = {"fingerprint": FINGERPRINT, "options": IndexOptions(), "schema": ENTRIES, "gone": np.zeros(0, np.int64)}
+    values = {"fingerprint": FINGERPRINT, "options": IndexOptions(), "gone": np.zeros(0, np.int64)}
     return IndexJob(store, files, parent, **{**values, **options})
 
 
@@ -91,7 +90,7 @@ def invert(
             layout = writer.finish()
         with pa.OSFile(str(path)) as file:
             checksums = pa.ipc.open_file(file).read_all().column("checksum").to_pylist()
-        entry = publish_file(store, path, f"noise/{noise_set}", ".arrow", len(ids))
+        entry = BankWriter(store).file(path, f"noise/{noise_set}", ".arrow", len(ids))
     inputs = inputs_hash("noise", pa.array(ids), pa.array([dtype]))
     receipt = finish(store, Receipt(f"noise/{noise_set}", inputs, "noise", (entry,), len(ids), (), layout))
     records = [
@@ -119,9 +118,9 @@ def build(
     index, replaces = None, frozenset[str]()
     if captions:
         embedded = embed(store, captions)
-        indexed = index_job(store, [embedded], parent, gone=gone).run().receipt
+        indexed = run_job(index_job(store, [embedded], parent, gone=gone), BankWriter(store)).receipt
         index, replaces = segment_of(indexed)
-        tar = publish_bytes(store, "".join(captions).encode(), "clips", ".tar", len(captions))
+        tar = BankWriter(store).data("".join(captions).encode(), "clips", ".tar", len(captions))
         clips = finish(store, Receipt("clips", embedded.inputs, "clips", (tar,), len(captions)))
         receipts += [clips, embedded, indexed]
         order = caption_rows(captions).column("id").to_pylist()
@@ -131,11 +130,11 @@ def build(
             receipt, made = invert(store, name, ids, dtype, description["shape"])
             receipts.append(receipt)
             records[name] = [pa.Table.from_pylist(made, RECORDS)]
-    models = {name: {**description, "dtype": dtype, "model": "toy"} for name in sets}
+    models = {f"noise/{name}": {**description, "dtype": dtype, "model": "toy"} for name in sets}
     info = CommitInfo(
         run_id=f"reader-test-{next(_runs)}",
-        fingerprints={"clips": "c", "captions": FINGERPRINT, "noise": dict.fromkeys(sets, "noise")},
-        models={"captions": {"model": model, "digest": embedder().digest}, "noise": models},
+        fingerprints={"clips": "c", "captions": FINGERPRINT, **{f"noise/{name}": "noise" for name in sets}},
+        models={"captions": {"model": model, "digest": embedder().digest}, **models},
         noise_sets=tuple(sets),
         sources=("mine", "yours"),
     )

@@ -18,21 +18,16 @@ from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.format.manifest import IndexSegment, Snapshot, latest_snapshot
 from noisebank.format.receipts import Failure, Receipt, finish, inputs_hash
+from noisebank.format.schemas import CLIPS, ENTRIES, FAILURES, RECORDS, ROWS, captions_schema, noise_schema
 from noisebank.format.shards import ShardSample, write_shard
 from noisebank.format.status import Status
 from noisebank.ids import clip_number, source_number, xxh64
-from noisebank.storage import Store, publish_bytes, publish_file
-from noisebank.storage.files import file_sha256
-from schemas.captions import ENTRIES, captions_schema
-from schemas.clips import CLIPS
-from schemas.failures import FAILURES
-from schemas.noise import RECORDS, noise_schema
-from schemas.rows import ROWS
+from noisebank.storage import BankWriter, Store
 
 SET = "toy"
 SHAPE = (1, 2, 2, 2)
 DIM = 4
-FINGERPRINTS = {"clips": "c1", "captions": "t1", "noise": {SET: "n1"}}
+FINGERPRINTS = {"clips": "c1", "captions": "t1", f"noise/{SET}": "n1"}
 _runs = itertools.count()
 
 
@@ -54,14 +49,14 @@ def source_of(id: str) -> str:
     return id.partition("-")[0]
 
 
-def make(store: Store, captions: Mapping[str, str], *, failed: Iterable[str] = (), generation: int = 0) -> Made:
+def make(store: Store, captions: Mapping[str, str], *, failed: Iterable[str] = (), vacuum: int = 0) -> Made:
     """One shard with a clip, caption, noise record and index entry for each id of ``captions``; ``failed`` ids fail."""
     ids = sorted(captions, key=num_of)
     with tempfile.TemporaryDirectory() as scratch:
-        clips = _clips(store, Path(scratch), ids, captions, list(failed), generation)
-        texts = _captions(store, Path(scratch), ids, captions, generation)
-        noise = _noise(store, Path(scratch), ids, captions, generation)
-        index, indexed = _index(store, Path(scratch), ids, captions, generation)
+        clips = _clips(BankWriter(store, vacuum), Path(scratch), ids, captions, list(failed))
+        texts = _captions(BankWriter(store, vacuum), Path(scratch), ids, captions)
+        noise = _noise(BankWriter(store, vacuum), Path(scratch), ids, captions)
+        index, indexed = _index(BankWriter(store, vacuum), Path(scratch), ids, captions)
     rows = [
         _row(id, clips.files[0].key, i, texts.files[0].key, Status.OK, caption=captions[id]) for i, id in enumerate(ids)
     ]
@@ -102,7 +97,7 @@ def publish(
     values: dict[str, object] = {"run_id": f"run{next(_runs)}", "fingerprints": FINGERPRINTS, "noise_sets": (SET,)}
     values |= {
         "sources": ("a", "b"),
-        "models": {"captions": {"model": "toy"}, "noise": {SET: {"shape": list(SHAPE)}}},
+        "models": {"captions": {"model": "toy"}, f"noise/{SET}": {"shape": list(SHAPE)}},
         **info,
     }
     return commit(store, latest_snapshot(store) if newest else parent, delta, CommitInfo(**values))
@@ -173,14 +168,12 @@ def _receipt(
     failures: tuple[Failure, ...] = (),
     **info: int,
 ) -> Receipt:
-    inputs = inputs_hash(
-        FINGERPRINTS.get(stage, "x") if "/" not in stage else "n1", pa.array(ids), pa.array(list(texts))
-    )
+    inputs = inputs_hash(FINGERPRINTS.get(stage, "x"), pa.array(ids), pa.array(list(texts)))
     return finish(store, Receipt(stage, inputs, "x", files, len(ids), failures, info))
 
 
 def _clips(
-    store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], failed: list[str], generation: int
+    writer: BankWriter, scratch: Path, ids: list[str], captions: Mapping[str, str], failed: list[str]
 ) -> Receipt:
     tar, sidecar = scratch / "x.tar", scratch / "x.parquet"
     write_shard(tar, [ShardSample(id, _mp4(id), captions[id], {"id": id, "caption": captions[id]}) for id in ids])
@@ -203,18 +196,14 @@ def _clips(
         for id in failed
     ]
     pq.write_table(table(rows, CLIPS), sidecar)
-    digest = hashlib.sha256((file_sha256(tar) + file_sha256(sidecar)).encode()).hexdigest()
-    files = tuple(
-        publish_file(store, path, "clips", path.suffix, count, generation, name_digest=digest)
-        for path, count in ((tar, len(ids)), (sidecar, len(rows)))
-    )
+    files = writer.group([(tar, ".tar", len(ids)), (sidecar, ".parquet", len(rows))], "clips")
     failures = tuple(
         Failure(num_of(id), id, source_of(id), f"{id}.mp4", "clips", "http_404", "gone", False, 1) for id in failed
     )
-    return _receipt(store, "clips", ids, files, captions.values(), failures)
+    return _receipt(writer.store, "clips", ids, files, captions.values(), failures)
 
 
-def _captions(store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], generation: int) -> Receipt:
+def _captions(writer: BankWriter, scratch: Path, ids: list[str], captions: Mapping[str, str]) -> Receipt:
     path = scratch / "captions.parquet"
     rows = [
         {
@@ -228,15 +217,15 @@ def _captions(store: Store, scratch: Path, ids: list[str], captions: Mapping[str
     ]
     pq.write_table(pa.Table.from_pylist(rows, captions_schema(DIM)), path)
     return _receipt(
-        store,
+        writer.store,
         "captions",
         ids,
-        (publish_file(store, path, "captions", ".parquet", len(ids), generation),),
+        (writer.file(path, "captions", ".parquet", len(ids)),),
         captions.values(),
     )
 
 
-def _noise(store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], generation: int) -> Receipt:
+def _noise(writer: BankWriter, scratch: Path, ids: list[str], captions: Mapping[str, str]) -> Receipt:
     path = scratch / "noise.arrow"
     schema = noise_schema(SHAPE, "float16")
     values = np.stack([noise_of(id, captions[id]) for id in ids])
@@ -251,20 +240,20 @@ def _noise(store: Store, scratch: Path, ids: list[str], captions: Mapping[str, s
     arrays = [pa.array(a, f.type) if isinstance(a, list) else a for a, f in zip(arrays, schema, strict=True)]
     with pa.ipc.new_file(path, schema) as writer:
         writer.write_batch(pa.record_batch(arrays, schema=schema))
-    entry = publish_file(store, path, f"noise/{SET}", ".arrow", len(ids), generation)
-    return _receipt(store, f"noise/{SET}", ids, (entry,), captions.values(), data_offset=64, stride=16)
+    entry = writer.file(path, f"noise/{SET}", ".arrow", len(ids))
+    return _receipt(writer.store, f"noise/{SET}", ids, (entry,), captions.values(), data_offset=64, stride=16)
 
 
 def _index(
-    store: Store, scratch: Path, ids: list[str], captions: Mapping[str, str], generation: int
+    writer: BankWriter, scratch: Path, ids: list[str], captions: Mapping[str, str]
 ) -> tuple[IndexSegment, Receipt]:
     path = scratch / "entries.parquet"
     rows = [{"num": num_of(id), "id": id, "source": source_of(id), "caption": captions[id]} for id in ids]
     pq.write_table(pa.Table.from_pylist(rows, ENTRIES), path)
-    entries = publish_file(store, path, "index", ".parquet", len(ids), generation)
+    entries = writer.file(path, "index", ".parquet", len(ids))
     flat = faiss.IndexFlatIP(DIM)
     flat.add(np.stack([vector_of(captions[id]) for id in ids]))
-    index = publish_bytes(store, faiss.serialize_index(flat).tobytes(), "index", ".faiss", len(ids), generation)
-    info = publish_bytes(store, f"{xxh64(str(ids))}".encode(), "index", ".json", 1, generation)
+    index = writer.data(faiss.serialize_index(flat).tobytes(), "index", ".faiss", len(ids))
+    info = writer.data(f"{xxh64(str(ids))}".encode(), "index", ".json", 1)
     segment = IndexSegment(index, entries, info, None, "Flat", len(ids), 1.0)
-    return segment, _receipt(store, "index", ids, (index, entries, info), captions.values())
+    return segment, _receipt(writer.store, "index", ids, (index, entries, info), captions.values())

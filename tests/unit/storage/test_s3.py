@@ -91,7 +91,7 @@ def test_files(bucket: str, tmp_path: Path) -> None:
 def test_one_winner(bucket: str) -> None:
     store = open_store(f"{bucket}/winners")
     with ThreadPoolExecutor(20) as pool:
-        won = list(pool.map(lambda i: store.commit("s/1", b"%d" % i), range(20)))
+        won = list(pool.map(lambda i: store.create("s/1", b"%d" % i), range(20)))
     assert won.count(True) == 1
     assert store.read("s/1") == b"%d" % won.index(True)
 

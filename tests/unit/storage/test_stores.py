@@ -49,9 +49,9 @@ def test_missing_files(store: Store) -> None:
 
 
 def test_create_only_if_absent(store: Store) -> None:
-    assert store.commit("s/1", b"mine")
-    assert not store.commit("s/1", b"yours")
-    assert store.commit("s/1", b"mine"), "a repeated create whose first answer was lost is a success"
+    assert store.create("s/1", b"mine")
+    assert not store.create("s/1", b"yours")
+    assert store.create("s/1", b"mine"), "a repeated create whose first answer was lost is a success"
     assert store.read("s/1") == b"mine"
     store.probe()
 
@@ -59,7 +59,7 @@ def test_create_only_if_absent(store: Store) -> None:
 def test_one_winner_of_many_threads(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         for i in range(10):
-            won = list(pool.map(lambda n, i=i: store.commit(f"s/{i}", b"%d" % n), range(20)))
+            won = list(pool.map(lambda n, i=i: store.create(f"s/{i}", b"%d" % n), range(20)))
             assert won.count(True) == 1
             assert store.read(f"s/{i}") == b"%d" % won.index(True)
     assert len(store.list("s")) == 10
@@ -67,7 +67,7 @@ def test_one_winner_of_many_threads(store: Store) -> None:
 
 def _create(url: str, names: int) -> list[bool]:
     store = open_store(url)
-    return [store.commit(f"s/{i}", str(os.getpid()).encode()) for i in range(names)]
+    return [store.create(f"s/{i}", str(os.getpid()).encode()) for i in range(names)]
 
 
 def test_one_winner_of_many_processes(tmp_path: Path) -> None:
@@ -132,11 +132,11 @@ def test_writers_survive_others_who_delete_what_they_have_just_written(
 
     monkeypatch.setattr(local, "_sync_folder", delete_and_sync)
     store.put("a/b", b"x")
-    assert store.commit("a/b", b"x")
+    assert store.create("a/b", b"x")
     assert list((tmp_path / "bank").iterdir()) == []
     monkeypatch.undo()
     monkeypatch.setattr(os, "link", link_in_vain)
-    assert store.commit("a/b", b"x")
+    assert store.create("a/b", b"x")
     assert store.read("a/b") == b"x"
 
 
@@ -253,10 +253,10 @@ def test_a_lost_answer_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
         raise GenericError("timed out")
 
     monkeypatch.setattr(obstore, "put", put_and_lose)
-    assert store.commit("s/1", b"mine")
+    assert store.create("s/1", b"mine")
     monkeypatch.setattr(obstore, "put", lambda *a, **k: (_ for _ in ()).throw(GenericError("down")))
     with pytest.raises(GenericError, match="down"):
-        store.commit("s/2", b"mine")
+        store.create("s/2", b"mine")
 
 
 def test_a_forked_child_is_told_instead_of_hanging() -> None:

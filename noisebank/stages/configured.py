@@ -1,0 +1,43 @@
+"""The stages that a configuration asks for, and what a plan must know of each before any work is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noisebank.errors import ConfigError
+from noisebank.format.manifest import Snapshot
+from noisebank.options import Config
+from noisebank.stages.captions import CaptionsStage
+from noisebank.stages.clips import ClipsStage
+from noisebank.stages.noise import NoiseStage
+from noisebank.stages.over_clips import STAGES, StageOverClips
+from noisebank.stages.stage import Stage
+
+
+def stages_over_clips(config: Config) -> list[StageOverClips]:
+    """The noise sets, then the stages of modules."""
+    own = [STAGES[options.kind](options) for options in config.stages]
+    return [*(NoiseStage(options) for options in config.noise), *own]
+
+
+def all_stages(config: Config) -> list[Stage]:
+    """Every stage that makes shards, in the order in which they follow each other."""
+    return [ClipsStage(config.clips, config.fetch), CaptionsStage(config.captions), *stages_over_clips(config)]
+
+
+def identify_stages(config: Config, latest: Snapshot | None = None) -> tuple[dict[str, str], dict[str, Any]]:
+    """The fingerprints of all stages, and what the snapshot is to say of their models, both by stage name.
+
+    Args:
+        config: of the build.
+        latest: the newest snapshot of the bank; what was checked for it is not checked again.
+
+    Raises:
+        ConfigError: a model cannot be found, loaded or inverted, or a noise set cannot take these clips.
+    """
+    names = [stage.name.name for stage in all_stages(config)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"stages: {twice} is there twice; give each set a name of its own")
+    known = {stage.name.name: stage.identify(config, latest) for stage in all_stages(config)}
+    fingerprints = {name: identity.fingerprint for name, identity in known.items()}
+    return fingerprints, {name: dict(identity.model) for name, identity in known.items() if identity.model}

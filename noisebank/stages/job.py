@@ -1,0 +1,122 @@
+"""A shard of a stage, made at most once: whoever made it left a receipt, which is looked for first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from noisebank.errors import JobFailed, RowFailure
+from noisebank.format.receipts import Failure, Receipt, find_receipt, finish
+from noisebank.format.stage_names import StageName
+from noisebank.storage import BankWriter, FileEntry
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of a shard.
+
+    Args:
+        files: the data files written, none where every row failed.
+        rows: good rows.
+        failures: all rows that failed.
+        info: what else the next stages or the manifest need, in plain JSON.
+    """
+
+    files: tuple[FileEntry, ...]
+    rows: int
+    failures: tuple[Failure, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ShardJob(Protocol):
+    """One shard of a stage to make, with everything that it is made of."""
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the stage's options and model."""
+
+    @property
+    def inputs(self) -> str:
+        """Hash of everything that the shard is made of (:func:`noisebank.format.receipts.inputs_hash`)."""
+
+    @property
+    def size(self) -> int:
+        """Rows that it is made of."""
+
+    def make(self, writer: BankWriter) -> Made:
+        """Makes the shard and stores its files."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished shard.
+
+    Args:
+        receipt: what it was made of and what came of it.
+        made: whether this call made it; False where an earlier receipt, or another writer's, was found.
+        seconds: wall time that it took here.
+    """
+
+    receipt: Receipt
+    made: bool
+    seconds: float
+
+
+def run_job(job: ShardJob, writer: BankWriter, make: bool = True) -> Finished:
+    """Finds the receipt of a shard, or makes the shard.
+
+    Args:
+        job: the shard.
+        writer: of the bank.
+        make: whether a missing shard is made. What was found is read again and compared then, so that damaged work is
+            made again; otherwise it is the work of an earlier stage, whose readers notice damage.
+
+    Raises:
+        JobFailed: the shard is missing and not to be made.
+    """
+    began = time.perf_counter()
+    receipt = find_receipt(writer.store, job.stage, job.inputs, verify=make)
+    is_made = False
+    if receipt is None:
+        if not make:
+            kind = StageName.parse(job.stage).kind
+            raise JobFailed(
+                f"{job.stage}: a shard of {job.size} rows is not finished; run 'noisebank {kind}' or 'build' with the "
+                "same configuration first"
+            )
+        made = job.make(writer)
+        own = Receipt(job.stage, job.inputs, job.fingerprint, made.files, made.rows, made.failures, made.info)
+        receipt = finish(writer.store, own)
+        is_made = receipt == own
+    return Finished(receipt, is_made, time.perf_counter() - began)
+
+
+def stage_figures(finished: Iterable[Finished]) -> dict[str, dict[str, float]]:
+    """What shards came to, stage by stage: rows ``done`` here, ``skipped`` (made earlier) and ``failed``; ``seconds``
+    of work, over all workers."""
+    stages: dict[str, dict[str, float]] = {}
+    for item in finished:
+        add_figures(stages, item.receipt.stage, item.made, item.seconds, item.receipt.rows, len(item.receipt.failures))
+    return dict(sorted(stages.items()))
+
+
+def add_figures(
+    stages: dict[str, dict[str, float]], stage: str, made: bool, seconds: float, rows: int, failed: int
+) -> None:
+    """Counts one shard in the figures of :func:`stage_figures`."""
+    figures = stages.setdefault(stage, {"done": 0, "skipped": 0, "failed": 0, "seconds": 0.0})
+    figures["done" if made else "skipped"] += rows
+    figures["failed"] += failed
+    figures["seconds"] = round(figures["seconds"] + seconds, 3)
+
+
+def failure_of(row: Mapping[str, Any], stage: str, failure: RowFailure) -> Failure:
+    """The record of a row that failed; ``row`` has num, id, source (its name), uri and attempt."""
+    known = (row["num"], row["id"], row["source"], row["uri"], stage)
+    return Failure(*known, failure.code, failure.message, failure.retryable, row["attempt"])

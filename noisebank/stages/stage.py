@@ -1,0 +1,124 @@
+"""The stages of a build: each knows its name, its options, what tells its output apart, and the jobs it consists of.
+
+There are the clips (:mod:`.clips`), their captions (:mod:`.captions`), and any number of stages over clips
+(:mod:`.over_clips`), of which noise is one and a user's own may be others.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from noisebank.format.manifest import Snapshot
+from noisebank.format.receipts import Receipt
+from noisebank.format.stage_names import StageName
+from noisebank.options import Config
+from noisebank.planning.cut import Task
+from noisebank.planning.plan import Plan
+from noisebank.stages.job import ShardJob
+from noisebank.storage import Store
+
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a plan must know of a stage before any work is done.
+
+    Args:
+        fingerprint: hash of everything that changes the stage's output.
+        model: what the snapshot is to say of its model; empty where it has none.
+    """
+
+    fingerprint: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """One shard's work at a stage.
+
+    Args:
+        plan: where the plan is.
+        task: of the plan.
+        clips: the receipt of the task's clips, for what follows from new clips; None for tasks over existing clips.
+    """
+
+    plan: str
+    task: Task
+    clips: Receipt | None = None
+
+
+class LazyModel:
+    """A model that is loaded when the first shard needs it: a build in which nothing is to be made loads none.
+
+    Runners call one model from several threads, whose batches would not fit one device: they take turns.
+
+    Args:
+        load: loads the model of a digest, the one that was planned with.
+    """
+
+    def __init__(self, load: Callable[[str], Any]) -> None:
+        self._load = load
+        self._model: Any = None
+        self._turn = threading.Lock()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Waits until no other thread uses the model."""
+        with self._turn:
+            yield
+
+    def get(self, digest: str) -> Any:
+        """The model. Libraries load through state of the whole process, so no two models are loaded at once."""
+        if self._model is None:
+            with _loading:
+                self._model = self._load(digest)
+        return self._model
+
+
+@dataclass(frozen=True)
+class Stage(ABC):
+    """One stage of a build.
+
+    Args:
+        options: its options.
+    """
+
+    options: Any
+    has_model: ClassVar[bool] = False
+    """Whether a worker keeps a model for it between shards."""
+
+    @property
+    @abstractmethod
+    def name(self) -> StageName:
+        """Its name."""
+
+    @property
+    def accelerator(self) -> str | None:
+        """Beam's hint for its workers, if they need an accelerator."""
+        return None
+
+    @abstractmethod
+    def identify(self, config: Config, latest: Snapshot | None) -> Identity:
+        """What it is, from its options and from the files of its model, whose weights are not loaded.
+
+        Args:
+            config: of the build.
+            latest: the newest snapshot; what was checked for it need not be checked again.
+
+        Raises:
+            ConfigError: its model cannot be found or used, or it cannot take these clips.
+        """
+
+    def load_model(self, digest: str) -> Any:
+        """Loads its model, which must have this digest."""
+        raise NotImplementedError(f"{self.name.name} has no model")
+
+    @abstractmethod
+    def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ShardJob | None:
+        """The job that makes a shard; None where there is nothing to make (every clip of a task failed)."""
