@@ -140,6 +140,11 @@ class Project:
         return hit["id"], hit["caption"]
 
 
+def done(summary: dict[str, Any]) -> dict[str, int]:
+    """Rows that each stage really worked on."""
+    return {stage: figures["done"] for stage, figures in summary["stages"].items() if figures["done"]}
+
+
 def write_videos(folder: Path, count: int) -> Path:
     """``v00.mp4``, ``v01.mp4``...: eight frames of different drifting colours each."""
     from noisebank.fixtures.small_models import smooth_clip
