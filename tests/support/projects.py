@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from noisebank.fixtures.videos import write_video
 from pipelines.cli import main
-from tests.support.media import write_video
 from tests.support.minilm import MINILM
 
 VIDEOS = 12
