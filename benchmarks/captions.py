@@ -14,19 +14,21 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from sentence_transformers import SentenceTransformer
 
+from noisebank.fixtures.captions_model import packaged_captions_model
+from noisebank.ids import clip_numbers, xxh64_of
 from noisebank.search.embed import load_embedder
 from noisebank.stages.captions import make_captions_shard
 from noisebank.storage import open_store
 from schemas.captions import captions_schema
-from tests.support.minilm import MINILM
-from tests.support.reader_bank import caption_rows
 
 BATCH_SIZE = 64
 ROUNDS = 4
-_WORDS = Path(MINILM, "vocab.txt").read_text(encoding="utf-8").split()[2000:6000]
+MODEL = packaged_captions_model()
+_WORDS = (MODEL / "vocab.txt").read_text(encoding="utf-8").split()[2000:6000]
 
 
 def run(captions: int = 512) -> dict[str, float]:
@@ -40,11 +42,9 @@ def run(captions: int = 512) -> dict[str, float]:
 
 
 def _measured(captions: int) -> dict[str, float]:
-    draw = random.Random(0)
-    texts = {f"mine-{i}": " ".join(draw.choices(_WORDS, k=draw.randint(5, 25))) for i in range(captions)}
-    rows = caption_rows(texts)
-    embedder = load_embedder(MINILM)
-    bare = SentenceTransformer(MINILM, device="cpu")
+    rows = _rows(captions)
+    embedder = load_embedder(str(MODEL))
+    bare = SentenceTransformer(str(MODEL), device="cpu")
     tokens = bare.tokenizer(rows.column("caption").to_pylist())["input_ids"]
     order = np.argsort([len(ids) for ids in tokens], kind="stable")
     ordered = rows.take(order).column("caption").to_pylist()
@@ -69,6 +69,15 @@ def _measured(captions: int) -> dict[str, float]:
         "encode_captions_per_s": captions / min(encode),
         "ratio": min(encode) / min(stage),
     }
+
+
+def _rows(count: int) -> pa.Table:
+    """Rows of a captions shard: captions of 5 to 25 words."""
+    draw = random.Random(0)
+    ids = pa.array([f"mine-{number}" for number in range(count)])
+    captions = pa.array([" ".join(draw.choices(_WORDS, k=draw.randint(5, 25))) for _ in range(count)])
+    columns = {"num": clip_numbers(ids), "id": ids, "source": ["mine"] * count, "caption": captions}
+    return pa.table({**columns, "caption_hash": xxh64_of(captions)}).sort_by("num")
 
 
 if __name__ == "__main__":

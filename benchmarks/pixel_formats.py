@@ -23,14 +23,13 @@ import numpy.typing as npt
 import torch
 
 from noisebank.fixtures.small_models import make_small_model
-from noisebank.fixtures.videos import make_sample_videos
+from noisebank.fixtures.videos import make_sample_videos, write_video
 from noisebank.inversion import relative_error
 from noisebank.models import ModelAdapter, load_model
 from noisebank.options import PIXEL_FORMATS
 from noisebank.video.decode import ClipSpec, decode
 from noisebank.video.encode import encode_mp4
 from noisebank.video.frames import decode_mp4
-from tests.support.media import write_video
 
 SIZE, FRAMES = 128, 16
 SPATIAL_RATIOS = (8, 2)

@@ -20,9 +20,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import av
 import numpy as np
 
+from noisebank.fixtures.videos import write_video
 from noisebank.format.shards import ShardSample, write_shard
 from noisebank.options import ClipOptions, FetchOptions
 from noisebank.video.clips import Clip, ClipRequest, make_clips
@@ -100,14 +100,8 @@ def _source(path: Path, seed: int) -> None:
     field = np.cumsum(np.cumsum(rng.normal(size=(720, 1280, 3)), 0), 1)
     field = 20 + 200 * (field - field.min()) / (field.max() - field.min())
     grain = rng.normal(size=(360, 640, 1)) * 6
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
-        for number in range(125):
-            picture = field[number : number + 360, 2 * number : 2 * number + 640] + grain
-            frame = av.VideoFrame.from_ndarray(picture.clip(0, 255).astype(np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    pictures = (field[n : n + 360, 2 * n : 2 * n + 640] + grain for n in range(125))
+    write_video(path, (picture.clip(0, 255).astype(np.uint8) for picture in pictures), options={})
 
 
 class _Quiet(SimpleHTTPRequestHandler):

