@@ -21,6 +21,7 @@ from noisebank.errors import ConfigError, Interrupted, NoiseBankError
 from pipelines.interrupts import ended_by_interrupt
 from pipelines.job_commands import add_job_commands
 from runners.logs import set_up_logging
+from runners.scratch import use_scratch_folder
 
 OUR_PACKAGES = ("noisebank", "schemas", "transforms", "pipelines", "runners")
 DESCRIPTION = "Turns captioned videos into a searchable bank of inverted noise, and looks noise up in it."
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print_error(error, as_json="--json" in arguments)
     set_up_logging(known.verbose)
     try:
+        if argv is None:
+            use_scratch_folder()
         with ended_by_interrupt(lambda: _leave(known)) if argv is None else nullcontext():
             outcome = known.run(known)
     except (Exception, KeyboardInterrupt) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 
@@ -22,5 +23,5 @@ def local_runner(options: PipelineOptions) -> PipelineRunner | None:
     if direct.direct_running_mode != "multi_processing":
         return FnApiRunner()
     direct.direct_running_mode = None  # (it would put Beam's own command in the place of ours)
-    command = f"exec {shlex.quote(sys.executable)} -m runners.worker{' --verbose' if is_verbose() else ''}"
-    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command))
+    words = [sys.executable, "-m", "runners.worker", str(os.getpid()), *(["--verbose"] if is_verbose() else [])]
+    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(f"exec {shlex.join(words)}"))

@@ -6,28 +6,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-import time
 
+from noisebank.processes import end_with
 from runners.logs import set_up_logging
+from runners.scratch import hold_scratch_folder
 
 
 def main() -> None:
-    """Works until the process that started it has no more requests."""
+    """Works until the process that started it, whose number is the first argument, has no more requests."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # (Ctrl-C ends it without a word)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with(int(sys.argv[1]))
+    hold_scratch_folder()
     set_up_logging("--verbose" in sys.argv)
     os.environ.pop("LOGGING_API_SERVICE_DESCRIPTOR", None)  # (where Beam would send it a second time)
     from apache_beam.runners.worker import sdk_worker_main  # (logs while it is imported)
 
     sdk_worker_main.main([])
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process soon after its parent is gone, whatever it is doing: nobody waits for it any more."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A message is a 4-byte big-endian length and that much JSON; ``"bytes"`` in it announces as many bytes of payload. The
 kernel's alarm clock kills the process when a request takes longer than its deadline, even inside an endless loop of C
-code or after the parent has gone; end of file on stdin ends it otherwise.
+code. End of file on stdin ends it, and so does the end of its parent, in the middle of a request too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from noisebank.errors import RowFailure
+from noisebank.processes import end_with
 
 MAX_ADDRESS_SPACE = 6 << 30
 Answer = tuple[dict[str, Any], bytes]
@@ -73,6 +74,7 @@ def serve(handle: Callable[[dict[str, Any]], Answer]) -> None:
 
     A :class:`RowFailure` is an answer; any other exception ends the process.
     """
+    end_with(os.getppid())
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

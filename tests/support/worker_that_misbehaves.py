@@ -20,6 +20,7 @@ def handle(request: dict[str, Any]) -> Answer:
     if path.stem == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if path.stem == "spin":
+        path.touch()  # (it has begun)
         while True:
             pass
     if path.stem == "sleep":

@@ -21,11 +21,27 @@ PATIENCE_S = 600
 SAID = "interrupted; run the same command again to go on from what is finished"
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the processes of a test put their temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def wait_until_empty(folder: Path) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while (left := list(folder.iterdir())) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not left
+
+
 @pytest.mark.parametrize(
     "flags", [[], ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]], ids=["one", "several"]
 )
 def test_a_build_that_is_interrupted_exits_with_130_and_a_rerun_finishes(
-    project: Project, server: VideoServer, flags: list[str]
+    project: Project, server: VideoServer, temporary: Path, flags: list[str]
 ) -> None:
     project.write_list([*project.rows(1), *project.rows(1, start=1, address=f"{server.url}/hang")])
     project.configure(fetch={"allow_private_hosts": True, "timeout": 30, "retries": 0})
@@ -35,20 +51,24 @@ def test_a_build_that_is_interrupted_exits_with_130_and_a_rerun_finishes(
         until = time.monotonic() + PATIENCE_S
         while not server.requests["/hang/v01.mp4"] and build.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
+        in_use = list(temporary.rglob("noisebank-clips-*"))
         os.killpg(build.pid, signal.SIGINT)  # (as a terminal does)
         out, err = build.communicate(timeout=PATIENCE_S)
-    assert build.returncode == 130, err
+    assert build.returncode == 130 and in_use, err
     assert json.loads(out)["error"] == {"type": "Interrupted", "message": SAID, "exit_code": 130}
     *before, last = err.splitlines()
     assert last == f"noisebank build: {SAID}"
     assert flags or all(" I " in line for line in before)  # (Beam's threads say that their workers ended)
     assert not list(project.bank.glob("snapshots/*"))
+    wait_until_empty(temporary)
     server.healthy = True
     assert project.build()["rows"]["in_bank"] == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_workers_do_not_outlive_the_build(project: Project, server: VideoServer, number: signal.Signals) -> None:
+def test_neither_workers_nor_temporary_files_outlive_the_build(
+    project: Project, server: VideoServer, temporary: Path, number: signal.Signals
+) -> None:
     project.write_list(project.rows(2, address=f"{server.url}/hang"))
     flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     project.configure(fetch={"allow_private_hosts": True, "timeout": 600, "retries": 0})
@@ -60,6 +80,7 @@ def test_workers_do_not_outlive_the_build(project: Project, server: VideoServer,
         build.send_signal(number)  # (to that process alone)
         build.communicate(timeout=60)  # (its stderr ends when the last of them has)
     assert build.returncode == (-9 if number == signal.SIGKILL else 130)
+    wait_until_empty(temporary)
 
 
 @pytest.mark.parametrize(

@@ -111,14 +111,14 @@ def test_the_decoding_process_imports_little() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_children_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_children_end_with_a_parent_that_is_killed_long_before_their_deadline(tmp_path: Path) -> None:
     numbered_video(tmp_path / "good.mp4")
     script = f"""
 import os, time
 from noisebank.video.sandbox import Sandbox
-sandbox = Sandbox(1, deadline_s=1.0, module="worker_that_misbehaves")
+sandbox = Sandbox(1, module="worker_that_misbehaves")
 print(sandbox.run({{"path": {str(tmp_path / "pid")!r}}})[0]["pid"], flush=True)
-sandbox.run({{"path": "spin"}}) if {{hang}} else time.sleep(60)
+sandbox.run({{"path": {str(tmp_path / "spin")!r}}}) if {{hang}} else time.sleep(60)
 """
     environment = os.environ | {"PYTHONPATH": f"{SUPPORT}:{ROOT}"}
     for hang in (False, True):
@@ -126,6 +126,8 @@ sandbox.run({{"path": "spin"}}) if {{hang}} else time.sleep(60)
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as parent:
             assert parent.stdout is not None
             child = int(parent.stdout.readline())
+            while hang and not (tmp_path / "spin").exists():
+                time.sleep(0.02)
             parent.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + 20
         while Path(f"/proc/{child}/stat").exists() and time.monotonic() < deadline:
