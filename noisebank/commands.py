@@ -20,6 +20,7 @@ from noisebank.format.layout import is_ours
 from noisebank.format.manifest import read_snapshot
 from noisebank.progress import show_progress
 from noisebank.storage import Store, open_store
+from noisebank.upkeep.drop import drop_set
 from noisebank.upkeep.repair import repair
 from noisebank.upkeep.vacuum import vacuum as vacuum_bank
 from noisebank.upkeep.verify import Report
@@ -114,6 +115,11 @@ def _add_upkeep_commands(add: Callable[[str, str, Command], argparse.ArgumentPar
         action="store_true",
         help="also remove the bytes of rows that were taken down, and all older snapshots",
     )
+
+
+    parser = add("drop", "commit a snapshot without a noise set; vacuum removes its files later", drop)
+    _bank(parser)
+    parser.add_argument("--set", dest="noise_set", metavar="NAME", required=True, help="the noise set to take out")
 
 
 def _at_least(kind: Callable[[str], float], smallest: int) -> Callable[[str], float]:
@@ -337,6 +343,15 @@ def compact(arguments: argparse.Namespace) -> Outcome:
         return Outcome(document, [f"nothing to compact; snapshot {before.number} stays"])
     tars = f": {files[0]} tars before, {files[1]} now" if files else ", older snapshots removed"
     return Outcome(document, [f"snapshot {after.number}{tars}"])
+
+
+def drop(arguments: argparse.Namespace) -> Outcome:
+    """Takes a noise set out of the bank."""
+    store = open_store(arguments.bank)
+    snapshot = drop_set(store, arguments.noise_set)
+    document = {"snapshot": snapshot.number, "parent": snapshot.parent, "dropped": arguments.noise_set}
+    line = f"snapshot {snapshot.number} is without {arguments.noise_set}; 'noisebank vacuum' removes its files"
+    return Outcome(document, [_on_one_line(line)])
 
 
 def _open(arguments: argparse.Namespace, **options: Any) -> NoiseBank:

@@ -81,6 +81,7 @@ def describe(store: Store, snapshot: Snapshot) -> dict[str, Any]:
         "parent": snapshot.parent,
         "created": snapshot.created,
         "rows": snapshot.in_bank,
+        "sources": dict(snapshot.sources),
         "noise": {
             name: {"records": records} | {key: models.get("noise", {}).get(name, {}).get(key) for key in _SHOWN}
             for name, records in snapshot.record_counts.items()
