@@ -12,7 +12,9 @@ JOBS = [
     "av>=14",
     "decord>=0.6",
     "diffusers>=0.36",
+    "idna>=3.4",
     "joblib>=1.4",
+    "urllib3>=2.8",
     "webdataset>=1.0",
 ]
 DEV = [

@@ -1,26 +1,31 @@
 """Downloads over HTTP(S) to a file, streamed, with retries.
 
-Built on the standard library's ``http.client`` with connections of our own (:mod:`.addresses`): proxies of the
-environment are not used, and the address check holds for every redirect too.
+urllib3 speaks HTTP, on connections that :mod:`.addresses` makes: proxies of the environment are not used, and the
+address check holds for every redirect too. Tries and redirects are counted here, since urllib3's ``Retry`` sees neither
+the body nor the deadline.
 """
 
 from __future__ import annotations
 
-import base64
-import email.utils
 import functools
 import http.client
 import itertools
+import logging
 import random
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
+
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError, IncompleteRead, InvalidHeader
+from urllib3.response import HTTPResponse
+from urllib3.util import Retry, Url, make_headers, parse_url
 
 from noisebank.errors import RowFailure
 from noisebank.options import FetchOptions
@@ -28,32 +33,43 @@ from noisebank.video.addresses import connect
 from noisebank.video.uris import shown
 
 MAX_REDIRECTS = 5
-MAX_RETRY_AFTER_S = 60.0
+MAX_RETRY_AFTER_S = 60
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 30.0
 DEADLINE_TIMEOUTS = 20
 """All tries of one uri together end after this many times ``FetchOptions.timeout``."""
 _CHUNK = 1 << 17
-_REDIRECTS = (301, 302, 303, 307, 308)
-_BUSY = (408, 425, 429)
 _SAFE_IN_URL = "%/:=&?~#+!$,;'@()*[]"
+_BUSY = (408, 425, 429)
+_HEADERS = {"User-Agent": "noisebank", "Accept-Encoding": "identity", "Connection": "close"}
+_tls = functools.cache(ssl.create_default_context)
+
+logging.getLogger("urllib3.connection").setLevel(logging.ERROR)  # its warnings show queries, hence signatures
 
 
-class _Failed(RowFailure):
-    """A failed try; ``retry_after`` is what the server asked for, in seconds."""
+class _TryAgain(RowFailure):
+    """A failed try that another may mend; ``retry_after`` is what the server asked for, in seconds."""
 
-    def __init__(self, code: str, message: str, *, retryable: bool = False, retry_after: float = 0.0) -> None:
-        super().__init__(code, message, retryable=retryable)
+    def __init__(self, code: str, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(code, message, retryable=True)
         self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
-class _Try:
-    """What one try needs to know."""
+class _Download:
+    """What all tries of one uri share."""
 
     options: FetchOptions
-    deadline: float
     span: tuple[int, int] | None
+    deadline: float
+
+    def check(self, where: str, size: int = 0) -> None:
+        """Raises if ``size`` bytes are too many or the deadline has passed."""
+        limit, seconds = self.options.max_bytes, DEADLINE_TIMEOUTS * self.options.timeout
+        if size > limit:
+            raise RowFailure("too_large", f"{where}: {size} bytes or more, fetch.max_bytes is {limit}")
+        if time.monotonic() >= self.deadline:
+            raise _TryAgain("timeout", f"{where}: no complete answer in {seconds:g} s")
 
 
 def download(url: str, destination: Path, options: FetchOptions, span: tuple[int, int] | None = None) -> None:
@@ -72,127 +88,76 @@ def download(url: str, destination: Path, options: FetchOptions, span: tuple[int
         RowFailure: ``http_<status>``, ``timeout``, ``connection``, ``tls``, ``short_body``, ``too_large``,
             ``not_video`` (it is a web page, or empty), ``private_address``, ``redirects`` or ``bad_uri``.
     """
-    now = _Try(options, time.monotonic() + DEADLINE_TIMEOUTS * options.timeout, span)
+    job = _Download(options, span, time.monotonic() + DEADLINE_TIMEOUTS * options.timeout)
     for tries in itertools.count(1):
         try:
-            return _follow(url, destination, now)
+            with destination.open("wb") as file:
+                return file.writelines(_follow(url, job))
         except RowFailure as failure:
             pause = random.uniform(0, min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (tries - 1)))
-            if isinstance(failure, _Failed):
+            if isinstance(failure, _TryAgain):
                 pause = max(pause, failure.retry_after)
-            over = time.monotonic() + pause >= now.deadline
-            if not failure.retryable or tries > options.retries or over:
+            if not failure.retryable or tries > options.retries or time.monotonic() + pause >= job.deadline:
                 suffix = f" ({tries} tries)" if tries > 1 else ""
                 raise RowFailure(failure.code, failure.message + suffix, retryable=failure.retryable) from failure
             time.sleep(pause)
 
 
-def _follow(url: str, destination: Path, now: _Try) -> None:
-    """One try: follows redirects to the answer and writes its body."""
-    at = url
+def _follow(url: str, job: _Download) -> Iterator[bytes]:
+    """One try: follows redirects to the answer and reads its body."""
+    at, location = "", url
     for _ in range(MAX_REDIRECTS + 1):
-        with ExitStack() as stack:
-            response = _request(stack, at, now)
-            if response.status not in _REDIRECTS:
-                _check(response, at, now)
-                return _write(response, at, destination, now)
-            location = response.headers.get("Location", "")
-        at = _redirected(at, location)
-        if not at:
-            raise RowFailure("redirects", f"{shown(url)}: redirect to {shown(location)!r}, not to an http(s) address")
+        at, address = _resolve(at, location)
+        try:
+            with _ask(at, address, job) as response:
+                if response.status not in response.REDIRECT_STATUSES:
+                    yield from _read(response, shown(at), job)
+                    return
+                location = response.headers.get("Location", "")
+        except (OSError, http.client.HTTPException, HTTPError, ValueError) as error:
+            job.check(shown(at))
+            raise _failure(error, shown(at), job.options) from error
     raise RowFailure("redirects", f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
 
 
-def _redirected(url: str, location: str) -> str:
-    """The address that ``location`` in an answer of ``url`` stands for; "" if it is no http(s) address."""
-    try:
-        at = urljoin(url, location)
-        return at if location and urlsplit(at).scheme in ("http", "https") else ""
-    except ValueError:
-        return ""
-
-
-def _split(url: str) -> SplitResult:
-    """The parts of a url, characters that may not stand in a request quoted."""
-    try:
-        parts = urlsplit(quote(url, safe=_SAFE_IN_URL) if url.isascii() else _quoted(url))
-        _ = parts.port
-    except ValueError as error:
-        raise RowFailure("bad_uri", f"{shown(url)}: {error}") from error
-    if not parts.hostname:
-        raise RowFailure("bad_uri", f"{shown(url)}: no host")
-    return parts
-
-
-def _quoted(url: str) -> str:
-    """A url with its path and query percent-encoded as UTF-8 and its host in IDNA."""
-    parts = urlsplit(url)
-    host = (parts.hostname or "").encode("idna").decode()
-    netloc = parts.netloc.replace(parts.hostname or "", host) if parts.hostname else parts.netloc
-    return quote(parts._replace(netloc=netloc).geturl(), safe=_SAFE_IN_URL)
-
-
-def _request(stack: ExitStack, url: str, now: _Try) -> http.client.HTTPResponse:
-    """Connects, asks and gives the response; ``stack`` closes both."""
-    parts = _split(url)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    with _network(url, now):
-        connection = stack.enter_context(_connection(parts, now))
-        connection.request("GET", target, headers=_headers(parts, now.span))
-        return stack.enter_context(connection.getresponse())
+def _resolve(base: str, location: str) -> tuple[str, Url]:
+    """The address that ``location`` stands for in an answer of ``base``, which is "" for the listed uri itself."""
+    with suppress(ValueError):
+        at = urljoin(base, location)
+        address = parse_url(at)
+        if location and address.host and address.scheme in ("http", "https"):
+            return at, address
+    if base:
+        raise RowFailure("redirects", f"{shown(base)}: redirect to {shown(location)!r}, not to an http(s) address")
+    raise RowFailure("bad_uri", f"{shown(location)}: not a valid http(s) address")
 
 
 @contextmanager
-def _network(url: str, now: _Try) -> Iterator[None]:
-    """What goes wrong inside is the network's doing: a failed try of this url."""
-    try:
-        yield
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _failure(error, url, now) from error
+def _ask(at: str, address: Url, job: _Download) -> Iterator[HTTPResponse]:
+    """The answer to a GET, on a connection that is cut off at the deadline however busy it looks."""
+    host, secure = str(address.host).strip("[]"), address.scheme == "https"
+    port = address.port or (443 if secure else 80)
+    remaining = max(job.deadline - time.monotonic(), 0.001)
+    timeout = min(job.options.timeout, remaining)
+    with ExitStack() as stack:
+        sock = stack.enter_context(connect(host, port, timeout, job.options.allow_private_hosts))
+        watchdog = threading.Timer(remaining, _cut, (stack.enter_context(sock.dup()),))
+        watchdog.daemon = True
+        watchdog.start()
+        stack.callback(watchdog.cancel)
+        connection = stack.enter_context(closing(HTTPConnection(host, port, timeout=timeout)))
+        connection.sock = _tls().wrap_socket(sock, server_hostname=connection.host) if secure else sock
+        basic = make_headers(basic_auth=address.auth_decoded_joined, basic_auth_encoding="utf-8")
+        span = {"Range": f"bytes={job.span[0]}-{job.span[1] - 1}"} if job.span else {}
+        headers = {"Host": str(address.netloc), **_HEADERS, **basic, **span}
+        connection.request("GET", _target(at), headers=headers, preload_content=False, decode_content=False)
+        yield stack.enter_context(connection.getresponse())
 
 
-def _timed_out(url: str, now: _Try) -> _Failed:
-    limit = f"no complete answer in {DEADLINE_TIMEOUTS * now.options.timeout:g} s"
-    return _Failed("timeout", f"{shown(url)}: {limit}", retryable=True)
-
-
-def _failure(error: Exception, url: str, now: _Try) -> RowFailure:
-    """Which failure an exception of the network stands for."""
-    where = shown(url)
-    if time.monotonic() >= now.deadline:
-        return _timed_out(url, now)
-    if isinstance(error, TimeoutError):
-        return _Failed("timeout", f"{where}: no byte for {now.options.timeout:g} s", retryable=True)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return RowFailure("tls", f"{where}: {error.verify_message}")
-    if isinstance(error, http.client.IncompleteRead):
-        return _Failed("short_body", f"{where}: the body ended early", retryable=True)
-    if isinstance(error, http.client.InvalidURL | UnicodeError):
-        return RowFailure("bad_uri", f"{where}: not a valid address")
-    return _Failed("connection", f"{where}: {type(error).__name__}: {error}", retryable=True)
-
-
-@contextmanager
-def _connection(parts: SplitResult, now: _Try) -> Iterator[http.client.HTTPConnection]:
-    """An open connection to the host of ``parts``, cut off at the deadline however busy it looks."""
-    host, secure = str(parts.hostname), parts.scheme == "https"
-    port = parts.port or (443 if secure else 80)
-    remaining = max(now.deadline - time.monotonic(), 0.001)
-    sock = connect(host, port, min(now.options.timeout, remaining), now.options.allow_private_hosts)
-    handle = sock.dup()
-    watchdog = threading.Timer(remaining, _cut, (handle,))
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        if secure:
-            sock = _tls().wrap_socket(sock, server_hostname=host)
-        connection = http.client.HTTPConnection(host, port)
-        connection.sock = sock
-        yield connection
-    finally:
-        watchdog.cancel()
-        handle.close()
-        sock.close()
+def _target(url: str) -> str:
+    """Path and query as listed, only quoted where need be: a signature may cover what urllib3 would normalize."""
+    parts = urlsplit(quote(url, safe=_SAFE_IN_URL))
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 def _cut(connection: socket.socket) -> None:
@@ -201,74 +166,47 @@ def _cut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
-
-
-def _headers(parts: SplitResult, span: tuple[int, int] | None) -> dict[str, str]:
-    headers = {
-        "Host": parts.netloc.rpartition("@")[2],
-        "User-Agent": "noisebank",
-        "Accept-Encoding": "identity",
-        "Connection": "close",
-    }
-    if parts.username is not None:
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
-    if span is not None:
-        headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
-    return headers
-
-
-def _check(response: http.client.HTTPResponse, url: str, now: _Try) -> None:
-    """Raises unless status, content type and content length are those of a video within the limit."""
-    status, where = response.status, shown(url)
-    if status != (200 if now.span is None else 206):
-        retryable = status in _BUSY or status >= 500
-        after = _retry_after(response.headers.get("Retry-After")) if retryable else 0.0
-        raise _Failed(f"http_{status}", f"{where}: HTTP {status}", retryable=retryable, retry_after=after)
-    kind = response.headers.get_content_type()
+def _read(response: HTTPResponse, where: str, job: _Download) -> Iterator[bytes]:
+    """The body, once status and headers are those of a video within the limit."""
+    status, size = response.status, 0
+    if status in _BUSY or status >= 500:
+        after = _retry_after(response.headers.get("Retry-After"))
+        raise _TryAgain(f"http_{status}", f"{where}: HTTP {status}", after)
+    if status != (200 if job.span is None else 206):
+        raise RowFailure(f"http_{status}", f"{where}: HTTP {status}")
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml"):
         raise RowFailure("not_video", f"{where}: a web page ({kind}), not a video")
-    if response.length is not None and response.length > now.options.max_bytes:
-        raise _too_large(where, response.length, now.options)
+    job.check(where, response.length_remaining or 0)
+    while chunk := response.read1(_CHUNK):
+        size += len(chunk)
+        job.check(where, size)
+        yield chunk
+    job.check(where)  # (a connection that was cut off may look like the end of the body)
+    if size == 0:
+        raise RowFailure("not_video", f"{where}: 0 bytes")
 
 
-def _too_large(where: str, size: int, options: FetchOptions) -> RowFailure:
-    return RowFailure("too_large", f"{where}: {size} bytes or more, fetch.max_bytes is {options.max_bytes}")
+def _failure(error: Exception, where: str, options: FetchOptions) -> RowFailure:
+    """Which failure an exception of the network stands for; urllib3 wraps what it reads a body with."""
+    cause = error.__cause__ or error
+    if isinstance(cause, TimeoutError):
+        return _TryAgain("timeout", f"{where}: no byte for {options.timeout:g} s")
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return RowFailure("tls", f"{where}: {cause.verify_message}")
+    if isinstance(cause, IncompleteRead):
+        return _TryAgain("short_body", f"{where}: {cause.partial} bytes of {cause.partial + cause.expected}")
+    if isinstance(cause, http.client.IncompleteRead):  # (of a chunked body)
+        return _TryAgain("short_body", f"{where}: the body ended early")
+    if isinstance(cause, ValueError):
+        return RowFailure("bad_uri", f"{where}: not a valid address")
+    return _TryAgain("connection", f"{where}: {type(cause).__name__}: {cause}")
 
 
 def _retry_after(value: str | None) -> float:
     """Seconds of a Retry-After header, which is a number or a date, from 0 to a minute."""
-    if not value:
-        return 0.0
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return 0.0
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
-
-
-def _write(response: http.client.HTTPResponse, url: str, destination: Path, now: _Try) -> None:
-    """Streams the body to the file and checks that all of it came."""
-    expected, size = response.length, 0
-    with destination.open("wb") as file:
-        while True:
-            with _network(url, now):
-                chunk = response.read1(_CHUNK)
-            size += len(chunk)
-            if time.monotonic() >= now.deadline:
-                raise _timed_out(url, now)
-            if size > now.options.max_bytes:
-                raise _too_large(shown(url), size, now.options)
-            if not chunk:
-                break
-            file.write(chunk)
-    if expected is not None and size < expected:
-        raise _Failed("short_body", f"{shown(url)}: {size} bytes of {expected}", retryable=True)
-    if size == 0:
-        raise RowFailure("not_video", f"{shown(url)}: 0 bytes")
+    with suppress(ValueError):
+        return min(max(0.0, float(value or 0)), MAX_RETRY_AFTER_S)
+    with suppress(ValueError, InvalidHeader):
+        return Retry(retry_after_max=MAX_RETRY_AFTER_S).parse_retry_after(str(value))
+    return 0.0

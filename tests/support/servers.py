@@ -223,6 +223,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"x")
             time.sleep(0.02)
 
+    def bad_echo(self, name: str) -> None:
+        """What was asked for, byte by byte, and of which host."""
+        self.answer(200, f"{self.headers['Host']} {self.path}".encode())
+
+    def bad_header(self, name: str) -> None:
+        """The file, after a line that is no header."""
+        data = self.contents(name)
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nno header\r\n\r\n" % len(data) + data)
+        self.close_connection = True
+
     def bad_login(self, name: str) -> None:
         """The file for user ``me`` with password ``secret``."""
         if self.headers.get("Authorization") == "Basic bWU6c2VjcmV0":

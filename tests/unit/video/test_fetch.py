@@ -109,6 +109,16 @@ def test_silence_and_slow_drips_time_out(server: VideoServer, tmp_path: Path, pa
     assert (failed.code, failed.retryable) == ("timeout", True)
 
 
+@pytest.mark.parametrize("path", ["hang/a.mp4", "drip/a.mp4", "dripping_header/a.mp4"])
+def test_the_deadline_ends_what_is_never_silent_for_long(
+    server: VideoServer, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "DEADLINE_TIMEOUTS", 0.05)
+    failed = failure(f"{server.url}/{path}", tmp_path / "out", dataclasses.replace(OPTIONS, timeout=10))
+    assert (failed.code, failed.retryable) == ("timeout", True)
+    assert failed.message == f"{server.url}/{path}: no complete answer in 0.5 s"
+
+
 def test_a_body_over_the_limit_is_cut_off_with_and_without_a_length(server: VideoServer, tmp_path: Path) -> None:
     options = dataclasses.replace(OPTIONS, max_bytes=len(DATA) - 1)
     for path in ("a.mp4", "chunked/a.mp4", "endless/a.mp4"):
@@ -261,6 +271,35 @@ def test_a_folder_that_cannot_be_written_is_no_fault_of_the_row(server: VideoSer
 def test_uris_beyond_ascii(server: VideoServer, tmp_path: Path) -> None:
     (server.folder / "ein schöner tag.mp4").write_bytes(b"x")
     assert fetch(f"{server.url}/ein schöner tag.mp4", tmp_path / "out", OPTIONS).path.read_bytes() == b"x"
+
+
+def test_a_host_beyond_ascii_is_asked_for_by_its_ascii_name(
+    server: VideoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = addresses.socket.getaddrinfo, []
+
+    def loopback(host: str, port: int, **options: int) -> object:
+        asked.append(host)
+        return real("127.0.0.1", port, **options)
+
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", loopback)
+    port = server.url.rpartition(":")[2]
+    fetched = fetch(f"http://bücher.example:{port}/echo/ü", tmp_path / "out", OPTIONS)
+    assert fetched.path.read_text() == f"xn--bcher-kva.example:{port} /echo/%C3%BC"
+    assert asked == ["xn--bcher-kva.example"]
+
+
+def test_a_signed_address_arrives_as_it_was_signed(server: VideoServer, tmp_path: Path) -> None:
+    target = "/echo/a%2fb/[1]/../100%/%C3%bc?acl=%2f*~hmac=%41+/=&x=[?]"
+    fetched = fetch(f"{server.url}{target}#t=3", tmp_path / "out", OPTIONS)
+    assert fetched.path.read_text() == f"{server.url.removeprefix('http://')} {target}"
+
+
+def test_signatures_are_not_logged(server: VideoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG"):
+        fetched = fetch(f"{server.url}/header/a.mp4?X-Signature=hush", tmp_path / "out", OPTIONS)
+    assert fetched.path.read_bytes() == DATA
+    assert "hush" not in caplog.text
 
 
 def test_objects(server: VideoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
