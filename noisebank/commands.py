@@ -23,7 +23,7 @@ from noisebank.storage import Store, open_store
 from noisebank.upkeep.drop import drop_set
 from noisebank.upkeep.repair import repair
 from noisebank.upkeep.vacuum import vacuum as vacuum_bank
-from noisebank.upkeep.verify import Report
+from noisebank.upkeep.verify import Verification
 from noisebank.upkeep.verify import verify as verify_snapshot
 
 if TYPE_CHECKING:
@@ -115,7 +115,6 @@ def _add_upkeep_commands(add: Callable[[str, str, Command], argparse.ArgumentPar
         action="store_true",
         help="also remove the bytes of rows that were taken down, and all older snapshots",
     )
-
 
     parser = add("drop", "commit a snapshot without a noise set; vacuum removes its files later", drop)
     _bank(parser)
@@ -293,7 +292,7 @@ def verify(arguments: argparse.Namespace) -> Outcome:
     return Outcome(document, lines, exit_code=0 if report.ok else 1)
 
 
-def _repaired(store: Store, report: Report, document: dict[str, Any], lines: list[str]) -> Outcome:
+def _repaired(store: Store, report: Verification, document: dict[str, Any], lines: list[str]) -> Outcome:
     """Drops what is damaged in a new snapshot, if there is any but foreign files, which stay."""
     repaired = repair(store, report)
     if report.snapshot is None or repaired.number != report.snapshot.number:

@@ -12,7 +12,7 @@ from typing import NoReturn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-Report = Callable[[int, int], None]
+ReportProgress = Callable[[int, int], None]
 """What a long function calls with how much is done and how much there is, 0 if that is not known."""
 SECONDS = 10.0
 """Between two lines, at least."""
@@ -39,7 +39,7 @@ class Progress:
         self._due = time.monotonic() + SECONDS
 
     def report(self, done: int, total: int) -> None:
-        """Shows how much is done; of type :data:`Report`."""
+        """Shows how much is done; of type :data:`ReportProgress`."""
         if not self._bar.disable:
             self._bar.total = total
             self._bar.set_description(self.what, refresh=False)

@@ -29,7 +29,7 @@ from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
 from noisebank.options import ClipOptions
-from noisebank.progress import Report, silent
+from noisebank.progress import ReportProgress, silent
 from noisebank.storage import BankWriter, FileEntry, Store
 from noisebank.upkeep.purge import forget, has_traces, rebuild_worn_segments
 from noisebank.upkeep.repack import FileRows, Repacked, repack_captions, repack_clips, repack_records
@@ -60,7 +60,9 @@ class _File:
         return self.piece.file.rows - self.live
 
 
-def compact(store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False, progress: Report = silent) -> Snapshot:
+def compact(
+    store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False, progress: ReportProgress = silent
+) -> Snapshot:
     """Merges small shards, renews captions in tars, and commits the result.
 
     A shard is rewritten if it is less than half full and there is another to merge it with, if more than half of it is
@@ -94,7 +96,7 @@ def compact(store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False, p
 class _Compaction:
     """Chooses what to rewrite, has it rewritten, and follows where every row went."""
 
-    def __init__(self, store: Store, base: Snapshot, maxcount: int, purge: bool, progress: Report) -> None:
+    def __init__(self, store: Store, base: Snapshot, maxcount: int, purge: bool, progress: ReportProgress) -> None:
         self.store, self.base, self.maxcount, self.purge, self.progress = store, base, maxcount, purge, progress
         self.rows = _present(OverlayTable(store, base.rows).read())
         self.writer = BankWriter(store, base.vacuum)

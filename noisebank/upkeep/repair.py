@@ -27,7 +27,7 @@ from noisebank.format.stage_names import StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
 from noisebank.storage import Store
-from noisebank.upkeep.verify import Report
+from noisebank.upkeep.verify import Verification
 
 Keys = npt.NDArray[np.uint64]
 _FOREIGN = "foreign"
@@ -46,7 +46,7 @@ class _Loss:
         return np.concatenate([np.zeros(0, np.uint64), *(self.files[kind] for kind in kinds if kind in self.files)])
 
 
-def repair(store: Store, report: Report) -> Snapshot:
+def repair(store: Store, report: Verification) -> Snapshot:
     """Commits a snapshot without what ``report`` (of the newest snapshot) found damaged.
 
     Rows of a damaged tar or sidecar lose their clip, rows of damaged captions (or of a damaged index) their caption,

@@ -30,7 +30,7 @@ from noisebank.format.parts import read_parts
 from noisebank.format.receipts import read_receipt, receipt_path
 from noisebank.planning.plan import FOLDER as PLANS
 from noisebank.planning.plan import read_plan, refused_plans
-from noisebank.progress import Report, silent
+from noisebank.progress import ReportProgress, silent
 from noisebank.storage import BankWriter, Store, StoredFile
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def vacuum(
     *,
     dry_run: bool = False,
     unpublished_seconds: float = UNPUBLISHED_SECONDS,
-    progress: Report = silent,
+    progress: ReportProgress = silent,
 ) -> Vacuumed:
     """Expires all but the newest snapshots and removes every file that no kept one refers to.
 
@@ -122,7 +122,7 @@ def vacuum(
         return found
 
 
-def finish_vacuum(store: Store, snapshot: Snapshot, progress: Report = silent) -> None:
+def finish_vacuum(store: Store, snapshot: Snapshot, progress: ReportProgress = silent) -> None:
     """Deletes what the vacuums up to ``snapshot`` have listed and is still there.
 
     Expired snapshots go first, and leave a stub that keeps their number taken.

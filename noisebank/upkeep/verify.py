@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, 
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.tables import FAILURE_KEY, OverlayTable
 from noisebank.format.tally import count_failures
+from noisebank.progress import ReportProgress, silent
 from noisebank.storage import FileEntry, Store
 from noisebank.storage.files import stored_sha256
 
@@ -31,7 +32,7 @@ class Damage:
 
 
 @dataclass(frozen=True)
-class Report:
+class Verification:
     """What was found.
 
     Args:
@@ -52,7 +53,7 @@ class Report:
         return not self.damaged
 
 
-def verify(store: Store, number: int | None = None, progress: Callable[[int, int], None] | None = None) -> Report:
+def verify(store: Store, number: int | None = None, progress: ReportProgress = silent) -> Verification:
     """Reads every file of a snapshot and compares size, sha256 and counts with what the snapshot says.
 
     Args:
@@ -66,16 +67,16 @@ def verify(store: Store, number: int | None = None, progress: Callable[[int, int
     try:
         snapshot = read_snapshot(store, number)
     except BankDamaged as error:
-        return Report(None, 0, 0, (Damage(snapshot_path(number or snapshot_numbers(store)[-1]), str(error)),))
+        return Verification(None, 0, 0, (Damage(snapshot_path(number or snapshot_numbers(store)[-1]), str(error)),))
     own = snapshot.own_files
-    read = _Counter(snapshot.total_bytes, progress or (lambda done, total: None))
+    read = _Counter(snapshot.total_bytes, progress)
     damaged = list(_damaged_files(store, own, read))
     data = _data_files(store, snapshot, {damage.path for damage in damaged})
     damaged += _damaged_files(store, data, read)
     if not {entry.path for entry in own} & {damage.path for damage in damaged}:
         damaged += _contradictions(store, snapshot)
     damaged += _foreign_files(store)
-    return Report(
+    return Verification(
         snapshot,
         len(own) + len(data),
         read.done,
@@ -88,7 +89,7 @@ class _Counter:
     """Bytes read so far, reported as they grow."""
 
     total: int
-    report: Callable[[int, int], None]
+    report: ReportProgress
     done: int = 0
 
     def add(self, entry: FileEntry) -> None:
