@@ -141,7 +141,7 @@ def test_overlapping_writers_conflict_by_name(store: Store) -> None:
 def test_writers_with_other_options_conflict(store: Store) -> None:
     parent = publish(store, make(store, {"a-1": "one"}).delta)
     publish(store, make(store, {"b-1": "eins"}).delta, parent, newest=False)
-    other = {**FINGERPRINTS, "noise": {SET: "n1", "second": "n2"}}
+    other = {**FINGERPRINTS, "noise/second": "n2"}
     landed = publish(store, make(store, {"a-2": "two"}).delta, parent, newest=False, fingerprints=other)
     assert landed.fingerprints["noise"] == {SET: "n1", "second": "n2"}
     with pytest.raises(SnapshotConflict, match="other options or models for captions"):

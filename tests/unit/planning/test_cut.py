@@ -60,8 +60,7 @@ ROWS = [webvid_row(video, seconds=5 + video % 3) for video in range(300)]
 
 def files_of(bank: Bank, plan: Plan) -> dict[str, list[bytes]]:
     """The content of every hashed file of a plan."""
-    entries = {"rows": plan.rows, "failures": plan.failures, **{f"r/{name}": e for name, e in plan.records.items()}}
-    content = {name: [bank.store.read(entry.path) for entry in group] for name, group in entries.items()}
+    content = {name: [bank.store.read(entry.path) for entry in group] for name, group in plan.changes.items()}
     for stage, tasks in plan.tasks.items():
         paths = dict.fromkeys(path for task in tasks for path, _, _ in task.pieces)
         content[stage] = [bank.store.read(path) for path in paths]

@@ -286,7 +286,7 @@ def test_other_clip_options_make_clips_and_records_again(bank: Bank) -> None:
 
 def test_a_new_noise_set_inverts_the_tars_that_exist(bank: Bank) -> None:
     path = first(bank)
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/other": "x1"}
     plan = bank.plan(path)
     assert bank.todo_ids(plan) == {"noise/other": ids(*range(10))}
     (task,) = plan.tasks["noise/other"]
@@ -299,7 +299,7 @@ def test_a_new_noise_set_inverts_the_tars_that_exist(bank: Bank) -> None:
 
 def test_other_noise_options_invert_again_and_drop_the_old_records(bank: Bank) -> None:
     path = first(bank)
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n2"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/toy": "n2"}
     plan = bank.plan(path)
     assert bank.todo_ids(plan) == {"noise/toy": ids(*range(10))}
     assert {row["status"] for row in bank.delta(plan, "records/toy")} == {Status.REMOVED}
@@ -324,7 +324,7 @@ def test_other_options_with_a_source_left_out_are_refused(bank: Bank) -> None:
     one = {"kind": "webvid", "path": str(listed(bank, [webvid_row(1)], "one.csv")), "name": "one"}
     two = {"kind": "webvid", "path": str(listed(bank, [webvid_row(2)], "two.csv")), "name": "two"}
     bank.build([one, two])
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/other": "x1"}
     assert bank.todo_ids(bank.plan([one])) == {"noise/other": ["one-1-0-5000"]}
     bank.fingerprints = FINGERPRINTS | {"captions": "t2"}
     with pytest.raises(ConfigError, match=r"sources: two of the bank are left out, but .* captions changed"):
@@ -333,18 +333,18 @@ def test_other_options_with_a_source_left_out_are_refused(bank: Bank) -> None:
 
 
 def test_a_record_of_a_set_that_is_not_configured_goes_with_its_clip(bank: Bank) -> None:
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/other": "x1"}
     first(bank, 3)
     bank.fingerprints = FINGERPRINTS
     edited = listed(bank, [webvid_row(i, url="https://example.org/new.mp4" if i == 1 else "") for i in range(3)])
     plan = bank.build(edited)
     assert [row["status"] for row in bank.delta(plan, "records/other")] == [Status.REMOVED]
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/other": "x1"}
     assert bank.todo_ids(bank.plan(edited)) == {"noise/other": ids(1)}
 
 
 def test_noise_failures_are_by_set(bank: Bank) -> None:
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/other": "x1"}
     broken = Broken(noise={ids(1)[0]: ("nan", False), ids(2)[0]: ("out_of_memory", True)})
     path = first(bank, 4, broken)
     assert sorted(stage for _, stage in bank.failures()) == ["noise/other"] * 2 + ["noise/toy"] * 2
@@ -361,7 +361,7 @@ def test_noise_failures_are_by_set(bank: Bank) -> None:
 def test_noise_tasks_are_one_a_tar(bank: Bank) -> None:
     path = listed(bank, [webvid_row(i) for i in range(40)])
     bank.build(path, clips={"maxcount": 16})
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n2"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/toy": "n2"}
     plan = bank.plan(path, bits=2)
     tars = [task.tar for task in plan.tasks["noise/toy"]]
     assert len(tars) == 3 == len(set(tars))
