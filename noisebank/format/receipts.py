@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from noisebank.errors import BankDamaged
+from noisebank.format.manifest import IndexSegment
 from noisebank.format.sealed import seal, unseal
 from noisebank.format.typed import typed
 from noisebank.storage import FileEntry, Store
@@ -170,6 +171,11 @@ def finish(store: Store, receipt: Receipt) -> Receipt:
             return winner
         store.delete(receipt.path)
     return receipt
+
+
+def segment_of(receipt: Receipt) -> tuple[IndexSegment, frozenset[str]]:
+    """The segment that an index receipt describes, and the paths of the index files that it replaces."""
+    return IndexSegment.from_json(receipt.info["segment"]), frozenset(receipt.info["replaces"])
 
 
 def list_receipts(store: Store, stage: str) -> list[str]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from noisebank.planning.cut import TaskFile, cut_tasks, even_stops
 from noisebank.planning.plan import Plan, read_task
-from tests.support.planned import Bank, webvid_row, write_csv
+from tests.support.bank import Bank, webvid_row, write_csv
 
 
 @given(st.lists(st.integers(1, 9), max_size=60), st.integers(1, 20))

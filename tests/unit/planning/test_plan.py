@@ -9,7 +9,8 @@ import pytest
 from noisebank.errors import ConfigError
 from noisebank.format.status import Status
 from noisebank.planning.plan import read_task, removal_problems
-from tests.support.planned import FINGERPRINTS, HEADER, Bank, Broken, webvid_row, write_csv
+from tests.support.bank import FINGERPRINTS, HEADER, Bank, webvid_row, write_csv
+from tests.support.made_up import Broken
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_a_valid_row_beats_an_invalid_one_of_its_id(bank: Bank) -> None:
 
 
 def test_permanent_failures_are_not_tried_again_unless_asked_or_changed(bank: Bank) -> None:
-    gone = Broken(clips={ids(1)[0]: ("http_404", False), ids(2)[0]: ("not_video", False)})
+    gone = {"clips": {ids(1)[0]: ("http_404", False), ids(2)[0]: ("not_video", False)}}
     path = first(bank, 4, gone)
     assert {key: row["code"] for key, row in bank.failures().items()} == {
         (ids(1)[0], "clips"): "http_404",
@@ -207,7 +208,7 @@ def test_permanent_failures_are_not_tried_again_unless_asked_or_changed(bank: Ba
 
 
 def test_retryable_failures_are_tried_again_with_growing_pauses_and_a_cap(bank: Bank) -> None:
-    down = Broken(clips={ids(1)[0]: ("timeout", True)})
+    down = {"clips": {ids(1)[0]: ("timeout", True)}}
     path = first(bank, 3, down)
     for attempt, hours in enumerate([0, 1, 2, 4, 8, 16, 32], start=2):
         failed_at = time()
@@ -227,7 +228,7 @@ def test_retryable_failures_are_tried_again_with_growing_pauses_and_a_cap(bank: 
 
 
 def test_a_retryable_failure_that_heals_leaves_the_failures(bank: Bank) -> None:
-    path = first(bank, 3, Broken(clips={ids(1)[0]: ("timeout", True)}))
+    path = first(bank, 3, {"clips": {ids(1)[0]: ("timeout", True)}})
     bank.now = 1e12
     bank.build(path)
     assert bank.failures() == {}
@@ -243,7 +244,7 @@ def test_a_changed_row_whose_video_cannot_be_had_keeps_its_record(bank: Bank) ->
     ]
     path = listed(bank, rows)
     plan = bank.plan(path)
-    bank.commit(plan, bank.make(plan, Broken(clips={ids(1)[0]: ("http_404", False)})))
+    bank.commit(plan, bank.make(plan, {"clips": {ids(1)[0]: ("http_404", False)}}))
     after = bank.rows()
     (changed,) = [num for num in after if after[num] != before[num]]
     kept = ("video", "caption", "clip_file", "clip_row", "caption_file", "caption_row")
@@ -268,7 +269,7 @@ def test_other_caption_options_embed_everything_and_nothing_else(bank: Bank) -> 
 
 
 def test_other_clip_options_make_clips_and_records_again(bank: Bank) -> None:
-    gone = Broken(clips={ids(1)[0]: ("too_short", False)})
+    gone = {"clips": {ids(1)[0]: ("too_short", False)}}
     path = first(bank, broken=gone)
     bank.fingerprints = FINGERPRINTS | {"clips": "c2"}
     plan = bank.plan(path)
@@ -345,7 +346,7 @@ def test_a_record_of_a_set_that_is_not_configured_goes_with_its_clip(bank: Bank)
 
 def test_noise_failures_are_by_set(bank: Bank) -> None:
     bank.fingerprints = FINGERPRINTS | {"noise/other": "x1"}
-    broken = Broken(noise={ids(1)[0]: ("nan", False), ids(2)[0]: ("out_of_memory", True)})
+    broken = {"noise": {ids(1)[0]: ("nan", False), ids(2)[0]: ("out_of_memory", True)}}
     path = first(bank, 4, broken)
     assert sorted(stage for _, stage in bank.failures()) == ["noise/other"] * 2 + ["noise/toy"] * 2
     bank.now = 1e12

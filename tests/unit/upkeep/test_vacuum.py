@@ -19,7 +19,7 @@ from noisebank.storage import Store, open_store
 from noisebank.upkeep import vacuum as vacuum_module
 from noisebank.upkeep.vacuum import finish_vacuum, vacuum
 from noisebank.upkeep.verify import verify
-from tests.support.small_bank import make, publish, remove
+from tests.support.bank import make, publish, remove
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -274,7 +274,7 @@ def test_a_vacuum_between_adoption_and_commit(store: Store) -> None:
     adopted = make(store, {"a-1": "one"})
     assert adopted.receipts == shard.receipts, "a caption that went back finds its old shard"
     vacuum(store)
-    with pytest.raises(SnapshotConflict, match="vacuum removed 6 finished files"):
+    with pytest.raises(SnapshotConflict, match="vacuum removed 7 finished files"):
         publish(store, adopted.delta, parent, newest=False)
     again = make(store, {"a-1": "one"}, vacuum=3)
     landed = publish(store, again.delta)
