@@ -157,7 +157,7 @@ class TarJob:
 
     @property
     def size(self) -> int:
-        return self.clips.num_rows
+        return len(self.clips)
 
     def make(self, writer: BankWriter) -> Made:
         """One data file, or none if every clip failed.
