@@ -29,6 +29,8 @@ from noisebank.storage.files import fits_name
 _log = logging.getLogger(__name__)
 
 FOLDER = "plans"
+FORMAT = 2
+"""Version of plans; one of another version is made again."""
 BATCH_ROWS = 512
 """Rows of a record batch of a task file: what a shard reads at least."""
 ROW_COUNTS = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
@@ -118,6 +120,7 @@ class Plan:
     def to_bytes(self) -> bytes:
         """As a sealed JSON document."""
         document = asdict(replace(self, tasks={}))
+        document["format"] = FORMAT
         document["tasks"] = {
             stage: [[list(map(list, task.pieces)), task.tar] for task in tasks] for stage, tasks in self.tasks.items()
         }
@@ -127,6 +130,8 @@ class Plan:
     def from_bytes(cls, data: bytes, name: str) -> Plan:
         """From the document ``data``; BankDamaged names the file ``name`` if it is damaged, no plan or another plan."""
         document = unseal(data, name)
+        if document.pop("format", None) != FORMAT:
+            raise BankDamaged(f"{name}: a plan of another version of noisebank")
         try:
             plan = cls._from_json(document)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -173,7 +178,7 @@ def plan_hash(
     """
     names = [source.name or source.kind for source in config.sources]
     options = [names, config.clips.maxcount, config.prune, sorted(config.retry_failures)]
-    content = [parent_uuid, dict(fingerprints), list(folders), rows, list(due), list(refused), options]
+    content = [FORMAT, parent_uuid, dict(fingerprints), list(folders), rows, list(due), list(refused), options]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
