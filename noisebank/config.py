@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from noisebank.errors import ConfigError
-from noisebank.options import Config, NoiseOptions, SourceOptions
+from noisebank.options import OPTION_CLASSES, Config, NoiseOptions, SourceOptions, options_class
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}", re.IGNORECASE)
 _MEMBERS: dict[str, Any] = {"sources": SourceOptions, "noise": NoiseOptions}
@@ -212,7 +212,7 @@ def _convert(hint: Any, value: Any, where: str, member: dataclasses.Field[Any]) 
     if typing.get_origin(hint) is tuple and arguments and dataclasses.is_dataclass(arguments[0]):
         if not isinstance(value, list):
             raise ConfigError(f"{where}: a list is wanted, not {value!r}")
-        return tuple(_build(arguments[0], entry, f"{where}[{i}]") for i, entry in enumerate(value))
+        return tuple(_build(_member_class(where, entry), entry, f"{where}[{i}]") for i, entry in enumerate(value))
     parse = member.metadata["parse"]
     default = value is None and type(None) in arguments
     try:
@@ -221,6 +221,10 @@ def _convert(hint: Any, value: Any, where: str, member: dataclasses.Field[Any]) 
         raise ConfigError(f"{where}: {value!r} is not allowed; wanted: {error}") from error
     _limits(converted, where, member)
     return converted
+
+
+def _member_class(section: str, entry: Any) -> type[Any]:
+    return options_class(section, str(entry.get("kind", "")) if isinstance(entry, dict) else "")
 
 
 def _scalar(hint: Any, value: Any) -> Any:
@@ -286,15 +290,14 @@ def _check_rhythm(clips: dict[str, Any]) -> None:
 
 def _check(config: Config) -> None:
     """What one key alone cannot tell."""
+    kinds = [kind for section, kind in OPTION_CLASSES if section == "sources"]
+    for i, source in enumerate(config.sources):
+        if source.kind not in kinds:
+            raise ConfigError(f"sources[{i}].kind: {source.kind!r} is not allowed; one of {', '.join(kinds)}")
     _check_names("sources", [source.name or source.kind for source in config.sources])
     _check_names("noise", [noise.name for noise in config.noise])
     for i, source in enumerate(config.sources):
-        columns = {key: getattr(source, key) for key in ("id", "uri", "caption", "start", "end")}
-        if source.kind == "table" and not (source.uri and source.caption):
-            raise ConfigError(f"sources[{i}]: a table needs the columns uri and caption")
-        if source.kind != "table" and any(columns.values()):
-            named = next(key for key, column in columns.items() if column)
-            raise ConfigError(f"sources[{i}].{named}: only a table names its columns; {source.kind} has its own")
+        source.check(f"sources[{i}]")
         if not source.path:
             raise ConfigError(f"sources[{i}].path: at least one file is wanted")
     if config.clips.fps is None and config.clips.frame_stride is None:

@@ -16,9 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from noisebank.errors import FAILURE_CODES
+from noisebank.errors import FAILURE_CODES, ConfigError
 
-SOURCE_KINDS = ("webvid", "internvid", "table", "webdataset")
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
 STORAGE_DTYPES = ("float16", "int8")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
@@ -81,7 +80,7 @@ def option(
 class SourceOptions:
     """One list of captioned videos."""
 
-    kind: str = option(help="layout of the list", choices=SOURCE_KINDS)
+    kind: str = option(help="layout of the list: webvid, internvid, table, webdataset, or one of your own")
     path: tuple[str, ...] = option(help="file, glob, brace range, URL, or a list of them")
     name: str = option("", "identity of the source and prefix of its ids (default: the kind)")
     id: str | None = option(None, "table: column of the clip id (default: derived from uri and range)")
@@ -89,6 +88,22 @@ class SourceOptions:
     caption: str | None = option(None, "table: column of the caption")
     start: str | None = option(None, "table: column of the clip's start, seconds or HH:MM:SS.mmm")
     end: str | None = option(None, "table: column of the clip's end, seconds or HH:MM:SS.mmm")
+
+    def check(self, where: str) -> None:
+        """Raises :class:`ConfigError` unless the options fit each other; ``where`` they stand, for the message."""
+        named = next((key for key in ("id", "uri", "caption", "start", "end") if getattr(self, key)), None)
+        if named:
+            raise ConfigError(f"{where}.{named}: only a table names its columns; {self.kind} has its own")
+
+
+@dataclass(frozen=True)
+class TableOptions(SourceOptions):
+    """A list whose columns the configuration names."""
+
+    def check(self, where: str) -> None:
+        """Raises :class:`ConfigError` unless the columns that every row needs are named."""
+        if not (self.uri and self.caption):
+            raise ConfigError(f"{where}: a table needs the columns uri and caption")
 
 
 @dataclass(frozen=True)
@@ -204,6 +219,26 @@ class NoiseOptions:
         minimum=0,
         maximum=10**6,
     )
+
+
+OPTION_CLASSES: dict[tuple[str, str], type[Any]] = {}
+"""Options by section (``sources``, ``noise``) and kind of its member, each a dataclass that extends the section's."""
+
+
+def register_options(section: str, kind: str, options: type[Any]) -> None:
+    """Makes ``kind`` a kind of ``section`` whose members have the fields of the dataclass ``options``."""
+    OPTION_CLASSES[section, kind] = options
+
+
+def options_class(section: str, kind: str) -> type[Any]:
+    """The dataclass of the options of a ``kind``; that of its section where it has none of its own."""
+    return OPTION_CLASSES.get((section, kind), {"sources": SourceOptions, "noise": NoiseOptions}[section])
+
+
+register_options("sources", "webvid", SourceOptions)
+register_options("sources", "internvid", SourceOptions)
+register_options("sources", "table", TableOptions)
+register_options("sources", "webdataset", SourceOptions)
 
 
 @dataclass(frozen=True)
