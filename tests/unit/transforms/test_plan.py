@@ -177,7 +177,7 @@ def test_finished_work_that_is_damaged_counts_as_not_made_and_is_made_again(
     refuse(bank.store, plan.hash, "too many failed")
     (key,) = (entry.path for entry in receipt.files if entry.path.endswith(suffix))
     whole = bank.store.read(key)
-    bank.store.put(key, whole[:-40] + bytes(40))
+    bank.store.put(key, whole[:-40] + b"\xff" * 40)
     again = make_plan(url, [path])
     assert f"{receipt.path}: {key} is gone or damaged; its shard counts as not made" in caplog.text
     everyone = sorted(f"webvid-{video}-0-5000" for video in range(50))
