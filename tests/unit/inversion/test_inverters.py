@@ -17,7 +17,7 @@ from noisebank.inversion import (
     register_inverter,
     relative_error,
 )
-from pipelines.models import prepare
+from noisebank.stages.configured import identify_stages
 from tests.support.minilm import MINILM
 
 SHAPE = (3, 4, 2, 4, 4)
@@ -250,7 +250,7 @@ def test_guidance_needs_a_prompt():
 def refusal(options):
     """What a plan says of a noise set with these options."""
     with pytest.raises(ConfigError) as error:
-        prepare(config_from_mapping({"captions": {"model": MINILM}, "noise": [{"name": "mine", **options}]}))
+        identify_stages(config_from_mapping({"captions": {"model": MINILM}, "noise": [{"name": "mine", **options}]}))
     return str(error.value)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import faiss
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from noisebank.errors import BankDamaged, JobFailed
+from noisebank.format.index_deletions import mark_deleted
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.ids import clip_number
@@ -20,6 +23,7 @@ from noisebank.reader.pinned import PinnedSnapshot
 from noisebank.stages.index import IndexJob, segment_of
 from noisebank.stages.job import Finished, run_job
 from noisebank.storage import BankWriter, Store, open_store
+from noisebank.upkeep.purge import rebuild_worn_segments
 from tests.support.reader_bank import build, embed, embedder, index_job
 
 FIRST = {f"mine-{i}": f"a {animal} in a {place}" for i, (animal, place) in enumerate(
@@ -168,3 +172,41 @@ def test_the_options_decide_the_type_and_the_index_answers(
     index = faiss.read_index(str(store.local_path(segment.index.path)))
     _, positions = index.search(embedder().embed(["a whale in a forest"]), 1)
     assert entries.column("caption")[positions[0, 0]].as_py() == "a whale in a forest"
+
+
+@pytest.mark.parametrize(
+    ("flat_limit", "full_limit", "options", "kind"),
+    [
+        (20, 20, IndexOptions(), "Flat"),
+        (10, 20, IndexOptions(), r"IVF\d+,Flat"),
+        (10, 20, IndexOptions(final=True), "HNSW32,Flat"),
+        (10, 10, IndexOptions(min_recall=0.5), r"IVF\d+,SQ8"),
+    ],
+)
+def test_a_purge_rebuilds_a_worn_segment_in_its_type_without_a_byte_of_what_left(
+    store: Store, monkeypatch: pytest.MonkeyPatch, flat_limit: int, full_limit: int, options: IndexOptions, kind: str
+) -> None:
+    monkeypatch.setattr("noisebank.search.index.FLAT_LIMIT", flat_limit)
+    monkeypatch.setattr("noisebank.search.index.FULL_LIMIT", full_limit)
+    embedded, writer = embed(store, FIRST), BankWriter(store)
+    segment, _ = segment_of(run(index_job(store, [embedded], None, options=options)).receipt)
+    left = ["mine-3", "mine-7", "mine-19"]
+    worn = mark_deleted(writer, segment, np.array(sorted(map(clip_number, left))))
+    renewed, replaced, _ = rebuild_worn_segments(writer, dataclasses.replace(build(store, FIRST), index=(worn,)))
+    assert renewed is not None and replaced == {segment.index.path}
+    assert re.fullmatch(kind, renewed.kind) and (renewed.size, renewed.live) == (17, 17)
+    assert renewed.recall >= segment.recall
+
+    before, after = (faiss.read_index(str(store.local_path(one.index.path))) for one in (segment, renewed))
+    codes = faiss.downcast_index(before.storage) if renewed.kind.startswith("HNSW") else before
+    vectors = embedder().embed([FIRST[id] for id in left])
+    traces = [code[-codes.code_size :].tobytes() for code in codes.sa_encode(vectors)]
+    data = store.read(segment.index.path)
+    assert all(trace in data for trace in traces)
+    data = store.read(renewed.index.path)
+    assert not any(trace in data for trace in [*traces, *(vector.tobytes() for vector in vectors)])
+    entries = pq.read_table(store.local_path(renewed.entries.path))
+    assert entries.column("id").to_pylist() == sorted(FIRST.keys() - set(left), key=clip_number)
+
+    _, positions = after.search(embedder().embed(entries.column("caption").to_pylist()), 1)
+    assert (positions[:, 0] == np.arange(17)).mean() >= renewed.recall
