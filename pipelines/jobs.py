@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
+from noisebank.commits.commit import is_expired
 from noisebank.commits.runs import collect_run
 from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError
 from noisebank.format.manifest import Snapshot, latest_snapshot
@@ -63,8 +64,14 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
         if latest and plan.hash == latest.plan:
             return _published(plan, latest)
         known["plan"] = plan.path
-    with watch_run(store, run_id, stage):
-        _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
+    try:
+        with watch_run(store, run_id, stage):
+            _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
+    except NoiseBankError as error:
+        if stage != "build" or latest is None or not is_expired(store, latest):
+            raise
+        _log.warning("%s. A purge or vacuum took what this build started from: planning again", error)
+        return run_stages(config, beam_arguments, stage)
     summary = collect_run(store, run_id)
     if stage == "build":
         return summary
