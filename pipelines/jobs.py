@@ -15,7 +15,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
-from noisebank.commits.commit import is_expired
 from noisebank.commits.runs import collect_run
 from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError
 from noisebank.format.manifest import Snapshot, latest_snapshot
@@ -68,9 +67,10 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
         with watch_run(store, run_id, stage):
             _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
     except NoiseBankError as error:
-        if stage != "build" or latest is None or not is_expired(store, latest):
+        now = latest_snapshot(store)
+        if stage != "build" or latest is None or now is None or now.vacuum == latest.vacuum:
             raise
-        _log.warning("%s. A purge or vacuum took what this build started from: planning again", error)
+        _log.warning("%s. A purge or vacuum took what this build worked on: planning again", error)
         return run_stages(config, beam_arguments, stage)
     summary = collect_run(store, run_id)
     if stage == "build":

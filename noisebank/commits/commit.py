@@ -70,7 +70,7 @@ def commit(store: Store, parent: Snapshot | None, delta: Delta, info: CommitInfo
         except BankDamaged as error:
             if base is not None and snapshot_numbers(store, after=base.number):
                 continue  # (a vacuum committed meanwhile and removed files of this base)
-            if parent is not None and is_expired(store, parent):
+            if parent is not None and _is_expired(store, parent):
                 raise SnapshotConflict(
                     f"snapshot {parent.number} was vacuumed meanwhile: run the build again"
                 ) from error
@@ -109,8 +109,7 @@ def _later(store: Store, base: Snapshot | None) -> list[Snapshot]:
         ) from error
 
 
-def is_expired(store: Store, snapshot: Snapshot) -> bool:
-    """Whether a vacuum has removed a snapshot since it was read."""
+def _is_expired(store: Store, snapshot: Snapshot) -> bool:
     try:
         read_snapshot(store, snapshot.number)
     except SnapshotExpired:
