@@ -7,7 +7,6 @@ from typing import Any
 
 from noisebank.errors import ConfigError, ShapeMismatch
 from noisebank.format.manifest import Snapshot
-from noisebank.inversion import INVERTERS
 from noisebank.models import check_model, load_clip_rules, model_digest
 from noisebank.options import Config, NoiseOptions, fingerprint
 from noisebank.search.embed import embedder_digest
@@ -33,9 +32,6 @@ def prepare(config: Config, latest: Snapshot | None = None) -> tuple[dict[str, A
     captions = {"model": _found_at(config.captions.model), "digest": captions_digest}
     models: dict[str, Any] = {"captions": captions, "noise": {}}
     for noise in config.noise:
-        if noise.inverter not in INVERTERS:
-            known = ", ".join(sorted(INVERTERS))
-            raise ConfigError(f"noise.{noise.name}.inverter: {noise.inverter!r} is not allowed; one of {known}")
         try:
             shape = check_clips(config, noise)
             digest = model_digest(noise.model, noise.motion_adapter)

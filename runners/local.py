@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
@@ -22,5 +22,6 @@ def local_runner(options: PipelineOptions) -> PipelineRunner | None:
     if direct.direct_running_mode != "multi_processing":
         return FnApiRunner()
     direct.direct_running_mode = None  # (it would put Beam's own command in the place of ours)
-    command = f"exec {shlex.quote(sys.executable)} -m runners.worker{' --verbose' if is_verbose() else ''}"
-    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command))
+    words = [sys.executable, "-m", "runners.worker", *(["--verbose"] if is_verbose() else [])]
+    modules = options.view_as(SetupOptions).beam_plugins or []  # (which this runner does not pass on itself)
+    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(f"exec {shlex.join([*words, *modules])}"))

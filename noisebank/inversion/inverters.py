@@ -1,7 +1,8 @@
 """From clean latents to the noise that a deterministic sampler turns back into them.
 
 All inverters work on canonical latents ``[B, C, F, H, W]`` in float32 and know the network only as a callable, so
-they serve every model family. To add one, write a function with the signature of :func:`ddim` and register it.
+they serve every model family. To add one, write a function with the signature of :func:`ddim` and register it
+(:func:`register_inverter`), if need be with options of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from noisebank.inversion.levels import Levels
-from noisebank.options import NoiseOptions
+from noisebank.options import NoiseOptions, register_options
 
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``network(latents [B, C, F, H, W] float32, timestep [B]) -> prediction [B, C, F, H, W] float32``."""
@@ -50,15 +51,22 @@ class Inversion:
 
 Inverter = Callable[[Network, torch.Tensor, Levels, Any, Sequence[torch.Generator] | None], Inversion]
 """``inverter(network, latents [B, C, F, H, W] float32, levels, options, generators)``, with one generator a clip, if
-any. Of the options, ``tolerance`` is set, and what it has no use for it ignores."""
+any. The options are of the class that it was registered with; ``tolerance`` is set, and what it has no use for it
+ignores."""
 
 INVERTERS: dict[str, Inverter] = {}
 
 
-def register_inverter(name: str) -> Callable[[Inverter], Inverter]:
-    """Decorator that makes an inverter selectable as ``inverter: <name>``."""
+def register_inverter(name: str, options: type[NoiseOptions] = NoiseOptions) -> Callable[[Inverter], Inverter]:
+    """Decorator that makes an inverter selectable as ``inverter: <name>``.
+
+    Args:
+        name: of the inverter.
+        options: a dataclass that extends :class:`~noisebank.options.NoiseOptions` by options of the inverter's own.
+    """
 
     def register(inverter: Inverter) -> Inverter:
+        register_options("noise", name, options, inverter.__module__)
         INVERTERS[name] = inverter
         return inverter
 

@@ -17,9 +17,7 @@ from noisebank.inversion import (
     register_inverter,
     relative_error,
 )
-from noisebank.options import NoiseOptions
-from pipelines.models import prepare
-from tests.support.minilm import MINILM
+from noisebank.options import INVERTER_KINDS, OPTION_CLASSES, NoiseOptions
 
 SHAPE = (3, 4, 2, 4, 4)
 
@@ -240,10 +238,16 @@ def test_an_inverter_of_ones_own():
         assert torch.equal(invert(nonlinear, latents, levels, NoiseOptions(inverter="zeros")).noise, latents)
         assert "zeros" in refusal({"inverter": "nti"})
     finally:
-        del INVERTERS["zeros"]
+        del INVERTERS["zeros"], OPTION_CLASSES["noise", "zeros"]
     assert refusal({"inverter": "nti"}) == (
-        "noise.mine.inverter: 'nti' is not allowed; one of ddim, diffuse, fixed-point"
+        "noise[0].inverter: 'nti' is not allowed; one of ddim, diffuse, fixed-point, or a kind that one of your "
+        "modules registers (modules: [my_package])"
     )
+
+
+def test_a_configuration_knows_the_inverters_before_they_are_imported():
+    assert tuple(sorted(INVERTERS)) == INVERTER_KINDS
+    assert all(OPTION_CLASSES["noise", kind] is NoiseOptions for kind in INVERTERS)
 
 
 def test_guidance_needs_a_prompt():
@@ -251,9 +255,9 @@ def test_guidance_needs_a_prompt():
 
 
 def refusal(options):
-    """What a plan says of a noise set with these options."""
+    """What is said of a noise set with these options."""
     with pytest.raises(ConfigError) as error:
-        prepare(config_from_mapping({"captions": {"model": MINILM}, "noise": [{"name": "mine", **options}]}))
+        config_from_mapping({"noise": [{"name": "mine", **options}]})
     return str(error.value)
 
 
