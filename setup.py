@@ -59,6 +59,7 @@ setup(
     ],
     package_data={"noisebank": ["py.typed"]},
     install_requires=[
+        "braceexpand>=0.1.7",
         "faiss-cpu>=1.12",
         "numpy>=2",
         "obstore>=0.8",

@@ -14,7 +14,7 @@ from noisebank.format.index_deletions import Nums
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.reading import read_table
-from noisebank.format.stage_names import PLAN
+from noisebank.format.stage_names import NOISE, PLAN, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable, slice_edges
 from noisebank.planning.plan import find_refused_plan, plan_path, read_plan
@@ -47,7 +47,8 @@ def snapshot_files(store: Store, snapshot: Snapshot, kind: str | None = None) ->
     Raises:
         ConfigError: there is no such kind, or no such noise set in the snapshot; lists those there are.
     """
-    sets = [f"{name}/{noise_set}" for name in ("noise", "records") for noise_set in sorted(snapshot.record_counts)]
+    keys = sorted(snapshot.record_counts)
+    sets = [*(StageName.of_records(key).name for key in keys), *(f"records/{key}" for key in keys)]
     if kind is not None and kind not in (*KINDS, *sets):
         raise ConfigError(f"kind: {kind!r} is not allowed; one of {', '.join((*KINDS, *sets))}")
     own = {
@@ -85,6 +86,12 @@ def describe(store: Store, snapshot: Snapshot) -> dict[str, Any]:
         "noise": {
             name: {"records": records} | {key: models.get("noise", {}).get(name, {}).get(key) for key in _SHOWN}
             for name, records in snapshot.record_counts.items()
+            if StageName.of_records(name).kind == NOISE
+        },
+        "stages": {
+            key: {"records": records}
+            for key, records in snapshot.record_counts.items()
+            if StageName.of_records(key).kind != NOISE
         },
         "index": {
             "kind": largest.kind if largest else None,

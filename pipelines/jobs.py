@@ -49,7 +49,7 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
     Raises:
         NoiseBankError: the job failed or published nothing; says why.
     """
-    options = beam_options(beam_arguments)
+    options = beam_options([*beam_arguments, *(f"--beam_plugin={module}" for module in config.modules)])
     check_addresses(options, [config.bank, *(path for source in config.sources for path in source.path)])
     check_models(options, models_to_load(config, stage))
     store = open_store(config.bank)
@@ -63,8 +63,15 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
         if latest and plan.hash == latest.plan:
             return _published(plan, latest)
         known["plan"] = plan.path
-    with watch_run(store, run_id, stage):
-        _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
+    try:
+        with watch_run(store, run_id, stage):
+            _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
+    except NoiseBankError as error:
+        now = latest_snapshot(store)
+        if stage != "build" or latest is None or now is None or now.vacuum == latest.vacuum:
+            raise
+        _log.warning("%s. A purge or vacuum took what this build worked on: planning again", error)
+        return run_stages(config, beam_arguments, stage)
     summary = collect_run(store, run_id)
     if stage == "build":
         return summary

@@ -12,7 +12,6 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from noisebank.modules import import_modules
 from noisebank.stages.job import Finished, run_job
 from noisebank.stages.stage import LazyModel, ShardWork, Stage
 from transforms.work import Done, plan_of, step, writer_of
@@ -27,7 +26,6 @@ class MakeShards(beam.PTransform):
     Args:
         bank: its address.
         stage: which stage, with its options.
-        modules: of the configuration; workers import them.
         make: whether missing shards are made; if not, one that is missing is an error.
 
     Input: :class:`~noisebank.stages.stage.ShardWork`, a task of the stage, or one with the receipt of new clips.
@@ -36,11 +34,10 @@ class MakeShards(beam.PTransform):
 
     bank: str
     stage: Stage
-    modules: tuple[str, ...] = ()
     make: bool = True
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
-        maker = _Maker(self.bank, self.stage, self.modules, self.make)
+        maker = _Maker(self.bank, self.stage, self.make)
         if not (self.stage.has_model and self.make):
             return work | beam.ParDo(_MakeShard(maker))
         run = RunInference(_ModelHandler(maker))
@@ -55,13 +52,7 @@ class _Maker:
 
     bank: str
     stage: Stage
-    modules: tuple[str, ...]
     make: bool
-
-    def prepare(self) -> LazyModel:
-        """What a worker does before its first shard."""
-        import_modules(self.modules)
-        return LazyModel(self.stage.load_model)
 
     def done(self, work: ShardWork, model: LazyModel) -> list[Done]:
         """The finished shard; none where there is nothing to make."""
@@ -80,7 +71,7 @@ class _MakeShard(beam.DoFn):
         self._maker = maker
 
     def setup(self) -> None:
-        self._model = self._maker.prepare()
+        self._model = LazyModel(self._maker.stage.load_model)
 
     def process(self, work: ShardWork) -> Iterator[Done]:
         yield from self._maker.done(work, self._model)
@@ -92,7 +83,7 @@ class _ModelHandler(ModelHandler[ShardWork, list[Done], LazyModel]):
         self._maker = maker
 
     def load_model(self) -> LazyModel:
-        return self._maker.prepare()
+        return LazyModel(self._maker.stage.load_model)
 
     def run_inference(
         self, batch: Sequence[ShardWork], model: LazyModel, inference_args: dict[str, Any] | None = None

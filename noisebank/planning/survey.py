@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from noisebank.errors import ConfigError, SnapshotExpired
 from noisebank.format.manifest import latest_snapshot, read_snapshot
@@ -22,11 +21,10 @@ from noisebank.planning.claims import ReceiptName, unpublished_receipts
 from noisebank.planning.parent import Parent
 from noisebank.planning.plan import FOLDER, refused_plans
 from noisebank.planning.retries import due_failures
-from noisebank.sources import ListFile, check_columns, open_lists
+from noisebank.sources import FORMATS, ListFile, check_columns, open_lists
 from noisebank.storage import Store
 
 _PARTITION_ROWS = 1 << 17
-_ROW_BYTES = {"csv": 128, "jsonl": 128, "parquet": 32, "tar": 1 << 16}
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def survey(
     snapshot = latest_snapshot(bank)
     parent = Parent(bank, snapshot.number if snapshot else None, fingerprints)
     _check_sources_left_out(config, parent)
-    estimate = max(parent.row_count, sum(_estimated_rows(file) for file in lists))
+    estimate = max(parent.row_count, sum(FORMATS[file.format].estimate_rows(file) for file in lists))
     stages = tuple(fingerprints)
     return Survey(
         spill=spill,
@@ -122,14 +120,6 @@ def _check_sources_left_out(config: Config, parent: Parent) -> None:
             f"{', '.join(changed)} changed, which concerns all rows; name all sources, or pass --prune to remove those "
             "left out"
         )
-
-
-def _estimated_rows(file: ListFile) -> int:
-    """Rows of a list, rather too many than too few."""
-    if file.format == "parquet":
-        with file.open() as stream:
-            return int(pq.ParquetFile(stream).metadata.num_rows)
-    return file.bytes // _ROW_BYTES[file.format]
 
 
 def _due(bank: Store, parent: Parent, now: float) -> tuple[tuple[int, int], ...]:

@@ -1,11 +1,18 @@
-"""What a format reader hands to a layout: the wanted columns of some rows of a list, and the rows it could not read."""
+"""What formats have in common: ranges of whole records, and blocks of the rows that are read from them.
+
+A block is what a format hands to a layout: the wanted columns of some rows of a list, and the rows it could not read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 QUOTED = 200
 """Characters of a bad value that a message shows."""
@@ -17,26 +24,74 @@ class Block:
 
     Args:
         table: the columns asked for that the list has, as text (or numbers, where a column has a type).
-        bad: why a row could not be read, ``"code: message"``, by its place in ``table``, where it is all null.
+        bad: why a row cannot be used, ``"code: message"``, by its place in ``table``.
     """
 
     table: pa.Table
     bad: dict[int, str] = field(default_factory=dict)
 
+    def column(self, name: str | None) -> pa.Array:
+        """A column as one array, or nulls where the list has none."""
+        if name is None or name not in self.table.column_names:
+            return pa.nulls(self.table.num_rows, pa.string())
+        return self.table.column(name).combine_chunks()
+
+    def text(self, name: str | None) -> pa.Array:
+        """A column as text, whole numbers without a decimal point."""
+        return pc.cast(self.column(name), pa.string())
+
 
 def concat_blocks(blocks: Iterable[Block]) -> Block:
     """The rows of ``blocks`` one after the other."""
-    tables: list[pa.Table] = []
+    parts = list(blocks)
+    starts = accumulate((part.table.num_rows for part in parts), initial=0)
+    bad = {start + i: reason for start, part in zip(starts, parts, strict=False) for i, reason in part.bad.items()}
+    return Block(pa.concat_tables(part.table for part in parts).combine_chunks(), bad)
+
+
+def parse_records(
+    records: Iterable[bytes], columns: Sequence[str], parse: Callable[[bytes], Sequence[str | None]], code: str
+) -> Block:
+    """A block of records that are read one by one; one that is not UTF-8 is ``bad_utf8``.
+
+    Args:
+        records: bytes of each.
+        columns: names of the values of a record.
+        parse: these values; one that raises ValueError, csv.Error or RecursionError makes the record a bad row.
+        code: of these bad rows.
+    """
+    rows: list[Sequence[str | None]] = []
     bad: dict[int, str] = {}
-    rows = 0
-    for block in blocks:
-        bad |= {rows + i: reason for i, reason in block.bad.items()}
-        tables.append(block.table)
-        rows += block.table.num_rows
-    return Block(pa.concat_tables(tables).combine_chunks(), bad)
-
-
-def text_block(rows: Sequence[Sequence[str | None]], columns: Sequence[str], bad: dict[int, str]) -> Block:
-    """A block of ``rows``, each with a value for every one of ``columns``."""
+    for record in records:
+        try:
+            rows.append(parse(record))
+            continue
+        except (UnicodeDecodeError, UnicodeEncodeError) as error:
+            bad[len(rows)] = f"bad_utf8: {error.reason} in {record[:QUOTED]!r}"
+        except (ValueError, csv.Error, RecursionError) as error:
+            bad[len(rows)] = f"{code}: {error}: {record[:QUOTED].decode(errors='replace')!r}"
+        rows.append([None] * len(columns))
     arrays = [pa.array([row[i] for row in rows], pa.string()) for i in range(len(columns))]
     return Block(pa.table(dict(zip(columns, arrays, strict=True))), bad)
+
+
+def whole_records(
+    file: BinaryIO, start: int, range_bytes: int, last_end: Callable[[bytes], int]
+) -> Iterator[tuple[int, int]]:
+    """Cuts the file from ``start`` on into ``(offset, length)`` of whole records, about ``range_bytes`` each.
+
+    Args:
+        file: of the list, open for reading and seeking.
+        start: where the first record begins.
+        range_bytes: bytes to read at first; twice as many while not one record ends in them.
+        last_end: where the last whole record in some bytes ends, 0 if none does.
+    """
+    wanted, final = range_bytes, False
+    while not final:
+        file.seek(start)
+        data = file.read(wanted)
+        final = len(data) < wanted
+        length = len(data) if final else last_end(data)
+        if length:
+            yield start, length
+        start, wanted = start + length, range_bytes if length else wanted * 2

@@ -8,8 +8,12 @@ everything up to the next quote. Records end at a newline: a carriage return tha
 
 from __future__ import annotations
 
+import codecs
 import csv
+import re
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -17,24 +21,23 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
-from noisebank.sources.block import QUOTED, Block, concat_blocks, text_block
-from noisebank.sources.spans import whole_records
+from noisebank.sources.block import Block, concat_blocks, parse_records
 
 LONGEST_FIELD = 1 << 17
 _PIECE_BYTES = 1 << 16
-_QUOTE, _COMMA, _NEWLINE, _RETURN = b'",\n\r'
-_BOM = b"\xef\xbb\xbf"
-_ENDS = np.zeros(256, bool)
-_ENDS[[_COMMA, _NEWLINE, _RETURN]] = True
+_QUOTE, _NEWLINE = b'"\n'
+_BESIDE = np.zeros(256, bool)
+_BESIDE[list(b',\n\r"')] = True
+"""What may stand outside of the quotes of a field; a quote, because a doubled one inside closes and opens it again."""
+_FIELD = re.compile(rb'(?<![^,\n\r])"(?:[^"]++|"")*+("(?![^,\n\r])|\Z)')
+"""A quoted field, or one that is not closed."""
 
 
 class Quotes(NamedTuple):
-    """Quoted stretches of some bytes: positions of opening and closing quotes, pairwise."""
+    """Quoted fields of some bytes."""
 
-    opens: npt.NDArray[np.int64]
-    closes: npt.NDArray[np.int64]
-    unclosed: int
-    """Position of an opening quote whose field may end behind the bytes; their number where there is none."""
+    edges: npt.NDArray[np.int64]
+    """Positions of opening and closing quotes in turn; the field of a last opening one may end behind the bytes."""
     regular: bool
     """Whether every quote has its place."""
 
@@ -44,28 +47,21 @@ def read_header(file: BinaryIO) -> tuple[list[str], int]:
     data = file.read(LONGEST_FIELD)
     length = len(data) if len(data) < LONGEST_FIELD else 0
     end = next(iter(record_ends(data, final=True)), length)
-    text = data[:end].removeprefix(_BOM).decode("utf-8", "replace")
+    text = data[:end].removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
     return [name.strip() for name in next(csv.reader([text]), [])], end
-
-
-def ranges(file: BinaryIO, start: int, range_bytes: int) -> Iterator[tuple[int, int]]:
-    """Cuts the file from ``start`` on into ``(offset, length)`` of whole records, about ``range_bytes`` each."""
-    return whole_records(file, start, range_bytes, last_record_end)
 
 
 def parse(data: bytes, header: list[str], columns: list[str]) -> Block:
     """The wanted columns of whole records, as text.
 
     Args:
-        data: bytes of a range of :func:`ranges`.
+        data: bytes that begin and end with a record.
         header: all columns of the file.
         columns: those wanted; each is in ``header``.
     """
     if _is_plain(data):
-        try:
+        with suppress(pa.ArrowInvalid):  # (a ragged row or bad UTF-8: the pieces without it are still parsed fast)
             return Block(_parse_fast(data, header, columns))
-        except pa.ArrowInvalid:
-            pass  # (a ragged row or bad UTF-8 somewhere: the pieces without it are still parsed fast)
     pieces = list(_pieces(data)) if len(data) > _PIECE_BYTES else []
     if len(pieces) < 2:
         return _parse_rows(data, header, columns)
@@ -77,22 +73,22 @@ def quotes_of(data: bytes, *, final: bool) -> Quotes:
     codes = np.frombuffer(data, np.uint8)
     places = np.flatnonzero(codes == _QUOTE)
     opens, closes = places[0::2], places[1::2]
-    if _is_regular(codes, places, opens, closes):
-        unclosed = int(opens[-1]) if len(opens) > len(closes) else len(codes)
-        if unclosed == len(codes) or not final:
-            return Quotes(opens[: len(closes)], closes, unclosed, True)
-    return _irregular_quotes(codes, places.tolist(), final)
+    lengths = np.append(closes, len(codes))[: len(opens)] - opens
+    begins, ends = (_BESIDE.take(codes.take(beside, mode="clip")) for beside in (opens - 1, closes + 1))
+    regular = begins.all() and ends.all() and (lengths <= LONGEST_FIELD).all()
+    if regular and not (final and len(places) % 2):
+        return Quotes(places, True)
+    return Quotes(_irregular_edges(data, final), False)
 
 
 def last_record_end(data: bytes) -> int:
     """The offset behind the last newline of ``data`` that ends a record, 0 if there is none."""
-    quotes = quotes_of(data, final=False)
-    limit = quotes.unclosed
+    edges, limit = quotes_of(data, final=False).edges, len(data)
     while (newline := data.rfind(b"\n", 0, limit)) >= 0:
-        field = int(np.searchsorted(quotes.opens, newline)) - 1
-        if field < 0 or newline > quotes.closes[field]:
+        before = int(np.searchsorted(edges, newline))
+        if before % 2 == 0:
             return newline + 1
-        limit = int(quotes.opens[field])
+        limit = int(edges[before - 1])
     return 0
 
 
@@ -104,55 +100,22 @@ def record_ends(data: bytes, *, final: bool) -> list[int]:
 
 def _record_ends(data: bytes, quotes: Quotes) -> npt.NDArray[np.int64]:
     newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE)
-    field = np.searchsorted(quotes.opens, newlines) - 1
-    inside = field >= 0
-    inside[inside] = newlines[inside] < quotes.closes[field[inside]]
-    return newlines[~inside & (newlines < quotes.unclosed)] + 1
+    outside: npt.NDArray[np.int64] = newlines[np.searchsorted(quotes.edges, newlines) % 2 == 0]
+    return outside + 1
 
 
-def _is_regular(
-    codes: npt.NDArray[np.uint8],
-    places: npt.NDArray[np.int64],
-    opens: npt.NDArray[np.int64],
-    closes: npt.NDArray[np.int64],
-) -> bool:
-    """Whether opening and closing quotes alternate; a doubled one inside a field closes and opens again."""
-    if not len(places):
-        return True
-    follows = np.zeros(len(places), bool)
-    follows[1:] = np.diff(places) == 1
-    begins = follows[0::2] | _ENDS[codes[opens - 1]] | (opens == 0)
-    before_quote = np.append(follows[1:], False)[1::2]
-    last = len(codes) - 1
-    ends = before_quote | (closes == last) | _ENDS[codes[np.minimum(closes + 1, last)]]
-    short = closes - opens[: len(closes)] <= LONGEST_FIELD
-    unclosed_short = len(opens) == len(closes) or len(codes) - opens[-1] <= LONGEST_FIELD
-    return bool(begins.all() and ends.all() and short.all() and unclosed_short)
-
-
-def _irregular_quotes(codes: npt.NDArray[np.uint8], places: list[int], final: bool) -> Quotes:
-    opens: list[int] = []
-    closes: list[int] = []
-    i = 0
-    while i < len(places):
-        start = places[i]
-        if start and not _ENDS[codes[start - 1]]:
-            i += 1
-            continue
-        j = i + 1
-        while j + 1 < len(places) and places[j + 1] == places[j] + 1:
-            j += 2
-        if j >= len(places):
-            if not final and len(codes) - start <= LONGEST_FIELD:
-                return Quotes(np.array(opens, np.int64), np.array(closes, np.int64), start, False)
-            i += 1
-        elif places[j] - start <= LONGEST_FIELD and (places[j] + 1 == len(codes) or _ENDS[codes[places[j] + 1]]):
-            opens.append(start)
-            closes.append(places[j])
-            i = j + 1
-        else:
-            i += 1
-    return Quotes(np.array(opens, np.int64), np.array(closes, np.int64), len(codes), False)
+def _irregular_edges(data: bytes, final: bool) -> npt.NDArray[np.int64]:
+    edges: list[int] = []
+    place = 0
+    while match := _FIELD.search(data, place):
+        start, place = match.start(), match.start() + 1
+        if match.end() - start <= LONGEST_FIELD + len(match[1]):
+            if match[1]:
+                edges += [start, match.start(1)]
+                place = match.end()
+            elif not final:
+                return np.array([*edges, start], np.int64)
+    return np.array(edges, np.int64)
 
 
 def _is_plain(data: bytes) -> bool:
@@ -160,7 +123,7 @@ def _is_plain(data: bytes) -> bool:
 
     Arrow also ends records at a lone carriage return, and skips a byte order mark; Python takes no long fields.
     """
-    if data.startswith(_BOM) or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
+    if data.startswith(codecs.BOM_UTF8) or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
         return False
     quotes = quotes_of(data, final=True)
     lengths = np.diff(_record_ends(data, quotes), prepend=0, append=len(data))
@@ -188,22 +151,13 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 
 def _parse_rows(data: bytes, header: list[str], columns: list[str]) -> Block:
     places = [header.index(column) for column in columns]
-    rows: list[list[str | None]] = []
-    bad: dict[int, str] = {}
-    start = 0
-    for end in [*record_ends(data, final=True), len(data)]:
-        record, start = data[start:end].rstrip(b"\r\n"), end
-        if not record:
-            continue
-        try:
-            fields = next(csv.reader([record.decode("latin-1")]))  # (only the wanted columns need be UTF-8)
-            if len(fields) != len(header):
-                raise csv.Error(f"{len(fields)} fields where the header has {len(header)}")
-            rows.append([fields[place].encode("latin-1").decode() for place in places])
-            continue
-        except UnicodeDecodeError as error:
-            bad[len(rows)] = f"bad_utf8: {error.reason} in {record[:QUOTED]!r}"
-        except csv.Error as error:
-            bad[len(rows)] = f"ragged_row: {error}: {record[:QUOTED].decode(errors='replace')!r}"
-        rows.append([None] * len(columns))
-    return text_block(rows, columns, bad)
+    ends = [*record_ends(data, final=True), len(data)]
+    records = (data[start:end].rstrip(b"\r\n") for start, end in pairwise([0, *ends]))
+
+    def parse_record(record: bytes) -> list[str]:
+        fields = next(csv.reader([record.decode("latin-1")]))  # (only the wanted columns need be UTF-8)
+        if len(fields) != len(header):
+            raise csv.Error(f"{len(fields)} fields where the header has {len(header)}")
+        return [fields[place].encode("latin-1").decode() for place in places]
+
+    return parse_records(filter(None, records), columns, parse_record, "ragged_row")

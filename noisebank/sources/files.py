@@ -6,28 +6,34 @@ read in ranges: it is copied into the bank's planning folder first.
 
 from __future__ import annotations
 
+import csv
 import glob
 import gzip
-import os
+import itertools
 import re
 import shutil
 import tempfile
 import urllib.request
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import pyarrow as pa
+from braceexpand import braceexpand
+
 from noisebank.errors import ConfigError
 from noisebank.options import SourceOptions
+from noisebank.sources.formats import FORMATS
+from noisebank.sources.layouts import layout_of
 from noisebank.storage import Store
 
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_BRACES = re.compile(r"(\{[0-9]+\.\.[0-9]+\})")
 _MAGIC = re.compile(r"[*?\[]")
 _TIMEOUT_SECONDS = 60
-_SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 _REMOTE = ("gs", "s3", "az")
 _HTTP = ("http://", "https://")
 
@@ -39,14 +45,14 @@ class ListFile:
     Args:
         source: the options of its source.
         name: its address as the configuration gives it, for messages and as what relative uris start from.
-        bytes: its size.
-        format: ``csv``, ``jsonl``, ``parquet`` or ``tar``.
+        size: in bytes.
+        format: one of :data:`.FORMATS`.
         copy: the bank and the file in it that it was copied to; None where it is read where it lies.
     """
 
     source: SourceOptions
     name: str
-    bytes: int
+    size: int
     format: str
     copy: tuple[Store, str] | None = None
 
@@ -65,21 +71,23 @@ class ListFile:
         """The folder of the list, which relative uris start from."""
         return _path(self.name).rpartition("/")[0]
 
-    @property
-    def relative_name(self) -> str:
-        """The list as seen from its folder, with the query of its address."""
-        return self.name.removeprefix(self.folder).removeprefix("/")
-
-    def open(self) -> BinaryIO:
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
         """The file, seekable.
 
         Raises:
-            ConfigError: it cannot be opened any more.
+            ConfigError: it cannot be opened any more, or what is read of it is damaged.
         """
+        where = f"source {self.source_name}: {self.name}"
         try:
-            return self.copy[0].open(self.copy[1]) if self.copy else _open(self.name)
+            stream = self.copy[0].open(self.copy[1]) if self.copy else _open(self.name)
         except OSError as error:
-            raise ConfigError(f"source {self.source_name}: {self.name}: {error.strerror or error}") from error
+            raise ConfigError(f"{where}: {error.strerror or error}") from error
+        try:
+            with stream:
+                yield stream
+        except (OSError, pa.ArrowException, csv.Error) as error:
+            raise ConfigError(f"{where}: cannot be read: {error}") from error
 
 
 def expand(source: SourceOptions) -> list[str]:
@@ -109,16 +117,8 @@ def expand_braces(pattern: str) -> list[str]:
     >>> expand_braces("a{08..10}.tar"), expand_braces("{2..1}.csv")
     (['a08.tar', 'a09.tar', 'a10.tar'], ['2.csv', '1.csv'])
     """
-    match = _BRACES.search(pattern)
-    if match is None:
-        return [pattern]
-    first, last = map(int, match.groups())
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    padded = any(len(text) > 1 and text.startswith("0") for text in match.groups())
-    width = max(map(len, match.groups())) if padded else 0
-    step = 1 if first <= last else -1
-    numbers = (f"{number:0{width}d}" for number in range(first, last + step, step))
-    return [expanded for number in numbers for expanded in expand_braces(f"{head}{number}{tail}")]
+    parts = (braceexpand(part) if _BRACES.fullmatch(part) else [part] for part in _BRACES.split(pattern))
+    return ["".join(combined) for combined in itertools.product(*parts)]
 
 
 def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFile]:
@@ -144,21 +144,16 @@ def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFil
     return files
 
 
-def is_local(address: str) -> bool:
-    """Whether an address is a path of this machine."""
-    return "://" not in address
-
-
 def _matches(pattern: str) -> list[str]:
     """The files at one address, [] if there is none."""
-    scheme = pattern.partition("://")[0] if "://" in pattern else ""
-    if scheme in ("http", "https"):
+    if pattern.startswith(_HTTP):
         return [pattern]
-    if scheme in _REMOTE:
+    scheme, separator, _ = pattern.partition("://")
+    if separator and scheme in _REMOTE:
         if _MAGIC.search(pattern):
             return sorted(f"{scheme}://{key}" for key in _remote(pattern).glob(pattern))
         return [pattern] if _remote(pattern).exists(pattern) else []
-    if scheme:
+    if separator:
         raise ConfigError(f"path {pattern!r}: a local path, http(s)://, gs://, s3:// or az:// is wanted")
     found = [pattern]
     if _MAGIC.search(pattern) and not Path(pattern).exists():
@@ -173,17 +168,15 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _format(source: SourceOptions, address: str) -> str:
-    if source.kind == "webvid":
-        return "csv"
-    path = _path(address)
-    suffixes = {".tar": "tar"} if source.kind == "webdataset" else _SUFFIXES
-    suffix = Path(path if source.kind == "webdataset" else path.removesuffix(".gz")).suffix.lower()
-    if suffix not in suffixes:
-        wanted = ", ".join(suffixes)
-        raise ConfigError(
-            f"source {source.name or source.kind}: path {address!r}: a name that ends in {wanted} is wanted"
-        )
-    return suffixes[suffix]
+    layout, path = layout_of(source), _path(address)
+    for name in layout.formats:
+        plain = path.removesuffix(".gz") if FORMATS[name].compressible else path
+        if Path(plain).suffix.lower() in FORMATS[name].suffixes:
+            return name
+    if layout.default_format:
+        return layout.default_format
+    wanted = ", ".join(suffix for name in layout.formats for suffix in FORMATS[name].suffixes)
+    raise ConfigError(f"source {source.name or source.kind}: path {address!r}: a name that ends in {wanted} is wanted")
 
 
 def _path(address: str) -> str:
@@ -213,19 +206,14 @@ def _open(address: str) -> BinaryIO:
     if address.startswith(_HTTP):
         request = urllib.request.Request(address, headers={"User-Agent": "noisebank"})
         return cast(BinaryIO, urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS))
-    return cast(BinaryIO, Path(address).open("rb") if is_local(address) else _remote(address).open(address))
+    return cast(BinaryIO, _remote(address).open(address) if "://" in address else Path(address).open("rb"))
 
 
 def _size(address: str) -> int:
-    return Path(address).stat().st_size if is_local(address) else int(_remote(address).size(address))
+    return int(_remote(address).size(address)) if "://" in address else Path(address).stat().st_size
 
 
 def _remote(url: str) -> Any:
-    return _remote_of(url.partition("://")[0], os.getpid())
-
-
-@cache
-def _remote_of(scheme: str, pid: int) -> Any:  # (pid: a client does not survive a fork)
     from obstore.fsspec import FsspecStore
 
-    return FsspecStore(scheme)
+    return FsspecStore(url.partition("://")[0])  # (fsspec makes one a process)

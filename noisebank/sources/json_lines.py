@@ -6,50 +6,39 @@ column, so that a row would depend on its neighbours, and a line that holds ``nu
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from noisebank.sources.block import QUOTED, Block, text_block
-from noisebank.sources.spans import whole_records
+from noisebank.sources.block import QUOTED, Block, parse_records
 
 _FIRST_BYTES = 1 << 20
-_BOM = b"\xef\xbb\xbf"
 _decode = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str).decode  # (numbers as they are written)
 
 
-def read_header(file: BinaryIO) -> list[str]:
-    """The keys of the objects in the first MiB, in their order; [] where there is none."""
+def read_header(file: BinaryIO) -> tuple[list[str], int]:
+    """The keys of the objects in the first MiB, in their order, and the offset of the first record."""
     keys: dict[str, None] = {}
     for line in file.read(_FIRST_BYTES).split(b"\n"):
         with suppress(ValueError, RecursionError):
             keys |= dict.fromkeys(_object(line))
-    return [*keys]
+    return [*keys], 0
 
 
-def ranges(file: BinaryIO, range_bytes: int) -> Iterator[tuple[int, int]]:
-    """Cuts the file into ``(offset, length)`` of whole lines, about ``range_bytes`` each."""
-    return whole_records(file, 0, range_bytes, lambda data: data.rfind(b"\n") + 1)
+def last_record_end(data: bytes) -> int:
+    """The offset behind the last newline of ``data``, 0 if there is none."""
+    return data.rfind(b"\n") + 1
 
 
-def parse(data: bytes, columns: list[str]) -> Block:
+def parse(data: bytes, header: list[str], columns: list[str]) -> Block:
     """The wanted keys of whole lines as text, numbers as they are written; a key that an object lacks is null."""
-    rows: list[list[str | None]] = []
-    bad: dict[int, str] = {}
-    for line in data.split(b"\n"):
-        if not line.strip():
-            continue
-        try:
-            found = _object(line)
-            rows.append([_text(found.get(column)) for column in columns])
-            continue
-        except (UnicodeDecodeError, UnicodeEncodeError) as error:
-            bad[len(rows)] = f"bad_utf8: {error.reason} in {line[:QUOTED]!r}"
-        except (ValueError, RecursionError) as error:
-            bad[len(rows)] = f"bad_json: {error}: {line[:QUOTED].decode(errors='replace')!r}"
-        rows.append([None] * len(columns))
-    return text_block(rows, columns, bad)
+
+    def values(line: bytes) -> list[str | None]:
+        found = _object(line)
+        return [_text(found.get(column)) for column in columns]
+
+    return parse_records(filter(bytes.strip, data.split(b"\n")), columns, values, "bad_json")
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -58,7 +47,7 @@ def _object(line: bytes) -> dict[str, Any]:
     Raises:
         ValueError: it holds none (UnicodeError: it is no text), or RecursionError: it is nested too deeply.
     """
-    found = _decode(line.removeprefix(_BOM).decode())
+    found = _decode(line.removeprefix(codecs.BOM_UTF8).decode())
     if not isinstance(found, dict):
         raise ValueError("an object is wanted")
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,43 +12,46 @@ import pyarrow.parquet as pq
 
 from noisebank.sources.block import QUOTED, Block
 
+if TYPE_CHECKING:
+    from noisebank.sources.files import ListFile
+
 BATCH_ROWS = 1 << 16
 _UNITS = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
-_BYTES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+_BYTES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
-def read_header(file: BinaryIO) -> list[str]:
+def columns(file: ListFile) -> list[str]:
     """Column names."""
-    return list(pq.ParquetFile(file).schema_arrow.names)
+    with file.open() as stream:
+        return list(pq.ParquetFile(stream).schema_arrow.names)
 
 
-def ranges(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """``(first row, rows)`` of each row group."""
-    metadata = pq.ParquetFile(file).metadata
-    start = 0
-    for group in range(metadata.num_row_groups):
-        rows = metadata.row_group(group).num_rows
-        if rows:
-            yield start, rows
-        start += rows
+def count_rows(file: ListFile) -> int:
+    """Rows of a list, as its footer says."""
+    with file.open() as stream:
+        return int(pq.ParquetFile(stream).metadata.num_rows)
 
 
-def parse(file: BinaryIO, start: int, columns: list[str]) -> Iterator[tuple[int, Block]]:
-    """The row group that begins with row ``start``, in blocks of at most 65,536 rows, each with its first row."""
-    parquet = pq.ParquetFile(file, pre_buffer=False)
-    group, first = 0, 0
-    while first < start:
-        first += parquet.metadata.row_group(group).num_rows
-        group += 1
-    for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
-        yield start, _block(pa.Table.from_batches([batch]))
-        start += batch.num_rows
+def ranges(file: ListFile, range_bytes: int) -> Iterator[tuple[int, int]]:
+    """``(first row, rows)`` of each row group, whatever its bytes."""
+    with file.open() as stream:
+        yield from ((start, rows) for start, rows in _groups(pq.ParquetFile(stream)) if rows)
 
 
-def _block(table: pa.Table) -> Block:
-    bad: dict[int, str] = {}
-    columns = {name: _text(table.column(name).combine_chunks(), name, bad) for name in table.column_names}
-    return Block(pa.table(columns), bad)
+def blocks(file: ListFile, span: tuple[int, int], header: list[str], wanted: list[str]) -> Iterator[Block]:
+    """The row group in a range, in blocks of at most 65,536 rows."""
+    with file.open() as stream:
+        parquet = pq.ParquetFile(stream, pre_buffer=False)
+        group = _groups(parquet).index(span)
+        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=wanted):
+            bad: dict[int, str] = {}
+            texts = {name: _text(batch.column(name), name, bad) for name in batch.schema.names}
+            yield Block(pa.table(texts), bad)
+
+
+def _groups(parquet: pq.ParquetFile) -> list[tuple[int, int]]:
+    rows = [parquet.metadata.row_group(group).num_rows for group in range(parquet.metadata.num_row_groups)]
+    return list(zip(accumulate(rows, initial=0), rows, strict=False))
 
 
 def _text(column: pa.Array, name: str, bad: dict[int, str]) -> pa.Array:
@@ -58,7 +62,7 @@ def _text(column: pa.Array, name: str, bad: dict[int, str]) -> pa.Array:
         return column
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if not any(is_bytes(column.type) for is_bytes in _BYTES):
+    if column.type not in _BYTES:
         try:
             return pc.cast(column, pa.string())
         except pa.ArrowException as error:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisebank.ids import LONGEST_SAFE, clip_numbers, safe, source_number, xxh64, xxh64_of
-from noisebank.sources.block import QUOTED
+from noisebank.sources.block import QUOTED, Block
+from noisebank.sources.times import times_ms
 
 _SAFE = np.zeros(256, bool)
 _SAFE[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")] = True
-_EMPTY = pa.scalar("", pa.string())
 
 
 @dataclass
@@ -48,6 +48,41 @@ class Fields:
             self.invalid.setdefault(i, f"{code}: {what}{shown and ' '}{shown}")
 
 
+def read_fields(
+    block: Block,
+    *,
+    id: str | None,
+    uri: str | None,
+    caption: str | None,
+    start: str | None = None,
+    end: str | None = None,
+    ranged: bool = False,
+    times: str = "seconds or HH:MM:SS.mmm are wanted, not",
+    need_times: bool = False,
+) -> Fields:
+    """The rows of a block, by the names of its columns; a bad time, or an empty range, is ``bad_time``.
+
+    Args:
+        block: some rows of a list.
+        id: column of the video (or clip); None: the XXH64 of its uri, and ids carry the range.
+        uri, caption: columns of text.
+        start, end: columns of times, seconds or ``HH:MM:SS.mmm``; None where there are none.
+        ranged: whether ids carry the range.
+        times: what is said of a bad time, before its value.
+        need_times: whether a row without both times is bad.
+    """
+    uris = block.text(uri)
+    listed = [block.column(name) for name in (start, end)]
+    (start_ms, bad_start), (end_ms, bad_end) = map(times_ms, listed)
+    video = block.text(id) if id else _hashed(uris)
+    fields = Fields(video, uris, block.text(caption), start_ms, end_ms, ranged or not id, dict(block.bad))
+    missing = need_times & np.asarray(pc.or_(start_ms.is_null(), end_ms.is_null()))
+    fields.refuse(bad_start | bad_end | missing, "bad_time", times, *listed)
+    empty = pc.less_equal(end_ms, start_ms.fill_null(0)).fill_null(False)
+    fields.refuse(np.asarray(empty), "bad_time", "the end is not after the start:", *listed)
+    return fields
+
+
 def listed_rows(fields: Fields, source: str, base: int, position: int) -> pa.Table:
     """The rows as the plan's table of listed rows, with ids, numbers and hashes.
 
@@ -62,20 +97,15 @@ def listed_rows(fields: Fields, source: str, base: int, position: int) -> pa.Tab
         start_ms, end_ms, caption, invalid (null, or ``"code: message"``), video (XXH64 of uri and range), caption_hash.
     """
     rows = len(fields.uri)
-    video, uri, caption = (column.fill_null(_EMPTY) for column in (fields.video, fields.uri, fields.caption))
+    video, uri, caption = (column.fill_null("") for column in (fields.video, fields.uri, fields.caption))
     fields.refuse(_blank(uri), "missing_uri", "no address of a video; the row's id is", video)
     no_id = _blank(video)
     fields.refuse(no_id, "missing_id", "no id; the row's address is", uri)
     without_id = [i for i in fields.invalid if fields.ranged or no_id[i]]
-    start, end = fields.start_ms, fields.end_ms
     fields.refuse(_blank(caption), "empty_caption", "no caption for", uri)
-    ids = _ids(fields, source, video)
-    if without_id:
-        ids = _replaced(ids, {i: f"{source}-invalid-{xxh64(_trace(fields, i)):016x}" for i in without_id})
-    invalid = pa.nulls(rows, pa.string())
-    if fields.invalid:
-        invalid = _replaced(invalid, fields.invalid)
-    place = pc.binary_join_element_wise(uri, _text(start), _text(end), "\0")
+    invalid_ids = {i: f"{source}-invalid-{xxh64(_trace(fields, i)):016x}" for i in without_id}
+    ids = _replaced(_ids(fields, source, video), invalid_ids)
+    times = (column.cast(pa.string()).fill_null("") for column in (fields.start_ms, fields.end_ms))
     return pa.table(
         {
             "num": clip_numbers(ids),
@@ -84,47 +114,28 @@ def listed_rows(fields: Fields, source: str, base: int, position: int) -> pa.Tab
             "source": np.full(rows, source_number(source), np.uint32),
             "uri": uri,
             "base": np.full(rows, base, np.uint32),
-            "start_ms": start,
-            "end_ms": end,
+            "start_ms": fields.start_ms,
+            "end_ms": fields.end_ms,
             "caption": caption,
-            "invalid": invalid,
-            "video": xxh64_of(place),
+            "invalid": _replaced(pa.nulls(rows, pa.string()), fields.invalid),
+            "video": xxh64_of(pc.binary_join_element_wise(uri, *times, "\0")),
             "caption_hash": xxh64_of(caption),
         }
     )
 
 
-def check_range(fields: Fields, *listed: pa.Array) -> None:
-    """Marks rows invalid whose range is empty; ``listed`` are the times as given, for the message."""
-    empty = pc.less_equal(fields.end_ms, pc.fill_null(fields.start_ms, 0)).fill_null(False)
-    bad = np.asarray(empty.to_numpy(zero_copy_only=False), bool)
-    fields.refuse(bad, "bad_time", "the end is not after the start:", *listed)
-
-
-def column_or_null(table: pa.Table, name: str | None, type: pa.DataType) -> pa.Array:
-    """A column as one array, or nulls where the list has none."""
-    if name is None or name not in table.column_names:
-        return pa.nulls(table.num_rows, type)
-    column = table.column(name).combine_chunks()
-    return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-
-
-def text_column(table: pa.Table, name: str) -> pa.Array:
-    """A column as text, whole numbers without a decimal point."""
-    column = column_or_null(table, name, pa.string())
-    return column if pa.types.is_string(column.type) else pc.cast(column, pa.string())
+def _hashed(texts: pa.Array) -> pa.Array:
+    encoded = texts.fill_null("").dictionary_encode()
+    return pa.array([f"{xxh64(text):016x}" for text in encoded.dictionary.to_pylist()]).take(encoded.indices)
 
 
 def _ids(fields: Fields, source: str, video: pa.Array) -> pa.Array:
     parts = [pa.scalar(source), _safe(video)]
     if fields.ranged:
         given = pc.or_(fields.start_ms.is_valid(), fields.end_ms.is_valid())
-        times = [pc.fill_null(column, 0).cast(pa.string()) for column in (fields.start_ms, fields.end_ms)]
-        ranged = pc.binary_join_element_wise(*parts, *times, "-")
-        if pc.all(given).as_py():
-            return ranged
-        return pc.if_else(given, ranged, pc.binary_join_element_wise(*parts, "-"))
-    return pc.binary_join_element_wise(*parts, "-")
+        times = (pc.if_else(given, column.fill_null(0), None) for column in (fields.start_ms, fields.end_ms))
+        parts += [column.cast(pa.string()) for column in times]
+    return pc.binary_join_element_wise(*parts, "-", null_handling="skip")
 
 
 def _safe(texts: pa.Array) -> pa.Array:
@@ -137,9 +148,7 @@ def _safe(texts: pa.Array) -> pa.Array:
 
 
 def _blank(texts: pa.Array) -> npt.NDArray[np.bool_]:
-    short = pc.less(pc.binary_length(texts), 1)
-    spaces = pc.equal(pc.ascii_ltrim_whitespace(texts), "")
-    return np.asarray(pc.or_(short, spaces).to_numpy(zero_copy_only=False), bool)
+    return np.asarray(pc.equal(pc.ascii_ltrim_whitespace(texts), ""))
 
 
 def _trace(fields: Fields, i: int) -> str:
@@ -149,11 +158,8 @@ def _trace(fields: Fields, i: int) -> str:
 
 
 def _replaced(column: pa.Array, values: dict[int, str]) -> pa.Array:
+    if not values:
+        return column
     mask = np.zeros(len(column), bool)
-    places = sorted(values)
-    mask[places] = True
-    return pc.replace_with_mask(column, pa.array(mask), pa.array([values[i] for i in places], pa.string()))
-
-
-def _text(times: pa.Array) -> pa.Array:
-    return times.cast(pa.string()).fill_null(_EMPTY)
+    mask[[*values]] = True
+    return pc.replace_with_mask(column, pa.array(mask), pa.array([values[i] for i in sorted(values)], pa.string()))

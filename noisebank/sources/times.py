@@ -10,8 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Milliseconds = npt.NDArray[np.int64]
-
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:\.(\d{1,9}))?", re.ASCII)
 _SECONDS = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _PLAIN_SECONDS = r"^[0-9]{1,9}(?:\.[0-9]{0,9})?$"
@@ -33,12 +31,9 @@ def time_ms(text: str) -> int | None:
     if _SECONDS.fullmatch(text):
         return round(float(text) * 1000) if 0 <= float(text) <= _LONGEST_SECONDS else None
     match = _CLOCK.fullmatch(text)
-    if match is None:
+    if match is None or int(match[2]) > 59 or int(match[3]) > 59:
         return None
-    hours, minutes, seconds, fraction = match.groups()
-    if int(minutes) > 59 or int(seconds) > 59:
-        return None
-    return _milliseconds(int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds), fraction)
+    return _milliseconds(*match.groups())
 
 
 def duration_ms(text: str) -> int | None:
@@ -48,11 +43,7 @@ def duration_ms(text: str) -> int | None:
     (5000, 60000, None, None)
     """
     match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        return None
-    hours, minutes, seconds, fraction = match.groups()
-    whole = int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0)
-    return _milliseconds(whole, fraction) or None
+    return None if match is None else _milliseconds(*match.groups()) or None
 
 
 def times_ms(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
@@ -61,19 +52,15 @@ def times_ms(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     Each row goes by its own form, whatever its neighbours have: the two usual ones are read in columns.
     """
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        return _from_seconds(column.cast(pa.float64(), safe=False))  # (what is rounded is too long)
-    texts = column.fill_null("")
-    milliseconds = np.zeros(len(texts), np.int64)
-    given = np.asarray(pc.not_equal(texts, ""))
-    left = np.flatnonzero(given)
-    for form in (_clocks, _plain_seconds, _others):
-        if len(left):
-            values, fit = form(texts.take(pa.array(left)))
-            milliseconds[left[fit]] = values[fit]
-            left = left[~fit]
-    bad = np.zeros(len(texts), bool)
-    bad[left] = True
-    return pa.array(milliseconds, mask=~given | bad), bad
+        found = _rounded(column.cast(pa.float64(), safe=False))  # (what is rounded is too long)
+        return found, np.asarray(pc.and_(column.is_valid(), found.is_null()))
+    texts = pc.if_else(pc.equal(column, ""), None, column)
+    found, left = pa.nulls(len(texts), pa.int64()), texts
+    for read in (_clocks, _plain_seconds, _others):
+        if left.null_count < len(left):
+            found = pc.coalesce(found, read(left))
+            left = pc.if_else(found.is_null(), texts, None)
+    return found, np.asarray(left.is_valid())
 
 
 def each_ms(column: pa.Array, parse: Callable[[str], int | None]) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
@@ -81,44 +68,36 @@ def each_ms(column: pa.Array, parse: Callable[[str], int | None]) -> tuple[pa.Ar
     encoded = column.dictionary_encode()
     values = [parse(text) for text in encoded.dictionary.to_pylist()]
     parsed = pa.array(values, pa.int64()).take(encoded.indices)
-    bad = pc.and_(parsed.is_null(), column.is_valid())
-    return parsed, np.asarray(bad.to_numpy(zero_copy_only=False), bool)
+    return parsed, np.asarray(pc.and_(parsed.is_null(), column.is_valid()))
 
 
-def _from_seconds(seconds: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    given = np.asarray(seconds.is_valid())
-    values = np.nan_to_num(np.asarray(seconds.fill_null(0)), nan=-1.0, posinf=-1.0)
-    bad = given & ((values < 0) | (values > _LONGEST_SECONDS))
-    return pa.array(_rounded(np.where(bad, 0, values)), mask=~given | bad), bad
-
-
-def _clocks(texts: pa.Array) -> tuple[Milliseconds, npt.NDArray[np.bool_]]:
-    """Times like ``00:00:05.320``, and which texts are one."""
-    fit = np.asarray(pc.equal(pc.binary_length(texts), len(_ZERO)))
+def _clocks(texts: pa.Array) -> pa.Array:
+    """Times like ``00:00:05.320``, null where a text is none."""
+    fit = np.asarray(pc.equal(pc.binary_length(texts), len(_ZERO)).fill_null(False))
     aligned = pc.if_else(pa.array(fit), texts, _ZERO).cast(pa.binary()).cast(pa.binary(len(_ZERO)))
-    codes = np.frombuffer(aligned.buffers()[1], np.uint8)
-    digits = codes.reshape(-1, len(_ZERO)).astype(np.int64) - ord("0")
-    numbers = np.delete(digits, _SEPARATORS, axis=1)
-    fit &= (codes.reshape(digits.shape)[:, _SEPARATORS] == np.frombuffer(b"::.", np.uint8)).all(axis=1)
-    fit &= ((numbers >= 0) & (numbers <= 9)).all(axis=1) & (numbers[:, [2, 4]] <= 5).all(axis=1)
-    return numbers @ _DIGIT_MS, fit
+    codes = np.frombuffer(aligned.buffers()[1], np.uint8).reshape(-1, len(_ZERO))
+    digits = np.delete(codes, _SEPARATORS, axis=1).astype(np.int64) - ord("0")
+    fit &= (codes[:, _SEPARATORS] == np.frombuffer(b"::.", np.uint8)).all(axis=1)
+    fit &= ((digits >= 0) & (digits <= 9)).all(axis=1) & (digits[:, [2, 4]] <= 5).all(axis=1)
+    return pa.array(digits @ _DIGIT_MS, mask=~fit)
 
 
-def _plain_seconds(texts: pa.Array) -> tuple[Milliseconds, npt.NDArray[np.bool_]]:
-    """Times like ``62.5``, and which texts are one."""
-    fit = pc.match_substring_regex(texts, _PLAIN_SECONDS)
-    return _rounded(np.asarray(pc.if_else(fit, texts, "0").cast(pa.float64()))), np.asarray(fit)
+def _plain_seconds(texts: pa.Array) -> pa.Array:
+    """Times like ``62.5``, null where a text is none."""
+    return _rounded(pc.if_else(pc.match_substring_regex(texts, _PLAIN_SECONDS), texts, None).cast(pa.float64()))
 
 
-def _others(texts: pa.Array) -> tuple[Milliseconds, npt.NDArray[np.bool_]]:
-    """Times in any form, and which texts are one."""
-    parsed, bad = each_ms(texts, time_ms)
-    return np.asarray(parsed.fill_null(0)), ~bad
+def _others(texts: pa.Array) -> pa.Array:
+    """Times in any form, null where a text is none."""
+    return each_ms(texts, time_ms)[0]
 
 
-def _rounded(seconds: npt.NDArray[np.float64]) -> Milliseconds:
-    return np.rint(seconds * 1000).astype(np.int64)
+def _rounded(seconds: pa.Array) -> pa.Array:
+    """Seconds as milliseconds, null where they are too many or less than 0."""
+    fit = pc.and_(pc.greater_equal(seconds, 0), pc.less_equal(seconds, _LONGEST_SECONDS))
+    return pc.round(pc.multiply(pc.if_else(fit, seconds, None), 1000)).cast(pa.int64())
 
 
-def _milliseconds(seconds: int, fraction: str | None) -> int:
-    return seconds * 1000 + (int((fraction or "")[:6].ljust(6, "0")) + 500) // 1000
+def _milliseconds(hours: str | None, minutes: str | None, seconds: str | None, fraction: str | None) -> int:
+    whole = int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0)
+    return whole * 1000 + (int((fraction or "")[:6].ljust(6, "0")) + 500) // 1000

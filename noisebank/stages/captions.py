@@ -82,7 +82,7 @@ class CaptionsJob:
 
     @property
     def size(self) -> int:
-        return self.rows.num_rows
+        return len(self.rows)
 
     def make(self, writer: BankWriter) -> Made:
         """The captions file, or none if there are no rows; ``info`` has ``dim``."""

@@ -79,7 +79,7 @@ class ClipsJob:
 
     @property
     def size(self) -> int:
-        return self.rows.num_rows
+        return len(self.rows)
 
     def make(self, writer: BankWriter) -> Made:
         """The tar (none if every row failed) and the sidecar, in this order."""

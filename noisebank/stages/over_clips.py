@@ -63,7 +63,7 @@ def register_stage(kind: str, options: type[Any]) -> Callable[[type[StageOverCli
     def register(cls: type[StageOverClips]) -> type[StageOverClips]:
         cls.kind = kind
         STAGES[kind] = cls
-        register_options("stages", kind, options)
+        register_options("stages", kind, options, cls.__module__)
         return cls
 
     return register
@@ -157,7 +157,7 @@ class TarJob:
 
     @property
     def size(self) -> int:
-        return self.clips.num_rows
+        return len(self.clips)
 
     def make(self, writer: BankWriter) -> Made:
         """One data file, or none if every clip failed.

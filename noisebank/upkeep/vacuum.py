@@ -3,7 +3,8 @@
 It commits a snapshot that lists what is about to be deleted, and only then deletes. Writers compare what they publish
 with those lists, so that a file taken between its adoption and its commit is noticed and made again; and files written
 later carry the vacuum's number in their names, so that a deletion that comes late never hits a new file. A vacuum that
-was killed halfway is finished by the next.
+was killed halfway is finished by the next. One that is overtaken by other writers reads what they committed and tries
+again; it does not list the bank anew, so that a writer without pause cannot keep it waiting.
 """
 
 from __future__ import annotations
@@ -22,16 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisebank.commits.commit import read_expired
-from noisebank.describe import snapshot_files
 from noisebank.errors import BankDamaged, ConfigError, SnapshotExpired
-from noisebank.format.layout import is_ours, is_work
+from noisebank.format.layout import is_work
 from noisebank.format.manifest import FOLDER, Snapshot, expired_stub, read_snapshot, snapshot_number, snapshot_path
-from noisebank.format.parts import read_parts
-from noisebank.format.receipts import read_receipt, receipt_path
 from noisebank.planning.plan import FOLDER as PLANS
 from noisebank.planning.plan import read_plan, refused_plans
 from noisebank.progress import ReportProgress, silent
 from noisebank.storage import BankWriter, Store, StoredFile
+from noisebank.upkeep.inventory import Inventory
 
 _log = logging.getLogger(__name__)
 
@@ -90,15 +89,20 @@ def vacuum(
     if keep < 1:
         raise ConfigError(f"keep: {keep} is not allowed; at least 1 (the newest snapshot always stays)")
     before = time.time() - unpublished_seconds if unpublished_seconds else math.inf
+    readable: list[Snapshot] = []
+    unreadable: list[int] = []
     while True:
         base = read_snapshot(store)
-        if not dry_run:
-            finish_vacuum(store, base, progress)
-        readable, unreadable = _readable(store, base, keep)
+        if not readable or readable[0].vacuum != base.vacuum:  # (the first look, or another vacuum was faster)
+            if not dry_run:
+                finish_vacuum(store, base, progress)
+            inventory, readable, unreadable = Inventory(store), [], []
+        newer, damaged = _readable(store, base, keep, after=readable[0].number if readable else 0)
+        readable, unreadable = newer + readable, damaged + unreadable
         newest, parents = _newest(readable, keep), _parents_of_open_plans(store, readable, before)
         held = [snapshot for snapshot in readable if snapshot.number in parents and snapshot not in newest]
         expiring = [snapshot for snapshot in readable if snapshot not in newest + held]
-        garbage, receipts = _garbage(store, newest + held, expiring, before)
+        garbage, receipts = _garbage(inventory, newest + held, expiring, before)
         going = sorted([*(snapshot.number for snapshot in expiring), *unreadable], reverse=True)
         found = Vacuumed(
             base,
@@ -147,14 +151,15 @@ def _leave_stub(store: Store, path: str, by: int) -> None:
     store.put(path, expired_stub(old, by))
 
 
-def _readable(store: Store, base: Snapshot, keep: int) -> tuple[list[Snapshot], list[int]]:
-    """``base`` and all snapshots before it that have not expired, newest first; the numbers of damaged older ones.
+def _readable(store: Store, base: Snapshot, keep: int, after: int) -> tuple[list[Snapshot], list[int]]:
+    """``base`` and all snapshots from it back to ``after`` (excluded) that have not expired, newest first; the numbers
+    of damaged older ones.
 
     Raises:
         BankDamaged: one is damaged, and those after it have fewer than ``keep`` contents.
     """
     readable, unreadable = [base], []
-    for number in reversed(range(1, base.number)):
+    for number in reversed(range(after + 1, base.number)):
         try:
             readable.append(read_snapshot(store, number))
         except SnapshotExpired:
@@ -216,7 +221,7 @@ def _snapshot(store: Store, base: Snapshot, paths: list[str]) -> Snapshot:
 
 
 def _garbage(
-    store: Store, kept: list[Snapshot], expiring: list[Snapshot], before: float
+    inventory: Inventory, kept: list[Snapshot], expiring: list[Snapshot], before: float
 ) -> tuple[list[StoredFile], list[StoredFile]]:
     """What may go: files that only expiring snapshots refer to, old leftovers that none does; and their receipts.
 
@@ -224,17 +229,16 @@ def _garbage(
     still be running. (Receipts are not listed in the vacuum's snapshot: their names come back when a shard is made
     again, and one whose files are gone counts for nothing.)
     """
-    wanted = {entry.path for snapshot in kept for entry in snapshot_files(store, snapshot)}
-    wanted |= {path for snapshot in kept for path in _receipt_paths(store, snapshot)}
-    dropped = {path for snapshot in expiring for path in _all_paths(store, snapshot)} - wanted
-    present = [file for file in store.scan() if is_ours(file.key) and not file.key.startswith(f"{FOLDER}/")]
+    wanted = set().union(*(inventory.paths(snapshot) for snapshot in kept))
+    dropped = set().union(*(_all_paths(inventory, snapshot) for snapshot in expiring)) - wanted
+    inventory.add(dropped)
+    present = inventory.files.values()
     data = [file for file in present if not is_work(file.key) and file.key not in wanted]
     unpublished, outdated = {}, []
     for file in data:
-        receipt = read_receipt(store, file.key) if file.key.endswith(".json") else None
-        if receipt is None:
+        paths = inventory.receipt_paths(file.key) if file.key.endswith(".json") else None
+        if paths is None:
             continue
-        paths = {entry.path for entry in receipt.files}
         if paths and paths <= wanted:
             wanted.add(file.key)
         elif paths & dropped:
@@ -274,16 +278,9 @@ def _old_work(
     ]
 
 
-def _receipt_paths(store: Store, snapshot: Snapshot) -> set[str]:
-    """Where the receipts of the data files of a snapshot are."""
-    parts = [read_parts(store, entries) for entries in snapshot.parts.values()]
-    names = [zip(*(part.column(name).to_pylist() for name in ("stage", "inputs")), strict=True) for part in parts]
-    return {receipt_path(stage, inputs) for group in names for stage, inputs in group}
-
-
-def _all_paths(store: Store, snapshot: Snapshot) -> set[str]:
+def _all_paths(inventory: Inventory, snapshot: Snapshot) -> set[str]:
     """The files and receipts of a snapshot that is to expire; only those of its own JSON if its parts are damaged."""
     try:
-        return {entry.path for entry in snapshot_files(store, snapshot)} | _receipt_paths(store, snapshot)
+        return inventory.paths(snapshot)
     except BankDamaged:
         return {entry.path for entry in snapshot.own_files}

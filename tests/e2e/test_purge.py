@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+from typing import Any
 
 import numpy as np
+import pytest
 
 from noisebank.search.embed import load_embedder
+from noisebank.stages import clips
 from noisebank.storage import open_store
+from noisebank.upkeep.compact import compact
 from tests.support.bank import decoded_files
 from tests.support.minilm import MINILM
 from tests.support.projects import Project, noisebank
@@ -53,6 +57,25 @@ def test_a_purged_bank_does_not_know_what_was_taken_down(project: Project) -> No
     assert project.search("a robot paints a portrait") == ("mine-clip02", "a robot paints a portrait")
     again = project.build()
     assert not again["committed"] and again["rows"]["in_bank"] == 5
+
+
+def test_a_build_goes_on_when_a_purge_takes_away_what_it_started_from(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write_list(project.rows(4))
+    project.build()
+    project.write_list(project.rows(7, start=1))
+    make_clips, purges = clips.make_clips, []
+
+    def purged_meanwhile(*arguments: Any) -> Any:
+        if not purges:
+            purges.append(compact(open_store(project.bank), purge=True))
+        return make_clips(*arguments)
+
+    monkeypatch.setattr(clips, "make_clips", purged_meanwhile)
+    summary = project.build(*LOOSE)
+    assert purges and summary["committed"] and summary["rows"]["in_bank"] == 7
+    assert project.look("verify")["ok"]
 
 
 def members(project: Project) -> list[tuple[str, bytes]]:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from noisebank.sources.csv_text import last_record_end, parse, quotes_of, ranges, read_header, record_ends
+from noisebank.sources.block import whole_records
+from noisebank.sources.csv_text import last_record_end, parse, quotes_of, read_header, record_ends
 
 HEADER = ["a", "b", "c"]
 TEXT = st.text(st.sampled_from('ab ,"\n\ré狗'), max_size=12)
@@ -25,7 +26,7 @@ def read_all(data: bytes, range_bytes: int) -> tuple[list[list[str]], dict[int, 
     file = io.BytesIO(data)
     _, start = read_header(file)
     covered = start
-    for offset, length in ranges(file, start, range_bytes):
+    for offset, length in whole_records(file, start, range_bytes, last_record_end):
         assert offset == covered
         covered += length
         block = parse(data[offset : offset + length], HEADER, HEADER)

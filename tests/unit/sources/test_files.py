@@ -189,6 +189,15 @@ def test_parquet_with_bad_utf8_costs_one_row(tmp_path: Path) -> None:
     assert reasons(rows) == [None, "bad_utf8", None]
 
 
+def test_empty_row_groups_of_parquet_hide_no_rows(tmp_path: Path) -> None:
+    table = pa.table({"uri": ["a.mp4", "b.mp4"], "text": ["one", "two"]})
+    with pq.ParquetWriter(tmp_path / "t.parquet", table.schema) as writer:
+        for rows in (table[:0], table[:1], table[:0], table[:0], table[1:]):
+            writer.write_table(rows)
+    source = SourceOptions("table", (str(tmp_path / "t.parquet"),), "t", None, "uri", "text")
+    assert [(row["position"], row["caption"]) for row in read(source, tmp_path)] == [(0, "one"), (1, "two")]
+
+
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 def test_a_duration_in_parquet_is_a_time_whatever_its_unit(tmp_path: Path, unit: str) -> None:
     seconds = pa.array([2, None], pa.duration("s")).cast(pa.duration(unit))
@@ -429,7 +438,7 @@ def test_lists_are_copied_to_any_bank(tmp_path: Path, bank: str) -> None:
     packed.write_bytes(gzip.compress(path.read_bytes()))
     store = open_store(bank if "://" in bank else tmp_path / bank)
     (file,) = open_lists(webvid(packed), store, "plans/spill-test")
-    assert file.bytes == path.stat().st_size
+    assert file.size == path.stat().st_size
     (part,) = cut_ranges(file, 0)
     (table,) = read_range(pickle.loads(pickle.dumps(file)), part, check_columns(file), 0)
     assert table.column("id").to_pylist() == ["webvid-1-0-5000"]

@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, 
 from noisebank.format.receipts import find_receipt, list_receipts
 from noisebank.planning.cut import Task
 from noisebank.planning.plan import Plan, refuse, write_plan
-from noisebank.storage import Store, open_store
+from noisebank.storage import Store, StoredFile, open_store
 from noisebank.upkeep import vacuum as vacuum_module
 from noisebank.upkeep.vacuum import finish_vacuum, vacuum
 from noisebank.upkeep.verify import verify
@@ -329,6 +330,71 @@ def test_a_vacuum_that_is_overtaken_looks_again_and_says_so(
     lost = [record.message for record in caplog.records]
     assert lost == [f"snapshot {n} was taken by another writer; looking again what may go" for n in (3, 4)]
     assert verify(store).ok
+
+
+def test_what_came_and_went_while_a_vacuum_was_overtaken_goes_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, make(store, {"a-1": "one"}).delta)
+    publish(store, make(store, {"a-1": "two"}).delta)
+    commit, captions, published = type(store).commit, ["three", "four", "five"], []
+
+    def overtaken(self: Store, key: str, data: bytes) -> bool:
+        if captions and b'"operation":"vacuum"' in data.replace(b'": "', b'":"'):
+            published.append(publish(store, make(store, {"a-1": captions.pop(0)}).delta))
+        return commit(self, key, data)
+
+    monkeypatch.setattr(type(store), "commit", overtaken)
+    done = vacuum(store)
+    assert (done.snapshot.number, done.expired) == (6, (4, 3, 2, 1))
+    kept = {entry.path for entry in snapshot_files(store, done.snapshot)} | {f.path for f in published[-1].own_files}
+    gone = {entry.path for snapshot in published for entry in snapshot.own_files} - kept
+    assert gone and gone <= set(done.files) and not gone & files_on_disk(store)
+    assert list_receipts(store, "clips") == [row["inputs"] for row in _published(store)]
+    assert verify(store, 5).ok and verify(store, 6).ok
+
+
+def test_a_writer_without_pause_does_not_keep_a_vacuum_waiting(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The writer commits while the vacuum lists the bank, every time, and goes on until the vacuum has ended."""
+    for caption in ("one", "two", "three"):
+        publish(store, make(store, {"a-1": caption}).delta)
+    stop, written, listings, scan = threading.Event(), [], 0, type(store).scan
+
+    def write() -> None:
+        while not stop.is_set():
+            made = make(store, {f"b-{len(written)}": "b"}, generation=read_snapshot(store).vacuum)
+            written.append(publish(store, made.delta).number)
+
+    def scan_while_others_write(self: Store, prefix: str = "") -> Iterator[StoredFile]:
+        nonlocal listings
+        if prefix == "" and threading.current_thread() is not writer:
+            listings += 1
+            assert listings < 10, "it starves"
+            until = len(written) + 1
+            while len(written) < until and writer.is_alive():
+                time.sleep(0.001)
+        return scan(self, prefix)
+
+    writer = threading.Thread(target=write)
+    monkeypatch.setattr(type(store), "scan", scan_while_others_write)
+    with caplog.at_level(logging.INFO, vacuum_module.__name__):
+        writer.start()
+        try:
+            done = vacuum(store)
+            assert writer.is_alive()
+        finally:
+            stop.set()
+            writer.join()
+    assert 1 <= len(caplog.records) < 10, "races lost"
+    assert (done.snapshot.operation, done.snapshot.number) == ("vacuum", read_snapshot(store).vacuum)
+    assert {1, 2} <= set(done.expired)
+    assert read_snapshot(store).in_bank == 1 + len(written)
+    assert snapshot_numbers(store) == sorted([1, 2, 3, *written, done.snapshot.number])
+    for number in readable_numbers(store):
+        report = verify(store, number)
+        assert report.ok, report.damaged
 
 
 def test_vacuum_while_others_commit(store: Store) -> None:
