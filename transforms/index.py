@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import apache_beam as beam
 
 from noisebank.format.manifest import IndexSegment
+from noisebank.format.receipts import segment_of
 from noisebank.options import IndexOptions
-from noisebank.stages.index import index_job, segment_of
+from noisebank.stages.index import index_job
 from noisebank.stages.job import Finished, run_job
 from noisebank.storage import FileEntry
 from transforms.shards import count

@@ -185,7 +185,7 @@ def _publish(
         _check_failures(result, config)
         snapshot = result.parent
         if not plan.is_empty:
-            delta = result.delta(index.segment, index.replaces) if index else result.delta()
+            delta = result.delta(index.finished.receipt if index else None)
             snapshot = commit(store, result.parent, delta, _info(result, run_id))
         summary = _summary(result, snapshot, shards, index)
     record_run(store, run_id, summary)

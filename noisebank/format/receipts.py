@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from noisebank.decode import decode
 from noisebank.errors import BankDamaged
+from noisebank.format.manifest import IndexSegment
 from noisebank.format.sealed import seal, unseal
 from noisebank.storage import FileEntry, Store
 from noisebank.storage.files import is_intact, is_present
@@ -170,6 +171,11 @@ def finish(store: Store, receipt: Receipt) -> Receipt:
             return winner
         store.delete(receipt.path)
     return receipt
+
+
+def segment_of(receipt: Receipt) -> tuple[IndexSegment, frozenset[str]]:
+    """The segment that an index receipt describes, and the paths of the index files that it replaces."""
+    return IndexSegment.from_json(receipt.info["segment"]), frozenset(receipt.info["replaces"])
 
 
 def list_receipts(store: Store, stage: str) -> list[str]:
