@@ -11,6 +11,8 @@ import math
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +21,10 @@ from noisebank.errors import ConfigError, UnknownNoiseSet
 from noisebank.format.layout import is_ours
 from noisebank.format.manifest import read_snapshot
 from noisebank.progress import show_progress
-from noisebank.storage import Store, open_store
+from noisebank.storage import open_store
 from noisebank.upkeep.drop import drop_set
 from noisebank.upkeep.repair import repair
 from noisebank.upkeep.vacuum import vacuum as vacuum_bank
-from noisebank.upkeep.verify import Verification
 from noisebank.upkeep.verify import verify as verify_snapshot
 
 if TYPE_CHECKING:
@@ -42,83 +43,31 @@ class Outcome:
 
 
 Command = Callable[[argparse.Namespace], Outcome]
+_Argument = Callable[[argparse._ActionsContainer], object]
+"""Adds an argument to a parser, or to a group of one."""
+_argument = partial(methodcaller, "add_argument")
+_COMMANDS: list[tuple[Command, tuple[_Argument, ...], bool]] = []
 
 
 def add_read_commands(add: Callable[[str, str, Command], argparse.ArgumentParser]) -> None:
     """Declares the read-side commands; ``add(name, help, function)`` makes one parser."""
-    parser = add("search", "nearest captions with ids and scores", search)
-    _bank(parser)
-    parser.add_argument("prompt", help="text to look for")
-    parser.add_argument("-k", type=_at_least(int, 1), default=5, help="how many (default: 5)")
-    _snapshot(parser)
-    _embedder(parser)
-
-    parser = add("sample", "mixed noise for a prompt, as a safetensors file", sample)
-    _bank(parser)
-    parser.add_argument("prompt", help="text to generate from")
-    parser.add_argument("--set", dest="noise_set", metavar="NAME", help="noise set, where a bank has several")
-    parser.add_argument(
-        "--eta", type=_at_least(float, 0), default=0.2, help="weight of the inverted noise, 0 to inf (default: 0.2)"
-    )
-    parser.add_argument("--seed", type=seed, default=0, help="seed of the fresh noise (default: 0)")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write key 'latents'")
-    _snapshot(parser)
-    _embedder(parser)
-
-    parser = add("show", "what is in a bank", show)
-    _bank(parser)
-    which = parser.add_mutually_exclusive_group()
-    _snapshot(which)
-    which.add_argument("--diff", nargs=2, type=int, metavar=("A", "B"), help="what changed between two snapshots")
-
-    parser = add("failures", "every row that is not in the bank, and why", failures)
-    _bank(parser)
-    which = parser.add_mutually_exclusive_group()
-    _snapshot(which)
-    which.add_argument(
-        "--unpublished", action="store_true", help="what failed in the last build, if it published nothing"
-    )
-
-    parser = add("files", "the files of a snapshot, one a line", files)
-    _bank(parser)
-    parser.add_argument("--kind", help=f"{', '.join(KINDS)}, noise/NAME or records/NAME (default: all)")
-    _snapshot(parser)
-    _add_upkeep_commands(add)
+    for run, arguments, exclusive in _COMMANDS:
+        description = str(run.__doc__)
+        parser = add(run.__name__, description[0].lower() + description[1:].rstrip("."), run)
+        parser.add_argument("bank", metavar="BANK", help="the bank: a local path or gs://, s3://, az://")
+        group = parser.add_mutually_exclusive_group() if exclusive else parser
+        for argument in arguments:
+            argument(group)
 
 
-def _add_upkeep_commands(add: Callable[[str, str, Command], argparse.ArgumentParser]) -> None:
-    parser = add("verify", "re-read every file of a snapshot against its checksum", verify)
-    _bank(parser)
-    _snapshot(parser)
-    parser.add_argument(
-        "--repair", action="store_true", help="drop damaged files in a new snapshot; build remakes them"
-    )
+def _command(*arguments: _Argument, exclusive: bool = False) -> Callable[[Command], Command]:
+    """Makes a function the command of its name, helped by its docstring; ``exclusive``: takes one argument at most."""
 
-    parser = add("vacuum", "remove what no kept snapshot refers to", vacuum)
-    _bank(parser)
-    parser.add_argument(
-        "--keep",
-        type=int,
-        default=1,
-        metavar="N",
-        help="newest snapshots to keep; a vacuum's own repeats the one before it and does not count (default: 1)",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
+    def declare(run: Command) -> Command:
+        _COMMANDS.append((run, arguments, exclusive))
+        return run
 
-    parser = add("compact", "merge small shards and renew the captions in tars, by copying alone", compact)
-    _bank(parser)
-    parser.add_argument(
-        "--maxcount", type=_at_least(int, 1), default=512, metavar="N", help="clips in a full shard (default: 512)"
-    )
-    parser.add_argument(
-        "--purge",
-        action="store_true",
-        help="also remove the bytes of rows that were taken down, and all older snapshots",
-    )
-
-    parser = add("drop", "commit a snapshot without a noise set; vacuum removes its files later", drop)
-    _bank(parser)
-    parser.add_argument("--set", dest="noise_set", metavar="NAME", required=True, help="the noise set to take out")
+    return declare
 
 
 def _at_least(kind: Callable[[str], float], smallest: int) -> Callable[[str], float]:
@@ -145,20 +94,18 @@ def seed(text: str) -> int:
     return value
 
 
-def _bank(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bank", metavar="BANK", help="the bank: a local path or gs://, s3://, az://")
+_SNAPSHOT = _argument("--snapshot", type=int, metavar="N", help="an earlier snapshot (default: the latest)")
+_MODEL = _argument("--model", metavar="FOLDER", help="the captions model, where it moved since the bank was built")
 
 
-def _snapshot(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--snapshot", type=int, metavar="N", help="an earlier snapshot (default: the latest)")
-
-
-def _embedder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="FOLDER", help="the captions model, where it moved since the bank was built")
-
-
+@_command(
+    _argument("prompt", help="text to look for"),
+    _argument("-k", type=_at_least(int, 1), default=5, help="how many (default: 5)"),
+    _SNAPSHOT,
+    _MODEL,
+)
 def search(arguments: argparse.Namespace) -> Outcome:
-    """Nearest captions."""
+    """Nearest captions with ids and scores."""
     hits = _open(arguments).search(arguments.prompt, arguments.k)
     document = [{"id": h.id, "caption": h.caption, "score": h.score, "source": h.source} for h in hits]
     return Outcome({"hits": document}, [_on_one_line(f"{h.score:.4f}  {h.id}  {h.caption}") for h in hits])
@@ -169,8 +116,19 @@ def _on_one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
+@_command(
+    _argument("prompt", help="text to generate from"),
+    _argument("--set", dest="noise_set", metavar="NAME", help="noise set, where a bank has several"),
+    _argument(
+        "--eta", type=_at_least(float, 0), default=0.2, help="weight of the inverted noise, 0 to inf (default: 0.2)"
+    ),
+    _argument("--seed", type=seed, default=0, help="seed of the fresh noise (default: 0)"),
+    _argument("-o", "--output", required=True, metavar="FILE", help="where to write key 'latents'"),
+    _SNAPSHOT,
+    _MODEL,
+)
 def sample(arguments: argparse.Namespace) -> Outcome:
-    """Mixed noise to a file."""
+    """Mixed noise for a prompt, as a safetensors file."""
     import torch
 
     if not Path(arguments.output).parent.is_dir():
@@ -182,15 +140,6 @@ def sample(arguments: argparse.Namespace) -> Outcome:
     except UnknownNoiseSet as error:
         raise UnknownNoiseSet(f"{error} (--set NAME)") from error
     hit = mixed.hits[0]
-    metadata = {
-        "id": hit.id,
-        "eta": str(arguments.eta),
-        "seed": str(arguments.seed),
-        "set": arguments.noise_set or bank.noise_sets[0],
-        "snapshot": str(bank.snapshot),
-        "fresh": json.dumps(mixed.fresh[0]),
-    }
-    save_latents(Path(arguments.output), mixed.latents, metadata)
     document = {
         "output": arguments.output,
         "shape": list(mixed.latents.shape),
@@ -202,6 +151,9 @@ def sample(arguments: argparse.Namespace) -> Outcome:
         "marginal_variance": mixed.marginal_variance,
         "drawn_digest": mixed.drawn_digest,
     }
+    metadata = {name: str(document[name]) for name in ("id", "eta", "seed")}
+    metadata |= {"set": arguments.noise_set or bank.noise_sets[0], "snapshot": str(bank.snapshot)}
+    save_latents(Path(arguments.output), mixed.latents, metadata | {"fresh": json.dumps(mixed.fresh[0])})
     shape = "x".join(map(str, mixed.latents.shape))
     mixed_with = _on_one_line(f"{hit.id} ({hit.score:.4f})")
     return Outcome(document, [f"{arguments.output}: latents {shape} float32, mixed with {mixed_with}"])
@@ -235,8 +187,13 @@ def _with_sorted_header(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[start:]
 
 
+@_command(
+    _SNAPSHOT,
+    _argument("--diff", nargs=2, type=int, metavar=("A", "B"), help="what changed between two snapshots"),
+    exclusive=True,
+)
 def show(arguments: argparse.Namespace) -> Outcome:
-    """What is in a snapshot, or what changed between two."""
+    """What is in a bank."""
     store = open_store(arguments.bank)
     if arguments.diff:
         before, after = (read_snapshot(store, number) for number in arguments.diff)
@@ -255,30 +212,39 @@ def _indented(document: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}{name}: {'none' if value is None else value}"
 
 
+@_command(
+    _SNAPSHOT,
+    _argument("--unpublished", action="store_true", help="what failed in the last build, if it published nothing"),
+    exclusive=True,
+)
 def failures(arguments: argparse.Namespace) -> Outcome:
     """Every row that is not in the bank, and why."""
     store = open_store(arguments.bank)
-    rows = (
-        read_unpublished_failures(store)
-        if arguments.unpublished
-        else read_failures(store, read_snapshot(store, arguments.snapshot))
-    )
+    if arguments.unpublished:
+        rows = read_unpublished_failures(store)
+    else:
+        rows = read_failures(store, read_snapshot(store, arguments.snapshot))
     said = ("id", "stage", "code", "uri", "message")
     lines = [_on_one_line("  ".join(row[name] for name in said)) for row in rows]
     return Outcome({"failures": rows}, lines or ["none"])
 
 
+@_command(_argument("--kind", help=f"{', '.join(KINDS)}, noise/NAME or records/NAME (default: all)"), _SNAPSHOT)
 def files(arguments: argparse.Namespace) -> Outcome:
-    """The files of a snapshot, as addresses."""
+    """The files of a snapshot, one a line."""
     store = open_store(arguments.bank)
-    entries = snapshot_files(store, read_snapshot(store, arguments.snapshot), arguments.kind)
-    paths = [entry.path for entry in entries]
+    snapshot = read_snapshot(store, arguments.snapshot)
+    paths = [entry.path for entry in snapshot_files(store, snapshot, arguments.kind)]
     lines = [f"{store.url}/{_on_one_line(path)}" for path in paths]
     return Outcome({"files": [f"{store.url}/{path}" for path in paths]}, lines)
 
 
+@_command(
+    _SNAPSHOT,
+    _argument("--repair", action="store_true", help="drop damaged files in a new snapshot; build remakes them"),
+)
 def verify(arguments: argparse.Namespace) -> Outcome:
-    """Re-reads every file; with ``--repair`` drops the damaged ones in a new snapshot."""
+    """Re-read every file of a snapshot against its checksum."""
     store = open_store(arguments.bank)
     with show_progress("verify", "bytes") as progress:
         report = verify_snapshot(store, arguments.snapshot, progress.report)
@@ -287,13 +253,8 @@ def verify(arguments: argparse.Namespace) -> Outcome:
     lines = [_on_one_line(f"{damage.path}: {damage.reason}") for damage in report.damaged]
     if report.ok:
         lines.append(f"ok: {report.files} files, {report.bytes} bytes")
-    elif arguments.repair:
-        return _repaired(store, report, document, lines)
-    return Outcome(document, lines, exit_code=0 if report.ok else 1)
-
-
-def _repaired(store: Store, report: Verification, document: dict[str, Any], lines: list[str]) -> Outcome:
-    """Drops what is damaged in a new snapshot, if there is any but foreign files, which stay."""
+    if report.ok or not arguments.repair:
+        return Outcome(document, lines, exit_code=0 if report.ok else 1)
     repaired = repair(store, report)
     if report.snapshot is None or repaired.number != report.snapshot.number:
         document["repaired_in"] = repaired.number
@@ -304,8 +265,18 @@ def _repaired(store: Store, report: Verification, document: dict[str, Any], line
     return Outcome(document, lines, exit_code=1 if foreign else 0)
 
 
+@_command(
+    _argument(
+        "--keep",
+        type=int,
+        default=1,
+        metavar="N",
+        help="newest snapshots to keep; a vacuum's own repeats the one before it and does not count (default: 1)",
+    ),
+    _argument("--dry-run", action="store_true", help="say what would go; remove nothing"),
+)
 def vacuum(arguments: argparse.Namespace) -> Outcome:
-    """Removes what no kept snapshot refers to."""
+    """Remove what no kept snapshot refers to."""
     store = open_store(arguments.bank)
     with show_progress("vacuum", "files") as progress:
         removed = vacuum_bank(store, arguments.keep, dry_run=arguments.dry_run, progress=progress.report)
@@ -326,28 +297,39 @@ def vacuum(arguments: argparse.Namespace) -> Outcome:
     return Outcome(document, lines)
 
 
+@_command(
+    _argument(
+        "--maxcount", type=_at_least(int, 1), default=512, metavar="N", help="clips in a full shard (default: 512)"
+    ),
+    _argument(
+        "--purge",
+        action="store_true",
+        help="also remove the bytes of rows that were taken down, and all older snapshots",
+    ),
+)
 def compact(arguments: argparse.Namespace) -> Outcome:
-    """Merges small shards."""
+    """Merge small shards and renew the captions in tars, by copying alone."""
     from noisebank.upkeep.compact import compact as compact_bank
 
     store = open_store(arguments.bank)
     before = read_snapshot(store)
     with show_progress("compact", "shards") as progress:
         after = compact_bank(store, maxcount=arguments.maxcount, purge=arguments.purge, progress=progress.report)
-    files = (
-        [len(snapshot_files(store, snapshot, "clips")) for snapshot in (before, after)] if not arguments.purge else []
-    )
-    document = {"snapshot": after.number, "parent": before.number, "committed": after.number != before.number}
-    if not document["committed"]:
-        return Outcome(document, [f"nothing to compact; snapshot {before.number} stays"])
-    tars = f": {files[0]} tars before, {files[1]} now" if files else ", older snapshots removed"
-    return Outcome(document, [f"snapshot {after.number}{tars}"])
+    committed = after.number != before.number
+    if not committed:
+        line = f"nothing to compact; snapshot {before.number} stays"
+    elif arguments.purge:
+        line = f"snapshot {after.number}, older snapshots removed"
+    else:
+        tars = [len(snapshot_files(store, snapshot, "clips")) for snapshot in (before, after)]
+        line = f"snapshot {after.number}: {tars[0]} tars before, {tars[1]} now"
+    return Outcome({"snapshot": after.number, "parent": before.number, "committed": committed}, [line])
 
 
+@_command(_argument("--set", dest="noise_set", metavar="NAME", required=True, help="the noise set to take out"))
 def drop(arguments: argparse.Namespace) -> Outcome:
-    """Takes a noise set out of the bank."""
-    store = open_store(arguments.bank)
-    snapshot = drop_set(store, arguments.noise_set)
+    """Commit a snapshot without a noise set; vacuum removes its files later."""
+    snapshot = drop_set(open_store(arguments.bank), arguments.noise_set)
     document = {"snapshot": snapshot.number, "parent": snapshot.parent, "dropped": arguments.noise_set}
     line = f"snapshot {snapshot.number} is without {arguments.noise_set}; 'noisebank vacuum' removes its files"
     return Outcome(document, [_on_one_line(line)])

@@ -14,25 +14,13 @@ from noisebank.format.index_deletions import Nums
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.reading import read_table
-from noisebank.format.stage_names import NOISE, PLAN, StageName
+from noisebank.format.stage_names import CAPTIONS, CLIPS, INDEX, NOISE, PLAN, SIDECARS, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable, slice_edges
 from noisebank.planning.plan import find_refused_plan, plan_path, read_plan
 from noisebank.storage import FileEntry, Store
 
-KINDS = (
-    "clips",
-    "sidecars",
-    "captions",
-    "noise",
-    "index",
-    "rows",
-    "records",
-    "failures",
-    "parts",
-    "touched",
-    "expired",
-)
+KINDS = (CLIPS, SIDECARS, CAPTIONS, NOISE, INDEX, "rows", "records", "failures", "parts", "touched", "expired")
 _SHOWN = ("shape", "dtype", "model", "inverter", "num_inference_steps")
 
 
@@ -48,9 +36,9 @@ def snapshot_files(store: Store, snapshot: Snapshot, kind: str | None = None) ->
         ConfigError: there is no such kind, or no such noise set in the snapshot; lists those there are.
     """
     keys = sorted(snapshot.record_counts)
-    sets = [*(StageName.of_records(key).name for key in keys), *(f"records/{key}" for key in keys)]
-    if kind is not None and kind not in (*KINDS, *sets):
-        raise ConfigError(f"kind: {kind!r} is not allowed; one of {', '.join((*KINDS, *sets))}")
+    kinds = [*KINDS, *(StageName.of_records(key).name for key in keys), *(f"records/{key}" for key in keys)]
+    if kind not in (None, *kinds):
+        raise ConfigError(f"kind: {kind!r} is not allowed; one of {', '.join(kinds)}")
     own = {
         "rows": snapshot.rows,
         "failures": snapshot.failures,
@@ -60,21 +48,17 @@ def snapshot_files(store: Store, snapshot: Snapshot, kind: str | None = None) ->
         "parts": tuple(file for part in snapshot.parts.values() for file in part),
         **{f"records/{name}": entries for name, entries in snapshot.records.items()},
     }
-    files = [file for name, group in own.items() if _is_of(name, kind) for file in group]
-    for name, parts in snapshot.parts.items():
-        if _is_of(name, kind):
-            files += part_entries(read_parts(store, parts))
+    wanted = {name for name in (*own, *snapshot.parts) if kind in (None, name, name.partition("/")[0])}
+    files = [file for name in wanted & own.keys() for file in own[name]]
+    for name in wanted & snapshot.parts.keys():
+        files += part_entries(read_parts(store, snapshot.parts[name]))
     return sorted(files, key=lambda entry: entry.path)
-
-
-def _is_of(name: str, kind: str | None) -> bool:
-    return kind is None or name == kind or name.startswith(f"{kind}/")
 
 
 def describe(store: Store, snapshot: Snapshot) -> dict[str, Any]:
     """What ``noisebank show`` prints, as a JSON object: counts, noise sets, index, embedding, failures and bytes."""
-    models = snapshot.models
-    embedding = models.get("captions", {})
+    records = {StageName.of_records(key): count for key, count in snapshot.record_counts.items()}
+    embedding = snapshot.models.get("captions", {})
     newest = snapshot.index[-1] if snapshot.index else None
     largest = max(snapshot.index, key=lambda segment: segment.size, default=None)
     return {
@@ -84,15 +68,11 @@ def describe(store: Store, snapshot: Snapshot) -> dict[str, Any]:
         "rows": snapshot.in_bank,
         "sources": dict(snapshot.sources),
         "noise": {
-            name: {"records": records} | {key: models.get("noise", {}).get(name, {}).get(key) for key in _SHOWN}
-            for name, records in snapshot.record_counts.items()
-            if StageName.of_records(name).kind == NOISE
+            stage.set: {"records": count} | {key: (stage.find(snapshot.models) or {}).get(key) for key in _SHOWN}
+            for stage, count in records.items()
+            if stage.kind == NOISE
         },
-        "stages": {
-            key: {"records": records}
-            for key, records in snapshot.record_counts.items()
-            if StageName.of_records(key).kind != NOISE
-        },
+        "stages": {stage.name: {"records": count} for stage, count in records.items() if stage.kind != NOISE},
         "index": {
             "kind": largest.kind if largest else None,
             "size": sum(segment.live for segment in snapshot.index),

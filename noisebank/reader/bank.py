@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from noisebank.search.embed import Embedder
 
 _log = logging.getLogger(__name__)
-_REMEMBERED_PROMPTS = 4096
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,8 @@ class NoiseBank:
         return cls(store, read_snapshot(store, snapshot), noise_set, embedder)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, (self._store, self.snapshot, self._set_name, self._given_embedder)
+        reopen = partial(NoiseBank.open, noise_set=self._set_name, embedder=self._given_embedder)
+        return reopen, (self._store.url, self.snapshot)
 
     def __repr__(self) -> str:
         return f"NoiseBank({self._store.url!r}, snapshot={self.snapshot}, noise_set={self._chosen_set(self._pinned)!r})"
@@ -138,13 +138,10 @@ class NoiseBank:
         prompt = _text("prompt", prompt)
         pinned = self._pinned
         with pinned.reading():
-            return pinned.nearest(self._embedded(pinned, [prompt]), k)[0]
+            return pinned.nearest(self._embed(pinned, [prompt]), k)[0]
 
     def references(self, prompt: str, k: int = 5) -> list[str]:
-        """The captions nearest to ``prompt``: examples for a language model that rewrites prompts in their manner.
-
-        Args and errors as for :meth:`search`, whose hits they are of.
-        """
+        """The captions of :meth:`search`: examples for a language model that rewrites prompts in their manner."""
         return [hit.caption for hit in self.search(prompt, k)]
 
     def noise(
@@ -220,7 +217,8 @@ class NoiseBank:
             records = self._set(pinned)
             if pipe is not None:
                 _check(records, pipe, num_inference_steps)
-            hits = self._by_prompt(pinned, records, wanted) if id is None else [pinned.clip(one) for one in wanted]
+            embed = partial(self._embed, pinned)
+            hits = records.nearest(wanted, embed) if id is None else [pinned.clip(one) for one in wanted]
             inverted = [normalise(record, normalize) for record in records.batch(hits)]
         fresh = [False] * len(hits) if min_similarity is None else [hit.score < min_similarity for hit in hits]
         if any(fresh):
@@ -282,7 +280,6 @@ class NoiseBank:
         if self._set_name is not None and self._set_name not in _noise_sets(snapshot):
             known = ", ".join(_noise_sets(snapshot)) or "none"
             raise UnknownNoiseSet(f"{self._store.url}: no noise set {self._set_name!r}; it has {known}")
-        self._nearest: OrderedDict[tuple[int, str], Hit] = OrderedDict()
         self._pinned = PinnedSnapshot(self._store, snapshot)
 
     def _chosen_set(self, pinned: PinnedSnapshot) -> str | None:
@@ -297,7 +294,7 @@ class NoiseBank:
             raise UnknownNoiseSet(f"{self._store.url}: name a noise_set; it has {known}")
         return pinned.noise_set(name)
 
-    def _embedded(self, pinned: PinnedSnapshot, prompts: Sequence[str]) -> Any:
+    def _embed(self, pinned: PinnedSnapshot, prompts: Sequence[str]) -> Any:
         for prompt in prompts:
             try:
                 prompt.encode()
@@ -328,20 +325,6 @@ class NoiseBank:
                         f"the bank with embedder= its folder (--model on the command line): {error}"
                     ) from error
             return self._loaded_embedder
-
-    def _by_prompt(self, pinned: PinnedSnapshot, records: PinnedSet, prompts: Sequence[str]) -> list[Hit]:
-        """The nearest clip with a record of each prompt, remembered."""
-        number = pinned.snapshot.number
-        with self._lock:
-            known = {one: self._nearest[number, one] for one in prompts if (number, one) in self._nearest}
-        missing = [one for one in dict.fromkeys(prompts) if one not in known]
-        if missing:
-            known |= zip(missing, records.nearest(self._embedded(pinned, missing)), strict=True)
-            with self._lock:
-                self._nearest.update({(number, one): known[one] for one in missing})
-                while len(self._nearest) > _REMEMBERED_PROMPTS:
-                    self._nearest.popitem(last=False)
-        return [known[one] for one in prompts]
 
 
 def _text(name: str, value: object) -> str:
@@ -377,8 +360,3 @@ def _check(records: PinnedSet, pipe: Any, num_inference_steps: int | None) -> li
 
 def _noise_sets(snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(sorted(snapshot.models["noise"]))
-
-
-def _reopen(store: Store, snapshot: int, noise_set: str | None, embedder: str | Embedder | None) -> NoiseBank:
-    """A pickled bank, opened again in another process; a captions model that it has loaded is loaded again there."""
-    return NoiseBank(store, read_snapshot(store, snapshot), noise_set, embedder)

@@ -7,7 +7,8 @@ import math
 import torch
 import xxhash
 
-NORMALIZE = ("none", "global", "channel")
+NORMALIZE: dict[str, tuple[int, ...]] = {"none": (), "global": (0, 1, 2, 3), "channel": (1, 2, 3)}
+"""Over which dimensions of a record."""
 LARGEST_ETA = 1e18
 """Finite weights above it are refused: their products overflow float32, and nothing of the fresh noise is left."""
 
@@ -57,11 +58,10 @@ def normalise(inverted: torch.Tensor, mode: str) -> torch.Tensor:
     Raises:
         ValueError: unknown mode.
     """
-    if mode == "none":
-        return inverted
     if mode not in NORMALIZE:
         raise ValueError(f"normalize {mode!r} is not allowed; one of {', '.join(NORMALIZE)}")
-    dims = (1, 2, 3) if mode == "channel" else (0, 1, 2, 3)
+    if not (dims := NORMALIZE[mode]):
+        return inverted
     variance, mean = torch.var_mean(inverted, dim=dims, correction=0, keepdim=True)
     return (inverted - mean) * variance.clamp(min=torch.finfo(variance.dtype).tiny).rsqrt()
 

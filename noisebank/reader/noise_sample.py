@@ -60,14 +60,10 @@ def mix_records(
 
     Args:
         records: inverted noise of each sample, ``[C, F, H, W]`` float32.
-        hits: where they are from.
-        fresh: which samples are to be fresh noise alone.
-        eta: weight of the inverted noise.
-        model: description of the model that the records were made with; its ``layout`` is that of the latents
-            (:mod:`noisebank.models.layout`).
+        hits, fresh, eta, model: as of :class:`NoiseSample`.
         prior: a name in :data:`noisebank.reader.priors.PRIORS`, or a function.
         generator: of the fresh noise.
-        digest: whether to digest the fresh noise, for :attr:`NoiseSample.drawn_digest`.
+        digest: whether to digest the fresh noise.
 
     Raises:
         ShapeMismatch: the prior gives another shape than it was asked for.
@@ -75,32 +71,28 @@ def mix_records(
     """
     layout = model["layout"]
     batch = to_pipeline(records[0][None] if len(records) == 1 else torch.stack(list(records)), layout)
-    if math.isinf(eta) and eta > 0 and not any(fresh):
-        return NoiseSample(batch.contiguous(), tuple(hits), tuple(fresh), eta, model, _records=records)
-    drawn = _drawn(batch, layout, tuple(records[0].shape), prior, generator)
-    drawn_digest = noise_digest(drawn) if digest else ""
-    if any(fresh):
-        alone = torch.tensor(fresh).view(-1, *[1] * (drawn.dim() - 1))
-        latents = torch.where(alone, drawn, mix(drawn, batch, eta))
-    else:
-        latents = mix(drawn, batch, eta, out=drawn)
+    latents, drawn_digest = batch, ""
+    if any(fresh) or eta != math.inf:
+        drawn = _draw(batch, layout, tuple(records[0].shape), prior, generator)
+        drawn_digest = noise_digest(drawn) if digest else ""
+        latents = mix(drawn, batch, eta, out=None if any(fresh) else drawn)
+        if any(fresh):
+            latents = torch.where(torch.tensor(fresh).view(-1, *[1] * (drawn.dim() - 1)), drawn, latents)
     return NoiseSample(latents.contiguous(), tuple(hits), tuple(fresh), eta, model, drawn_digest, records)
 
 
-def _drawn(
+def _draw(
     batch: torch.Tensor, layout: str, shape: tuple[int, ...], prior: str | Prior, generator: Generators
 ) -> torch.Tensor:
     """Fresh noise in the layout of ``batch``, drawn as the pipeline itself draws it: LTX draws, then packs."""
-    if isinstance(prior, str) and prior not in PRIORS:
-        raise ValueError(f"prior {prior!r} is not allowed; one of {', '.join(PRIORS)}, or a function")
     packed = layout == "BSD"
     wanted = (len(batch), *shape) if packed else tuple(batch.shape)
-    # (what a caller's function gives is the caller's: it is copied, and nothing written into it)
-    drawn = (
-        PRIORS[prior](wanted, generator)
-        if isinstance(prior, str)
-        else prior(wanted, generator).to("cpu", torch.float32, copy=True)
-    )
+    if not isinstance(prior, str):  # (what a caller's function gives is the caller's: nothing is written into it)
+        drawn = prior(wanted, generator).to("cpu", torch.float32, copy=True)
+    elif prior in PRIORS:
+        drawn = PRIORS[prior](wanted, generator)
+    else:
+        raise ValueError(f"prior {prior!r} is not allowed; one of {', '.join(PRIORS)}, or a function")
     if tuple(drawn.shape) != wanted:
         raise ShapeMismatch(f"the prior gave noise of shape {tuple(drawn.shape)}, {wanted} is wanted")
     return to_pipeline(drawn, layout) if packed else drawn

@@ -10,8 +10,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from noisebank.storage import FileEntry, Store, open_store
 _AXES = "CFHW"
 _OPEN_SHARDS = 128
 _REMEMBERED_PLACES = 65_536
+_REMEMBERED_PROMPTS = 4096
 _FIRST_TRIES = 16
 _FETCHED_AT_ONCE = 16
 
@@ -187,7 +187,8 @@ class PinnedSet:
         self.place = lru_cache(_REMEMBERED_PLACES)(self._find)
         """Where the record of the clip of a number is; None if it has none."""
         self._columns = lru_cache(_OPEN_SHARDS)(self._read_columns)
-        self._open: OrderedDict[int, NoiseShard] = OrderedDict()
+        self._shard = lru_cache(_OPEN_SHARDS)(self._open_shard)
+        self._nearest: dict[str, Hit] = {}
         self._lock = threading.RLock()
 
     @property
@@ -240,16 +241,23 @@ class PinnedSet:
                 return row
         raise BankDamaged(f"clip {clip.id}: its record in {self._file(place.file).path} is of another; run verify")
 
-    def nearest(self, queries: Vectors) -> list[Hit]:
-        """For each of the queries ``[Q, D]`` the nearest caption whose clip has a record.
+    def nearest(self, prompts: Sequence[str], embed: Callable[[Sequence[str]], Vectors]) -> list[Hit]:
+        """For each of the prompts the nearest caption whose clip has a record; it is remembered.
 
         Raises:
             ClipNotFound: no clip has one.
         """
-        return [
-            next((hit for hit in near if self.place(hit.num)), None) or self._nearest_of_all(query)
-            for query, near in zip(queries, self._pinned.nearest(queries, _FIRST_TRIES), strict=True)
-        ]
+        with self._lock:
+            known = {prompt: self._nearest[prompt] for prompt in prompts if prompt in self._nearest}
+        if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]:
+            queries = embed(missing)
+            for prompt, query, near in zip(missing, queries, self._pinned.nearest(queries, _FIRST_TRIES), strict=True):
+                known[prompt] = next((hit for hit in near if self.place(hit.num)), None) or self._nearest_of_all(query)
+            with self._lock:
+                self._nearest |= {prompt: known[prompt] for prompt in missing}
+                while len(self._nearest) > _REMEMBERED_PROMPTS:
+                    del self._nearest[next(iter(self._nearest))]
+        return [known[prompt] for prompt in prompts]
 
     def _nearest_of_all(self, query: Vectors) -> Hit:
         with self._lock:
@@ -286,15 +294,6 @@ class PinnedSet:
             path = verified_path(self._pinned.store, self._file(key), Path(folder))
             return read_table(open_store(path.parent), path.name, without=("noise", "scale"))
 
-    def _shard(self, key: int) -> NoiseShard:
-        with self._lock:
-            if key in self._open:
-                self._open.move_to_end(key)
-                return self._open[key]
-            file = self._file(key)
-            dtype = self.model["dtype"]
-            shard = NoiseShard(self._pinned.store, file.path, file.rows, self.shape, dtype, self._layouts[key])
-            self._open[key] = shard
-            if len(self._open) > _OPEN_SHARDS:
-                self._open.popitem(last=False)
-            return shard
+    def _open_shard(self, key: int) -> NoiseShard:
+        store, file, dtype = self._pinned.store, self._file(key), self.model["dtype"]
+        return NoiseShard(store, file.path, file.rows, self.shape, dtype, self._layouts[key])

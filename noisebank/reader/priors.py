@@ -30,19 +30,14 @@ def iid(shape: tuple[int, ...], generator: Generators = None) -> torch.Tensor:
     Raises:
         ValueError: a list of generators has neither one nor as many as the batch.
     """
-    if generator is None or isinstance(generator, torch.Generator):
-        return _randn(shape, generator)
-    if len(generator) == 1:
-        return _randn(shape, generator[0])
-    if len(generator) != shape[0]:
-        raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}: give one, or one a sample")
-    return torch.cat([_randn((1, *shape[1:]), one) for one in generator])
+    if isinstance(generator, Sequence):
+        if len(generator) not in (1, shape[0]):
+            raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}: give one, or one a sample")
+        each = (shape[0] // len(generator), *shape[1:])
+        return torch.cat([iid(each, one) for one in generator])
+    device = "cpu" if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).cpu()
 
 
 PRIORS: dict[str, Prior] = {"iid": iid}
 """Priors by name."""
-
-
-def _randn(shape: tuple[int, ...], generator: torch.Generator | None) -> torch.Tensor:
-    device = "cpu" if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).cpu()
