@@ -58,6 +58,8 @@ SET = "toy"
 FINGERPRINTS = {"clips": "c1", "captions": "t1", f"noise/{SET}": "n1"}
 DESCRIPTION = {"layout": "BCFHW", "shape": list(SHAPE), "spatial_ratio": 8, "temporal_ratio": 1, "call": {}}
 """What a snapshot says of the model of a noise set."""
+NOISE_MODEL = {**DESCRIPTION, "dtype": "float16", "model": "toy"}
+MODELS = {CAPTIONS: {"model": "toy", "digest": ToyEmbedder.digest}, f"noise/{SET}": NOISE_MODEL}
 HEADER = ["videoid", "contentUrl", "duration", "page_dir", "name"]
 COLUMNS = ("id", "uri", "caption")
 _runs = itertools.count()
@@ -104,7 +106,7 @@ class Bank:
         self.folder = folder
         self.store = store or open_store(folder / "bank")
         self.fingerprints: dict[str, str] = FINGERPRINTS
-        self.models: dict[str, Any] = {}
+        self.models: dict[str, Any] = MODELS
         self.embedder: Any = ToyEmbedder()
         self.now = 0.0
         self.vacuum: int | None = None
@@ -157,15 +159,10 @@ class Bank:
                 ours = claims.filter((nums >= lo) & (nums < hi)).cast(CLAIMS)
                 reduced = reduce_partition(listed, ours, parent, lo, hi, rules, found.stages, found.sources)
                 files.append(write_partition(store, partition, reduced, scan, found))
-            write_plan(store, assemble(known, store, files, scan, found, config, self._models()))
+            models = dict.fromkeys((stage.name for stage in over_clips(self.fingerprints)), NOISE_MODEL)
+            write_plan(store, assemble(known, store, files, scan, found, config, models | self.models))
         _remove(store, found.spill)
         return read_plan(store, plan_path(scan.hash))
-
-    def _models(self) -> dict[str, Any]:
-        sets = {
-            stage.name: {**DESCRIPTION, "dtype": "float16", "model": "toy"} for stage in over_clips(self.fingerprints)
-        }
-        return {CAPTIONS: {"model": "toy", "digest": self.embedder.digest}, **sets, **self.models}
 
     def make(
         self, plan: Plan, broken: Broken | None = None, stages: Collection[str] = ("clips", "captions", "noise")
@@ -272,7 +269,7 @@ def build(
         bank.embedder = embedder()
         bank.fingerprints = {"clips": "c1", "captions": "t1", **{f"noise/{name}": "n1" for name in sets}}
         bank.models = {CAPTIONS: {"model": model, "digest": bank.embedder.digest}}
-        bank.models |= {f"noise/{name}": {**description, "dtype": dtype, "model": "toy"} for name in sets}
+        bank.models |= {f"noise/{name}": {**NOISE_MODEL, **description, "dtype": dtype} for name in sets}
         broken = {
             f"noise/{name}": {id: ("left_out", False) for id in listed if id not in ids} for name, ids in sets.items()
         }
@@ -338,8 +335,8 @@ def publish(
     store: Store, delta: Delta, parent: Snapshot | None = None, *, newest: bool = True, **info: Any
 ) -> Snapshot:
     """Commits ``delta``, planned on the newest snapshot or (``newest=False``) on ``parent``."""
-    values = {"run_id": f"run{next(_runs)}", "fingerprints": FINGERPRINTS, "noise_sets": (SET,), "sources": ("a", "b")}
-    values |= {"models": {CAPTIONS: {"model": "toy"}, f"noise/{SET}": DESCRIPTION}}
+    values = {"run_id": f"run{next(_runs)}", "fingerprints": FINGERPRINTS, "models": MODELS}
+    values |= {"noise_sets": (SET,), "sources": ("a", "b")}
     return commit(store, latest_snapshot(store) if newest else parent, delta, CommitInfo(**{**values, **info}))
 
 

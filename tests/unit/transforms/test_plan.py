@@ -15,7 +15,7 @@ from noisebank.options import Config, SourceOptions
 from noisebank.planning import Plan, open_plans, read_plan, refuse
 from noisebank.planning.plan import find_refused_plan
 from noisebank.storage import open_store
-from tests.support.bank import FINGERPRINTS, Bank, webvid_row, write_csv
+from tests.support.bank import FINGERPRINTS, MODELS, Bank, webvid_row, write_csv
 from transforms.plan import MakePlan
 
 ROWS = [webvid_row(video, f'a "caption", of\n{video}') for video in range(200)]
@@ -26,7 +26,7 @@ def make_plan(bank: str, paths: list[Path], *flags: str, out: str | None = None)
     config = Config(bank=bank, sources=(SourceOptions("webvid", tuple(str(path) for path in paths)),))
     options = PipelineOptions(["--runner=FnApiRunner", *flags])
     pipeline = beam.Pipeline(options=options)
-    planned = pipeline | MakePlan(config, FINGERPRINTS, {"captions": {"model": "m"}}, out=out, now=0.0)
+    planned = pipeline | MakePlan(config, FINGERPRINTS, MODELS, out=out, now=0.0)
     assert_that(planned | beam.combiners.Count.Globally(), equal_to([1]))
     result = pipeline.run()
     result.wait_until_finish()
@@ -62,7 +62,7 @@ def test_the_counts_and_what_is_left_behind(tmp_path: Path, lists: list[Path]) -
         "read": 203, "new": 200, "changed": 0, "unchanged": 0, "removed": 0, "duplicate": 1, "invalid": 2,
         "newly_invalid": 2, "retried": 0, "to_embed": 200,
     }  # fmt: skip
-    assert plan.models == {"captions": {"model": "m"}}
+    assert plan.models == MODELS
     assert read_plan(open_store(tmp_path / "bank"), plan.path) == plan
     assert [path.name for path in (tmp_path / "bank" / "plans").iterdir() if any(path.iterdir())] == [plan.hash]
 
