@@ -6,7 +6,6 @@ same files for the same list, under the same fingerprints and inputs hashes.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -111,15 +110,9 @@ def listed(clips: int, project: Project) -> list[Row]:
     return [*rows, *bad, rows[0]]
 
 
-def hashes(bank: Path) -> dict[str, str]:
-    """SHA-256 of every file of a bank, whether a snapshot has it or not."""
-    paths = [path for path in bank.rglob("*") if path.is_file()]
-    return {str(path.relative_to(bank)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-def new_files(bank: Path, before: dict[str, str]) -> set[str]:
-    """Paths of the files that a bank has beside those of :func:`hashes` ``before``, which must all be as they were."""
-    after = hashes(bank)
+def new_files(project: Project, before: dict[str, str]) -> set[str]:
+    """Paths of the files that a bank has beside those there were ``before``, which must all be as they were."""
+    after = project.hashes()
     assert {path: after.get(path) for path in before} == before
     return after.keys() - before.keys()
 
@@ -142,12 +135,12 @@ def snapshot(project: Project) -> dict[str, Any]:
 
 
 def test_there_is_nothing_to_do(older_bank: Project) -> None:
-    before = hashes(older_bank.bank)
+    before = older_bank.hashes()
     summary = older_bank.build()
     assert (summary["committed"], summary["snapshot"], summary["stages"]) == (False, 1, {})
     counts = {name: count for name, count in summary["rows"].items() if count}
     assert counts == {"read": CLIPS + 3, "unchanged": CLIPS + 1, "duplicate": 1, "invalid": 1, "in_bank": CLIPS}
-    assert hashes(older_bank.bank) == before
+    assert older_bank.hashes() == before
 
 
 def test_it_reads_the_same(older_code: OlderCode, older_bank: Project) -> None:
@@ -164,7 +157,7 @@ def test_it_reads_the_same(older_code: OlderCode, older_bank: Project) -> None:
 
 
 def test_it_grows_by_one_clip(older_bank: Project) -> None:
-    before, held = hashes(older_bank.bank), records(older_bank.bank)
+    before, held = older_bank.hashes(), records(older_bank.bank)
     older_bank.write_list(listed(CLIPS + 1, older_bank))
     summary = older_bank.build()
     assert (summary["committed"], summary["snapshot"], summary["parent"]) == (True, 2, 1)
@@ -172,7 +165,7 @@ def test_it_grows_by_one_clip(older_bank: Project) -> None:
     worked = done(summary)
     assert worked.pop("index") in (1, CLIPS + 1)  # (a segment of its own, or all merged)
     assert worked == {"clips": 1, "captions": 1, "noise/exact": 1, "noise/small": 1}
-    new_files(older_bank.bank, before)
+    new_files(older_bank, before)
     assert records(older_bank.bank) == held
     for row in (0, CLIPS):
         assert older_bank.search(CAPTIONS[row]) == (f"mine-clip{row:02}", CAPTIONS[row])
@@ -194,22 +187,22 @@ def test_finished_shards_that_it_did_not_publish_are_taken_up(
 ) -> None:
     configured(project).write_list(listed(CLIPS, project))
     older_code.run(command[0], "-c", project.config_file, *command[1:], exit_code=exit_code)
-    before = hashes(project.bank)
+    before = project.hashes()
     assert sum(path.endswith(".tar") for path in before) == 3
     assert not list(project.bank.glob("snapshots/*"))
     summary = project.build(*FLAGS)
     assert done(summary) == {"captions": CLIPS, "index": CLIPS, "noise/exact": CLIPS, "noise/small": CLIPS}
     assert summary["rows"]["in_bank"] == CLIPS
-    assert not [path for path in new_files(project.bank, before) if path.startswith("clips/")]
+    assert not [path for path in new_files(project, before) if path.startswith("clips/")]
 
 
 def test_what_it_finished_before_it_was_killed_is_published_as_it_is(older_bank: Project) -> None:
     """Killed at the last moment: everything is there but the snapshot."""
-    expected, before = snapshot(older_bank), hashes(older_bank.bank)
+    expected, before = snapshot(older_bank), older_bank.hashes()
     del before["snapshots/00000001.json"]
     (older_bank.bank / "snapshots" / "00000001.json").unlink()
     summary = older_bank.build(*FLAGS)
     assert summary["committed"]
     assert done(summary) == {"index": CLIPS}  # (over captions taken over: other inputs, the same files)
     assert snapshot(older_bank) == expected
-    new_files(older_bank.bank, before)
+    new_files(older_bank, before)

@@ -93,6 +93,23 @@ def test_an_unchanged_input_commits_nothing(project: Project) -> None:
     assert len(list(project.bank.glob("snapshots/*"))) == 1
 
 
+def test_a_build_with_nothing_to_do_leaves_every_file_of_the_bank_as_it_was(project: Project) -> None:
+    rows = project.rows(3)
+    bad = [Row("bad", "videos/missing.mp4", "not there"), Row("mute", "videos/v05.mp4", "")]
+    project.write_list([*rows, *bad, rows[0], rows[1]._replace(caption="listed before")])
+    project.build("--max_failed", 0.5)
+    before, paths = project.hashes(), sorted(project.bank.rglob("*"))
+    for flags in ([], ["--max_failed", 0], ["--direct_runner_bundle_repeat=1"], ["--direct_num_workers=2"]):
+        summary = project.build(*flags)
+        assert (summary["committed"], summary["snapshot"], summary["stages"]) == (False, 1, {})
+        counts = {name: count for name, count in summary["rows"].items() if count}
+        assert counts == {"read": 7, "unchanged": 4, "invalid": 1, "duplicate": 2, "in_bank": 3}
+        assert project.hashes() == before and sorted(project.bank.rglob("*")) == paths, flags
+    planned = project.run("plan")
+    assert {todo["rows"] for todo in planned.document["stages"].values()} == {0}
+    assert project.hashes() == before and sorted(project.bank.rglob("*")) == paths
+
+
 def test_a_model_that_the_bank_was_made_with_is_not_checked_again(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

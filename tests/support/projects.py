@@ -130,6 +130,11 @@ class Project:
         paths = [Path(path) for path in self.look("files")["files"]]
         return {str(path.relative_to(self.bank)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every file in the bank's folder, whether a snapshot has it or not."""
+        paths = [path for path in self.bank.rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.bank)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
     def failures(self) -> dict[str, str]:
         """Code of every failure by the row's id."""
         return {failure["id"]: failure["code"] for failure in self.look("failures")["failures"]}
