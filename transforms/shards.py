@@ -102,12 +102,6 @@ def count(finished: Finished) -> None:
     Metrics.counter("noisebank", f"{name}_{kind}").inc(receipt.rows)
     Metrics.counter("noisebank", f"{name}_failed").inc(len(receipt.failures))
     Metrics.counter("noisebank", f"{name}_milliseconds").inc(round(1000 * finished.seconds))
-    made = "made" if finished.made else "found"
-    _log.info(
-        "%s: %d rows, %d failed, %s in %.1f s",
-        receipt.stage,
-        receipt.rows,
-        len(receipt.failures),
-        made,
-        finished.seconds,
-    )
+    tar, made = receipt.info.get("tar"), "made" if finished.made else "found"
+    what = f"{receipt.stage} of {tar}" if tar else receipt.stage
+    _log.info("%s: %d rows, %d failed, %s in %.1f s", what, receipt.rows, len(receipt.failures), made, finished.seconds)
