@@ -21,7 +21,7 @@ from noisebank.sources.files import expand_braces
 from noisebank.storage import open_store
 from noisebank.video.members import parse_member
 from schemas.rows import LISTED
-from tests.support.planned import write_csv
+from tests.support.bank import write_csv
 
 
 def read(source: SourceOptions, tmp_path: Path, range_bytes: int = 1 << 24) -> list[dict[str, Any]]:
