@@ -12,7 +12,7 @@ import pyarrow as pa
 from noisebank.errors import RowFailure
 from noisebank.format.shards import ForeignSample, read_foreign_shard
 from noisebank.sources.rows import Fields
-from noisebank.video.members import member_uri
+from noisebank.video.uris import member_uri
 
 
 def fields(file: BinaryIO, name: str) -> Fields:
