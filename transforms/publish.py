@@ -104,11 +104,9 @@ class Publish(beam.PTransform):
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[dict[str, Any]]:
         # (one side input a stage: Beam's Java fuser refuses a Flatten of which only some inputs are fused with it)
-        shards = [
-            beam.pvalue.AsList(done | f"Shards {stage}" >> beam.Map(FinishedShard.of))
-            for stage, done in self.shards.items()
-        ]
-        return plans | "Commit" >> beam.Map(_publish, self.config, self.run_id, beam.pvalue.AsList(self.index), *shards)
+        shards = [done | f"Shards {stage}" >> beam.Map(FinishedShard.of) for stage, done in self.shards.items()]
+        inputs = map(beam.pvalue.AsList, (self.index, *shards))
+        return plans | "Commit" >> beam.Map(_publish, self.config, self.run_id, *inputs)
 
 
 @step
@@ -123,11 +121,8 @@ class RecordRun(beam.PTransform):
     shards: Mapping[str, beam.PCollection[Done]]
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[str]:
-        finished = [
-            beam.pvalue.AsIter(done | f"Finished {stage}" >> beam.Map(lambda item: item.finished))
-            for stage, done in self.shards.items()
-        ]
-        return plans | beam.Map(_record, self.bank, self.run_id, *finished)
+        own = [done | f"Finished {stage}" >> beam.Map(lambda item: item.finished) for stage, done in self.shards.items()]
+        return plans | beam.Map(_record, self.bank, self.run_id, *map(beam.pvalue.AsIter, own))
 
 
 def _record(path: str, bank: str, run_id: str, *finished: Iterable[Finished]) -> str:
