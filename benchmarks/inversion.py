@@ -27,6 +27,7 @@ from benchmarks.roundtrip import library_inversion
 from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.inversion import Inversion, Network, invert, reconstruct, relative_error
 from noisebank.models import ModelAdapter, family_of, load_model, pipeline_config
+from noisebank.options import NoiseOptions
 from noisebank.stages.clip_inversion import MeteredNetwork, choose_batch_size
 
 STEPS = 50
@@ -93,7 +94,7 @@ def _inverted(
     adapter: ModelAdapter, network: Network, frames: torch.Tensor, shape: tuple[int, int, int, int], inverter: str
 ) -> Inversion:
     levels = adapter.levels(STEPS, shape)
-    inversion = invert(network, adapter.encode(frames), levels, inverter, dtype=adapter.dtype)
+    inversion = invert(network, adapter.encode(frames), levels, NoiseOptions(inverter=inverter), dtype=adapter.dtype)
     inversion.noise.half().cpu()
     return inversion
 

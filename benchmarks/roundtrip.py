@@ -22,7 +22,7 @@ from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.format.noise_file import storage_roundtrip
 from noisebank.inversion import Inversion, Levels, Network, invert, reconstruct, relative_error
 from noisebank.models import ModelAdapter, from_pipeline, load_model, pipeline_inputs
-from noisebank.options import STORAGE_DTYPES
+from noisebank.options import STORAGE_DTYPES, NoiseOptions
 
 STEPS = 50
 PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)
@@ -70,7 +70,7 @@ def families(scratch: Path) -> Iterator[str]:
         adapter = load_model(str(make_small_model(family, scratch / family)))
         latents = adapter.encode(smooth_clip(*shape, seed=1)[None])
         levels, network = adapter.levels(STEPS, tuple(latents.shape[1:])), adapter.network()
-        ddim = invert(network, latents, levels, "ddim").noise
+        ddim = invert(network, latents, levels, NoiseOptions(inverter="ddim")).noise
         found = invert(network, latents, levels)
         cells = [
             family,
@@ -169,7 +169,7 @@ Rule = Callable[[Network, torch.Tensor, Levels], Inversion]
 
 def _rules() -> Iterator[tuple[str, Rule]]:
     def fixed_point(**options: Any) -> Rule:
-        return lambda network, latents, levels: invert(network, latents, levels, **options)
+        return lambda network, latents, levels: invert(network, latents, levels, NoiseOptions(**options))
 
     yield "ddim", fixed_point(inverter="ddim")
     yield "warm start only", fixed_point(max_iterations=1)

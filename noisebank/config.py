@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import types
-import typing
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import is_dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
 
+from noisebank.decode import Dialect, alternatives, decode
 from noisebank.errors import ConfigError
-from noisebank.options import OPTION_CLASSES, Config, NoiseOptions, SourceOptions, options_class
+from noisebank.modules import import_modules
+from noisebank.options import OPTION_CLASSES, SECTIONS, Config, NoiseOptions, options_class
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}", re.IGNORECASE)
-_MEMBERS: dict[str, Any] = {"sources": SourceOptions, "noise": NoiseOptions}
-_BOOLEANS = {"true": True, "false": False}
+_READERS: dict[type, Callable[[str], Any]] = {
+    NoneType: {"null": None}.__getitem__,
+    bool: {"true": True, "false": False}.__getitem__,
+    int: int,
+    float: float,
+}
+"""What a flag's text stands for, by the types that its option takes."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -36,6 +44,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Flag(str):
+    """The text of a flag, which stands for a value of whatever type its option has."""
+
+
 def load_config(path: str | None, flags: dict[str, str] | None = None) -> Config:
     """Reads the YAML file ``path`` (or none), lays ``flags`` over it and checks the result.
 
@@ -46,7 +58,17 @@ def load_config(path: str | None, flags: dict[str, str] | None = None) -> Config
     Raises:
         ConfigError: a key is unknown or a value not allowed; names key, value and what is allowed.
     """
-    document: Any = {}
+    return config_from_mapping(load_document(path, flags), flags)
+
+
+def load_document(path: str | None, flags: dict[str, str] | None = None) -> dict[str, Any]:
+    """The mapping in the YAML file ``path`` (or none); imports its ``modules``, or those of ``flags``, so that from
+    then on their kinds and the options of these are known.
+
+    Raises:
+        ConfigError: there is no mapping in the file, or a module cannot be imported.
+    """
+    document: dict[str, Any] = {}
     if path is not None:
         try:
             document = _from_yaml(Path(path).read_text(encoding="utf-8"), f"configuration {path}") or {}
@@ -56,7 +78,9 @@ def load_config(path: str | None, flags: dict[str, str] | None = None) -> Config
             raise ConfigError(f"configuration {path}: not valid YAML: {error}") from error
         if not isinstance(document, dict):
             raise ConfigError(f"configuration {path}: a mapping of options is wanted, not {document!r:.80}")
-    return config_from_mapping(document, flags)
+    modules = _Flag(flags["modules"]) if flags and "modules" in flags else document.get("modules") or []
+    import_modules(decode(modules, tuple[str, ...], "modules", _DIALECT))
+    return document
 
 
 def _from_yaml(text: str, what: str) -> Any:
@@ -76,18 +100,11 @@ def _from_yaml(text: str, what: str) -> Any:
 def config_from_mapping(document: dict[str, Any], flags: dict[str, str] | None = None) -> Config:
     """The configuration that a mapping of the YAML file's shape describes, with ``flags`` laid over it, checked.
 
-    A section without content (``clips:``, ``noise:``) is as good as none.
+    It imports nothing: kinds of one's own must be registered.
     """
-    sections = {f.name for f in dataclasses.fields(Config) if f.name in _MEMBERS or dataclasses.is_dataclass(f.default)}
-    document = {key: value for key, value in document.items() if value is not None or key not in sections}
-    flags = dict(flags or {})
-    for one, other in (("clips.fps", "clips.frame_stride"), ("clips.frame_stride", "clips.fps")):
-        if flags.get(one, "null") != "null":
-            flags.setdefault(other, "null")  # (a flag beats the file, which may give the one that excludes it)
-    for name, text in flags.items():
-        _lay_over(document, name, _value(name, text))
-    config: Config = _build(Config, document, "")
-    _check_rhythm(document.get("clips") or {})
+    document = _lay_flags(document, flags)
+    config: Config = decode(document, Config, "", _DIALECT)
+    _check_rhythm(document.get("clips", {}))
     _check(config)
     return _settled(config)
 
@@ -104,7 +121,8 @@ def _settled(config: Config) -> Config:
 
 def to_mapping(config: Config) -> dict[str, Any]:
     """The configuration as plain JSON and YAML values; :func:`config_from_mapping` gives it back."""
-    return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
+    plain: dict[str, Any] = _plain(dataclasses.asdict(config))
+    return plain
 
 
 def _plain(value: Any) -> Any:
@@ -119,7 +137,7 @@ def flag_names() -> dict[str, dataclasses.Field[Any]]:
     """Every option that is a plain flag: dotted name to its field; lists of sections appear whole."""
     names: dict[str, dataclasses.Field[Any]] = {}
     for section in dataclasses.fields(Config):
-        if dataclasses.is_dataclass(section.default):
+        if is_dataclass(section.default):
             for member in dataclasses.fields(section.default):
                 names[f"{section.name}.{member.name}"] = member
         else:
@@ -128,182 +146,93 @@ def flag_names() -> dict[str, dataclasses.Field[Any]]:
 
 
 def member_flag(name: str) -> bool:
-    """Whether ``name`` is ``sources.NAME.OPTION`` or ``noise.NAME.OPTION`` with an option that exists."""
+    """Whether ``name`` is ``sources.NAME.OPTION`` or the like with an option that a kind of the section has."""
     parts = name.split(".")
-    return len(parts) == 3 and parts[0] in _MEMBERS and parts[2] in _names(_MEMBERS[parts[0]])
+    kinds = [options for (section, _), options in OPTION_CLASSES.items() if section == parts[0]]
+    return len(parts) == 3 and any(parts[2] == field.name for kind in kinds for field in dataclasses.fields(kind))
 
 
-def _names(cls: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls)]
-
-
-def _value(name: str, text: str) -> Any:
-    """What the text of a flag stands for; text that is nothing that its option takes is left to :func:`_build`.
-
-    Raises:
-        ConfigError: a list is not valid YAML.
-    """
-    hint = _type_of(name)
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if type(None) in kinds and text == "null":
-        return None
-    takes_list = any(typing.get_origin(kind) is tuple for kind in kinds)
-    if name in _MEMBERS or (takes_list and text[:1] == "[" and text[-1:] == "]"):
-        return _from_yaml(text, f"--{name} {text!r:.80}")
-    for kind, read in ((int, int), (bool, _BOOLEANS.__getitem__)):
-        if kind in kinds:
-            with suppress(ValueError, KeyError):
-                return read(text)
-    return text
-
-
-def _type_of(name: str) -> Any:
-    """The type of the option that a flag names; text where there is none, which :func:`_build` refuses."""
-    *sections, leaf = name.split(".")
-    owner: Any = Config
-    if sections:
-        owner = _MEMBERS[sections[0]] if member_flag(name) else typing.get_type_hints(Config).get(sections[0])
-    return typing.get_type_hints(owner).get(leaf, str) if dataclasses.is_dataclass(owner) else str
-
-
-def _lay_over(document: dict[str, Any], name: str, value: Any) -> None:
-    if not member_flag(name):
+def _lay_flags(document: dict[str, Any], flags: dict[str, str] | None) -> dict[str, Any]:
+    """A copy of the mapping, with ``flags`` laid over it and without sections that have no content (``clips:``)."""
+    sections = [f.name for f in dataclasses.fields(Config) if isinstance(f.default, tuple) or is_dataclass(f.default)]
+    document = {key: value for key, value in document.items() if value is not None or key not in sections}
+    flags = dict(flags or {})
+    for one, other in (("clips.fps", "clips.frame_stride"), ("clips.frame_stride", "clips.fps")):
+        if flags.get(one, "null") != "null":
+            flags.setdefault(other, "null")  # (a flag beats the file, which may give the one that excludes it)
+    for name, text in flags.items():
         *parents, leaf = name.split(".")
         section = document
+        if len(parents) == 2 and parents[0] in SECTIONS:
+            section, parents = _member(document, name), []
         for parent in parents:
             section = section.setdefault(parent, {}) if isinstance(section.get(parent, {}), dict) else {}
-        section[leaf] = value
-        return
-    section_name, member, leaf = name.split(".")
-    default: list[dict[str, Any]] = [{}] if section_name == "noise" else []
-    members = document.setdefault(section_name, default)
+        section[leaf] = _from_yaml(text, f"--{name} {text!r:.80}") if name in SECTIONS else _Flag(text)
+    return document
+
+
+def _member(document: dict[str, Any], flag: str) -> dict[str, Any]:
+    """The member of a list that a flag names."""
+    section, name, _ = flag.split(".")
+    members = document.setdefault(section, [{} for _ in getattr(Config(), section)])
     for entry in members if isinstance(members, list) else []:
-        if isinstance(entry, dict) and member == (entry.get("name") or _default_name(section_name, entry)):
-            entry[leaf] = value
-            return
-    raise ConfigError(f"--{name}: {section_name} has no member named {member!r}")
+        if isinstance(entry, dict) and name == (entry.get("name") or entry.get("kind") or NoiseOptions().name):
+            return entry
+    raise ConfigError(f"--{flag}: {section} has no member named {name!r}")
 
 
-def _default_name(section: str, entry: dict[str, Any]) -> Any:
-    return entry.get("kind") if section == "sources" else NoiseOptions().name
+def _adapt(value: Any, wanted: Any, name: str) -> tuple[Any, Any]:
+    """What people may write besides a value itself: the text of a flag, a number as text (YAML takes 1e-4 for one), a
+    text in place of a list of one. Members of a list have the options of their kind."""
+    kinds = alternatives(wanted)
+    if isinstance(value, _Flag) and value[:1] == "[" and value[-1:] == "]" and str not in kinds:
+        value = _from_yaml(value, f"--{name} {value!r:.80}")
+    if isinstance(value, str):
+        for kind in kinds if isinstance(value, _Flag) else {float}.intersection(kinds):
+            with suppress(KeyError, ValueError):
+                return _READERS[kind](value), wanted
+        value = str(value)  # (text that is nothing that an option takes is refused as such)
+    if wanted == tuple[str, ...] and not isinstance(value, (list, tuple)):
+        value = [value]
+    for section, (options, key) in SECTIONS.items():
+        if wanted is options and isinstance(value, dict):
+            wanted = _options_of(section, value.get(key, getattr(options, key, None)), f"{name}.{key}")
+    return value, wanted
 
 
-def _build(cls: Any, document: Any, where: str) -> Any:
-    if not isinstance(document, dict):
-        raise ConfigError(f"{where}: a mapping with keys from {', '.join(_names(cls))} is wanted, not {document!r}")
-    prefix = f"{where}." if where else ""
-    unknown = sorted(str(key) for key in document.keys() - set(_names(cls)))
-    if unknown:
-        raise ConfigError(f"{prefix}{unknown[0]}: unknown key; allowed here: {', '.join(_names(cls))}")
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for member in dataclasses.fields(cls):
-        if member.name in document:
-            values[member.name] = _convert(hints[member.name], document[member.name], prefix + member.name, member)
-        elif member.default is dataclasses.MISSING:
-            raise ConfigError(f"{prefix}{member.name}: missing; {member.metadata['help']}")
-    return cls(**values)
+def _options_of(section: str, kind: Any, name: str) -> Any:
+    """The options dataclass of a kind; ConfigError if the kind is not registered."""
+    known = [known for of, known in OPTION_CLASSES if of == section]
+    if isinstance(kind, str) and kind not in known:
+        allowed = f"one of {', '.join(known)}, or a kind that one of your modules registers (modules: [my_package])"
+        raise ConfigError(f"{name}: {str(kind)!r} is not allowed; {allowed}")
+    return options_class(section, str(kind))
 
 
-def _convert(hint: Any, value: Any, where: str, member: dataclasses.Field[Any]) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
-    arguments = typing.get_args(hint)
-    if typing.get_origin(hint) is tuple and arguments and dataclasses.is_dataclass(arguments[0]):
-        if not isinstance(value, list):
-            raise ConfigError(f"{where}: a list is wanted, not {value!r}")
-        return tuple(_build(_member_class(where, entry), entry, f"{where}[{i}]") for i, entry in enumerate(value))
-    parse = member.metadata["parse"]
-    default = value is None and type(None) in arguments
-    try:
-        converted = parse(value) if parse and not default else _scalar(hint, value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{where}: {value!r} is not allowed; wanted: {error}") from error
-    _limits(converted, where, member)
-    return converted
-
-
-def _member_class(section: str, entry: Any) -> type[Any]:
-    return options_class(section, str(entry.get("kind", "")) if isinstance(entry, dict) else "")
-
-
-def _scalar(hint: Any, value: Any) -> Any:
-    """``value`` as one of the simple types of ``hint``; ValueError says what is wanted."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for wanted in options:
-        if wanted is type(None) and value is None:
-            return None
-        if wanted is bool and isinstance(value, bool):
-            return value
-        if wanted is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            with suppress(ValueError):  # (text: a flag, or 1e-4, which is no number to YAML)
-                return float(value)
-        if wanted is str and isinstance(value, str):
-            return value
-        if typing.get_origin(wanted) is tuple:
-            kinds = typing.get_args(wanted)
-            if kinds[-1] is Ellipsis:
-                entries = value if isinstance(value, list) else [value]
-                return tuple(_scalar(kinds[0], entry) for entry in entries)
-            if isinstance(value, list) and len(value) == len(kinds):
-                return tuple(_scalar(kind, entry) for kind, entry in zip(kinds, value, strict=True))
-    raise ValueError(_describe(hint))
-
-
-def _describe(hint: Any) -> str:
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text (in quotes, if YAML takes it for something else)",
-        type(None): "nothing",
-    }
-    if isinstance(hint, types.UnionType):
-        return " or ".join(_describe(part) for part in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        kinds = typing.get_args(hint)
-        return "a list of texts" if kinds[-1] is Ellipsis else "[height, width]"
-    return names.get(hint, str(hint))
-
-
-def _limits(value: Any, where: str, member: dataclasses.Field[Any]) -> None:
-    choices, low, high = (member.metadata[key] for key in ("choices", "minimum", "maximum"))
-    if choices and value not in choices:
-        raise ConfigError(f"{where}: {value!r} is not allowed; one of {', '.join(choices)}")
-    numbers = value if isinstance(value, tuple) else (value,)
-    for number in numbers:
-        if isinstance(number, (int, float)) and not isinstance(number, bool):
-            if low is not None and not number >= low:
-                raise ConfigError(f"{where}: {number!r} is not allowed; at least {low}")
-            if high is not None and not number <= high:
-                raise ConfigError(f"{where}: {number!r} is not allowed; at most {high}")
+_DIALECT = Dialect(ConfigError, _adapt, "text (in quotes, if YAML takes it for something else)", optional=True)
 
 
 def _check_rhythm(clips: dict[str, Any]) -> None:
     """What the configuration alone cannot tell from a default."""
     fps, stride = clips.get("fps"), clips.get("frame_stride")
-    if fps is not None and stride is not None:
+    if {None, "null"}.isdisjoint((fps, stride)):
         raise ConfigError(f"clips.fps: {fps} and clips.frame_stride: {stride} are both given; leave one out or null")
 
 
 def _check(config: Config) -> None:
     """What one key alone cannot tell."""
-    kinds = [kind for section, kind in OPTION_CLASSES if section == "sources"]
-    for i, source in enumerate(config.sources):
-        if source.kind not in kinds:
-            raise ConfigError(f"sources[{i}].kind: {source.kind!r} is not allowed; one of {', '.join(kinds)}")
     _check_names("sources", [source.name or source.kind for source in config.sources])
     _check_names("noise", [noise.name for noise in config.noise])
+    _check_names("stages", [stage.name for stage in config.stages])
     for i, source in enumerate(config.sources):
         source.check(f"sources[{i}]")
         if not source.path:
             raise ConfigError(f"sources[{i}].path: at least one file is wanted")
     if config.clips.fps is None and config.clips.frame_stride is None:
         raise ConfigError("clips.frame_stride: one of frame_stride and fps is wanted")
-    if any(side % 16 for side in config.clips.height_width):
-        raise ConfigError(f"clips.size: {config.clips.size} is not allowed; sides are multiples of 16 (H.264's blocks)")
+    for side in config.clips.height_width:
+        if side % 16:
+            raise ConfigError(f"clips.size: {side} is not allowed; sides are multiples of 16 (H.264's blocks)")
     for noise in config.noise:
         if noise.frames is not None and noise.frames > config.clips.frames:
             raise ConfigError(

@@ -4,6 +4,9 @@ The dataclasses below are what the YAML file, the command line, validation, ``--
 all made from. A field marked ``hashed=False`` changes how the work is done but not its output (concurrency, retries,
 batch size), so it is left out of the fingerprint and changing it redoes nothing. Where ``hashed`` is a function of the
 options, it says whether the field has an effect beside the others; without one it counts as its default.
+
+Members of the lists ``sources``, ``noise`` and ``stages`` are of a kind; a kind may have options of its own
+(:func:`register_options`), in a dataclass that extends its section's.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from noisebank.errors import FAILURE_CODES, ConfigError
+from noisebank.modules import module_version
 
+INVERTER_KINDS = ("ddim", "diffuse", "fixed-point")
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
 STORAGE_DTYPES = ("float16", "int8")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
@@ -44,8 +49,9 @@ def parse_bytes(value: int | str) -> int:
 
 
 def parse_failure_codes(value: Any) -> tuple[str, ...]:
-    """Codes of failures from a list of them or a text such as ``http_404,too_short``."""
-    codes = tuple(str(code).strip() for code in (value if isinstance(value, list) else str(value).split(",")))
+    """Codes of failures from texts such as ``http_404,too_short``, one or a list of them."""
+    texts = value if isinstance(value, list) else [value]
+    codes = tuple(code.strip() for text in texts for code in str(text).split(","))
     for code in codes:
         if code not in ("all", *FAILURE_CODES) and not re.fullmatch(r"http_\d{3}", code):
             raise ValueError(f"codes, which {code!r} is not: all, http_404 and the like, {', '.join(FAILURE_CODES)}")
@@ -63,6 +69,8 @@ def option(
     parse: Callable[[Any], Any] | None = None,
 ) -> Any:
     """A dataclass field with its help text, limits (numbers have both) and whether it is part of the fingerprint."""
+    if (minimum is None) != (maximum is None):
+        raise TypeError(f"an option has a minimum and a maximum or neither, not {minimum} and {maximum}")
     metadata = {
         "help": help,
         "hashed": hashed,
@@ -121,6 +129,13 @@ class FetchOptions:
     allow_private_hosts: bool = option(False, "fetch from private, loopback and link-local addresses too", hashed=False)
 
 
+class Size(NamedTuple):
+    """Height and width in pixels."""
+
+    height: int
+    width: int
+
+
 @dataclass(frozen=True)
 class ClipOptions:
     """What a clip is: which frames of the video, at which size, encoded how."""
@@ -130,16 +145,16 @@ class ClipOptions:
         8, "take every n-th frame of the video", minimum=1, maximum=100_000, hashed=lambda clips: clips.fps is None
     )
     fps: float | None = option(None, "take frames at this rate instead of frame_stride", minimum=0.001, maximum=1000)
-    size: int | tuple[int, int] = option(
+    size: int | Size = option(
         256, "short side and crop, or [height, width]; multiples of 16, from 64 on", minimum=64, maximum=8192
     )
     maxcount: int = option(512, "clips in a shard", hashed=False, minimum=1, maximum=1_000_000)
     pixel_format: str = option("yuv420p", "chroma of the stored mp4", choices=PIXEL_FORMATS)
 
     @property
-    def height_width(self) -> tuple[int, int]:
-        """Height and width of a clip in pixels."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
+    def height_width(self) -> Size:
+        """Of a clip."""
+        return Size(self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 @dataclass(frozen=True)
@@ -221,34 +236,62 @@ class NoiseOptions:
     )
 
 
+@dataclass(frozen=True)
+class StageOptions:
+    """One stage of your own over the clips; its kind says what it does and which options it has besides these."""
+
+    kind: str = option(help="what the stage does: a kind that one of your modules registers")
+    name: str = option(help="name of the stage")
+
+
+SECTIONS: dict[str, tuple[type[Any], str]] = {
+    "sources": (SourceOptions, "kind"),
+    "noise": (NoiseOptions, "inverter"),
+    "stages": (StageOptions, "kind"),
+}
+"""Lists whose members are of a kind: the options that all of them have, and which of these names the kind."""
+
 OPTION_CLASSES: dict[tuple[str, str], type[Any]] = {}
-"""Options by section (``sources``, ``noise``) and kind of its member, each a dataclass that extends the section's."""
+"""By section and kind, the options of that kind: a dataclass that extends the section's."""
+
+_REGISTERED_BY: dict[tuple[str, str], str] = {}
+"""By section and kind, the top-level package of the code that registered it."""
 
 
-def register_options(section: str, kind: str, options: type[Any]) -> None:
-    """Makes ``kind`` a kind of ``section`` whose members have the fields of the dataclass ``options``."""
+def register_options(section: str, kind: str, options: type[Any], module: str | None = None) -> None:
+    """Makes a kind of members of a section known, with its options.
+
+    Args:
+        section: one of :data:`SECTIONS`.
+        kind: its name in configurations.
+        options: the section's own dataclass, or one that extends it with more fields made by :func:`option`.
+        module: of the code behind the kind; by default that of ``options``.
+
+    Raises:
+        TypeError: ``options`` is no such dataclass.
+        ValueError: another package has registered the kind.
+    """
+    base, _ = SECTIONS[section]
+    if not (issubclass(options, base) and "__dataclass_fields__" in vars(options)):
+        raise TypeError(f"{options.__name__}: options of {section} are a @dataclass that extends {base.__name__}")
+    plain = next((field.name for field in dataclasses.fields(options) if "hashed" not in field.metadata), None)
+    if plain:
+        raise TypeError(f"{options.__name__}.{plain}: make it with noisebank.options.option(...)")
+    package = (module or options.__module__).partition(".")[0]
+    if (taken_by := _REGISTERED_BY.setdefault((section, kind), package)) != package:
+        raise ValueError(f"{section}: kind {kind!r} of {package} has the name of one of {taken_by}; give it another")
     OPTION_CLASSES[section, kind] = options
 
 
 def options_class(section: str, kind: str) -> type[Any]:
-    """The dataclass of the options of a ``kind``; that of its section where it has none of its own."""
-    return OPTION_CLASSES.get((section, kind), {"sources": SourceOptions, "noise": NoiseOptions}[section])
+    """The options dataclass of a kind; of one that is not registered, the section's own."""
+    return OPTION_CLASSES.get((section, kind), SECTIONS[section][0])
 
 
-register_options("sources", "webvid", SourceOptions)
-register_options("sources", "internvid", SourceOptions)
-register_options("sources", "table", TableOptions)
-register_options("sources", "webdataset", SourceOptions)
-
-
-@dataclass(frozen=True)
-class StageOptions:
-    kind: str = option(help="x")
-    name: str = option(help="y")
-
-
-def register_options(*a):
-    pass
+for _kind in ("webvid", "internvid", "table", "webdataset"):
+    register_options("sources", _kind, TableOptions if _kind == "table" else SourceOptions)
+for _kind in INVERTER_KINDS:
+    register_options("noise", _kind, NoiseOptions)
 
 
 @dataclass(frozen=True)
@@ -263,7 +306,9 @@ class Config:
     index: IndexOptions = option(IndexOptions())
     noise: tuple[NoiseOptions, ...] = option((NoiseOptions(),), "noise sets")
     stages: tuple[StageOptions, ...] = option((), "stages of your own modules over the clips")
-    modules: tuple[str, ...] = option((), "x", hashed=False)
+    modules: tuple[str, ...] = option(
+        (), "your own packages, imported before all else: inverters, kinds of source and stages", hashed=False
+    )
     max_failed: float = option(
         0.05,
         "largest share of new, changed and newly invalid rows that may fail",
@@ -298,7 +343,8 @@ def output_options(options: Any) -> dict[str, Any]:
 
 
 def fingerprint(options: Any, **also: Any) -> str:
-    """Hash of everything that changes a stage's output: its hashed options, the format version and ``also``.
+    """Hash of everything that changes a stage's output: its hashed options, the format version and ``also``; of a kind
+    that another package registered, also its name and version.
 
     Args:
         options: one of the option dataclasses.
@@ -311,5 +357,14 @@ def fingerprint(options: Any, **also: Any) -> str:
     if "model_digest" in also:
         for path in MODEL_PATHS:
             content.pop(path, None)
-    document = json.dumps([FORMAT_VERSION, type(options).__name__, content], sort_keys=True)
+    document = json.dumps([FORMAT_VERSION, type(options).__name__, content, *_own_code(options)], sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()[:16]
+
+
+def _own_code(options: Any) -> list[dict[str, str]]:
+    """The package that registered the kind of ``options``, with its version; [] if it is this one."""
+    for section, (base, kind) in SECTIONS.items():
+        package = _REGISTERED_BY.get((section, getattr(options, kind))) if isinstance(options, base) else None
+        if package and package != __package__:
+            return [{"module": f"{package} {module_version(package)}"}]
+    return []

@@ -58,7 +58,7 @@ def build_pipeline(
 
     def shards(of: Stage, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         make = stage in (BUILD, NOISE if of.name.is_over_clips else of.name.kind)
-        return work | f"Make {of.name.name}" >> MakeShards(bank, of, config.modules, make)
+        return work | f"Make {of.name.name}" >> MakeShards(bank, of, make)
 
     first, *following = all_stages(config)
     made = {CLIPS: shards(first, plans | f"Tasks {CLIPS}" >> ReadTasks(bank, CLIPS))}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from noisebank.commands import Outcome
-from noisebank.config import flag_names, load_config, member_flag
+from noisebank.config import config_from_mapping, flag_names, load_document, member_flag
 from noisebank.errors import ConfigError
 from noisebank.options import Config, NoiseOptions, SourceOptions
 from noisebank.storage import open_store
@@ -91,6 +91,7 @@ def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
     """The configuration of a job command, and what is left for Beam."""
     flags = {key.removeprefix(FLAG): value for key, value in vars(arguments).items() if key.startswith(FLAG)}
     flags = {name: str(value) for name, value in flags.items()}
+    document = load_document(arguments.config, flags)
     beam: list[str] = []
     rest = list(arguments.rest)
     while rest:
@@ -105,7 +106,7 @@ def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
                 raise ConfigError(f"--{flag}: a value is wanted")
             value = rest.pop(0)
         flags[name] = value
-    config = load_config(arguments.config, flags)
+    config = config_from_mapping(document, flags)
     if not config.sources:
         raise ConfigError("sources: at least one list is wanted; name a file with -c, or give --sources")
     open_store(config.bank)  # (which refuses what can be none)

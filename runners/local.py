@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
@@ -23,5 +23,7 @@ def local_runner(options: PipelineOptions) -> PipelineRunner | None:
     if direct.direct_running_mode != "multi_processing":
         return FnApiRunner()
     direct.direct_running_mode = None  # (it would put Beam's own command in the place of ours)
-    words = [sys.executable, "-m", "runners.worker", str(os.getpid()), *(["--verbose"] if is_verbose() else [])]
+    modules = options.view_as(SetupOptions).beam_plugins or []  # (which this runner does not pass on itself)
+    verbose = ["--verbose"] if is_verbose() else []
+    words = [sys.executable, "-m", "runners.worker", str(os.getpid()), *verbose, *modules]
     return FnApiRunner(SubprocessSDKEnvironment.from_command_string(f"exec {shlex.join(words)}"))

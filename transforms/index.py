@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 
+from noisebank.format.receipts import segment_of
 from noisebank.format.stage_names import INDEX
 from noisebank.options import IndexOptions
 from noisebank.planning.cut import Task
-from noisebank.stages.index import index_job, segment_of
+from noisebank.stages.index import index_job
 from noisebank.stages.stage import ShardWork
 from noisebank.storage import FileEntry
 from transforms.shards import run_and_count

@@ -15,7 +15,6 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 
 from noisebank.format.schemas import LISTED
-from noisebank.modules import import_modules
 from noisebank.options import Config
 from noisebank.planning.assemble import PartitionFiles, ReadRange, Scanned, assemble, scanned, write_partition
 from noisebank.planning.claims import CLAIMS, ReceiptName, read_claims
@@ -70,7 +69,7 @@ class MakePlan(beam.PTransform):
             | "SpreadLists" >> beam.Reshuffle()
             | "Cut" >> beam.FlatMap(lambda number, found: cut_ranges(found.lists[number], number), the_survey)
             | "SpreadRanges" >> beam.Reshuffle()
-            | "Read" >> beam.ParDo(_Read(self._out, self.config), the_survey).with_outputs("ranges", main="batches")
+            | "Read" >> beam.ParDo(_Read(self._out), the_survey).with_outputs("ranges", main="batches")
         )
         scan = (
             read.ranges
@@ -95,7 +94,6 @@ class MakePlan(beam.PTransform):
         )
 
     def _survey(self, _: None) -> Survey:
-        import_modules(self.config.modules)
         return survey(self.config, self.fingerprints, open_store(self.config.bank), open_store(self._out), self.now)
 
     def _scanned(self, ranges: list[ReadRange], found: Survey) -> Scanned:
@@ -122,13 +120,10 @@ class MakePlan(beam.PTransform):
 class _Read(beam.DoFn):
     """A range of a list to spilled batches of its rows; what was read in short goes to ``ranges``."""
 
-    def __init__(self, out: str, config: Config) -> None:
-        self._out, self._config = open_store(out), config
+    def __init__(self, out: str) -> None:
+        self._out = open_store(out)
         self._rows = Metrics.counter("plan", "rows_read")
         self._invalid = Metrics.counter("plan", "rows_invalid")
-
-    def setup(self) -> None:
-        import_modules(self._config.modules)
 
     def process(self, part: Range, found: Survey) -> Iterator[Spilled | beam.pvalue.TaggedOutput]:
         file, header = found.lists[part.file], list(found.headers[part.file])

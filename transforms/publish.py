@@ -20,7 +20,6 @@ from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.receipts import find_receipts
 from noisebank.options import Config
 from noisebank.planning.plan import FOLDER, ROW_COUNTS, Plan, refuse, removal_problems
-from noisebank.stages.index import segment_of
 from noisebank.stages.job import Finished, add_figures, stage_figures
 from noisebank.storage import Store, open_store
 from transforms.work import Done, plan_of, step
@@ -121,7 +120,9 @@ class RecordRun(beam.PTransform):
     shards: Mapping[str, beam.PCollection[Done]]
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[str]:
-        own = [done | f"Finished {stage}" >> beam.Map(lambda item: item.finished) for stage, done in self.shards.items()]
+        own = [
+            done | f"Finished {stage}" >> beam.Map(lambda item: item.finished) for stage, done in self.shards.items()
+        ]
         return plans | beam.Map(_record, self.bank, self.run_id, *map(beam.pvalue.AsIter, own))
 
 
@@ -178,7 +179,7 @@ def _publish(
         parent = snapshot = result.parent
         counts = {name: plan.counts[name] for name in ROW_COUNTS} | {"failed": len(result.failed.nums)}
         if not plan.is_empty:
-            delta = result.delta(*segment_of(index[0].finished.receipt)) if index else result.delta()
+            delta = result.delta(index[0].finished.receipt if index else None)
             info = CommitInfo(
                 run_id=run_id,
                 plan=plan.hash,

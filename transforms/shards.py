@@ -11,7 +11,6 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from noisebank.modules import import_modules
 from noisebank.stages.job import Finished, ShardJob, run_job
 from noisebank.stages.stage import LazyModel, ShardWork, Stage
 from noisebank.storage import BankWriter
@@ -27,7 +26,6 @@ class MakeShards(beam.PTransform):
     Args:
         bank: its address.
         stage: which stage, with its options.
-        modules: of the configuration; workers import them.
         make: whether missing shards are made; if not, one that is missing is an error.
 
     Input: :class:`~noisebank.stages.stage.ShardWork`, a task of the stage, or one with the receipt of new clips.
@@ -36,7 +34,6 @@ class MakeShards(beam.PTransform):
 
     bank: str
     stage: Stage
-    modules: tuple[str, ...] = ()
     make: bool = True
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
@@ -47,11 +44,6 @@ class MakeShards(beam.PTransform):
             run = run.with_resource_hints(accelerator=self.stage.accelerator)
         return work | run | beam.FlatMap(lambda done: done)
 
-    def prepare(self) -> LazyModel:
-        """What a worker does before its first shard."""
-        import_modules(self.modules)
-        return LazyModel(self.stage.load_model)
-
     def finish(self, work: ShardWork, model: LazyModel) -> list[Done]:
         """The finished shard; none where there is nothing to make."""
         plan, writer = plan_of(self.bank, work.plan), writer_of(self.bank, work.plan)
@@ -60,32 +52,32 @@ class MakeShards(beam.PTransform):
 
 
 class _MakeShard(beam.DoFn):
-    def __init__(self, step: MakeShards) -> None:
-        self._step = step
+    def __init__(self, shards: MakeShards) -> None:
+        self._shards = shards
 
     def setup(self) -> None:
-        self._model = self._step.prepare()
+        self._model = LazyModel(self._shards.stage.load_model)
 
     def process(self, work: ShardWork) -> list[Done]:
-        return self._step.finish(work, self._model)
+        return self._shards.finish(work, self._model)
 
 
 class _ModelHandler(ModelHandler[ShardWork, list[Done], LazyModel]):
-    def __init__(self, step: MakeShards) -> None:
+    def __init__(self, shards: MakeShards) -> None:
         super().__init__(max_batch_size=1)
-        self._step = step
+        self._shards = shards
 
     def load_model(self) -> LazyModel:
-        return self._step.prepare()
+        return LazyModel(self._shards.stage.load_model)
 
     def run_inference(
         self, batch: Sequence[ShardWork], model: LazyModel, inference_args: dict[str, Any] | None = None
     ) -> Iterable[list[Done]]:
         with model.turn():
-            return [self._step.finish(work, model) for work in batch]
+            return [self._shards.finish(work, model) for work in batch]
 
     def get_metrics_namespace(self) -> str:
-        return f"noisebank_{self._step.stage.name.kind}"
+        return f"noisebank_{self._shards.stage.name.kind}"
 
 
 def run_and_count(job: ShardJob, writer: BankWriter, make: bool) -> Finished:

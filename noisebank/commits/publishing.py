@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 from noisebank.commits.delta import Delta
 from noisebank.commits.gates import FailureCount
 from noisebank.errors import BankDamaged
-from noisebank.format.manifest import IndexSegment, Snapshot
+from noisebank.format.manifest import Snapshot
 from noisebank.format.reading import BUILD_AGAIN, PARQUET, read_records, read_table
-from noisebank.format.receipts import Failure, Receipt, find_receipts
+from noisebank.format.receipts import Failure, Receipt, find_receipts, segment_of
 from noisebank.format.schemas import FAILURES, RECORDS, ROWS
 from noisebank.format.stage_names import CAPTIONS, CLIPS, PLAN, StageName
 from noisebank.format.status import Status, failure_status
@@ -72,17 +72,17 @@ class BuildResult:
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
-    def delta(self, index: IndexSegment | None = None, replaces: frozenset[str] = frozenset()) -> Delta:
+    def delta(self, index: Receipt | None = None) -> Delta:
         """What the commit changes; its tables are read from the scratch folder.
 
         Args:
-            index: the new index segment, if captions were made.
-            replaces: paths of the index files that it replaces.
+            index: the receipt of the new index segment, if captions were made.
 
         Raises:
             BankDamaged: a data file does not have the rows that its receipt or the plan promises, or is gone.
         """
-        claimed = [_without_failures(receipt) for receipt in self.claimed()]
+        receipts = [*self.receipts, *map(_without_failures, self.claimed()), *([index] if index else [])]
+        segment, replaces = segment_of(index) if index else (None, frozenset[str]())
         names = [name for name in {*self.plan.changes, *self._tables_made()} if name not in ("rows", "failures")]
         tables: dict[str, _Tables] = {name: _Tables(self._scratch) for name in ["rows", "failures", *sorted(names)]}
         for partition in range(1 << self._bits):
@@ -95,8 +95,8 @@ class BuildResult:
             rows=tables["rows"],
             records={name.removeprefix("records/"): tables[name] for name in sorted(names) if tables[name]},
             failures=tables["failures"],
-            receipts=sorted([*self.receipts, *claimed], key=lambda receipt: receipt.path),
-            index=index,
+            receipts=sorted(receipts, key=lambda receipt: receipt.path),
+            index=segment,
             replaces=replaces,
         )
 

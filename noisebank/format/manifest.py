@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypedDict
 
+from noisebank.decode import decode
 from noisebank.errors import BankDamaged, BankNotFound, SnapshotExpired, UnsupportedFormat
 from noisebank.format.sealed import seal, unseal
 from noisebank.format.stage_names import flatten
-from noisebank.format.typed import typed
 from noisebank.storage import FileEntry, Store
 
 FORMAT = 1
@@ -66,7 +66,7 @@ class IndexSegment:
         Raises:
             BankDamaged: it is none; names the member.
         """
-        segment: IndexSegment = typed(document, cls, name)
+        segment: IndexSegment = decode(document, cls, name)
         return segment
 
 
@@ -201,9 +201,9 @@ class Snapshot:
         Raises:
             BankDamaged: it is none; names the member.
         """
-        snapshot: Snapshot = typed(document, cls, name)
-        models = typed(snapshot.models, _Models, f"{name}.models")
-        fingerprints = typed(snapshot.fingerprints, _Fingerprints, f"{name}.fingerprints")
+        snapshot: Snapshot = decode(document, cls, name)
+        models = decode(snapshot.models, _Models, f"{name}.models")
+        fingerprints = decode(snapshot.fingerprints, _Fingerprints, f"{name}.fingerprints")
         return replace(snapshot, models=models, fingerprints=fingerprints)
 
 

@@ -42,7 +42,8 @@ def reading(path: str, remedy: str = VERIFY) -> Iterator[None]:
     except FileNotFoundError as error:
         raise BankDamaged(f"{path}: missing; {remedy}") from error
     except (pa.ArrowException, OSError, EOFError) as error:
-        raise BankDamaged(f"{path}: cannot be read ({error}); {remedy}") from error
+        cause = " ".join(str(error).split())
+        raise BankDamaged(f"{path}: cannot be read ({cause}); {remedy}") from error
 
 
 def read_table(

@@ -18,9 +18,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from noisebank.decode import decode
 from noisebank.errors import BankDamaged
+from noisebank.format.manifest import IndexSegment
 from noisebank.format.sealed import seal, unseal
-from noisebank.format.typed import typed
 from noisebank.storage import FileEntry, Store
 from noisebank.storage.files import is_intact, is_present
 
@@ -79,7 +80,7 @@ class Receipt:
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Receipt:
         """From the document ``data``; BankDamaged names the file ``name`` if it is damaged, or another shard's."""
-        receipt: Receipt = typed(unseal(data, name), cls, name)
+        receipt: Receipt = decode(unseal(data, name), cls, name)
         if receipt.path != name:
             raise BankDamaged(f"{name}: says that it is {receipt.path}; files were swapped")
         return receipt
@@ -170,6 +171,11 @@ def finish(store: Store, receipt: Receipt) -> Receipt:
             return winner
         store.delete(receipt.path)
     return receipt
+
+
+def segment_of(receipt: Receipt) -> tuple[IndexSegment, frozenset[str]]:
+    """The segment that an index receipt describes, and the paths of the index files that it replaces."""
+    return IndexSegment.from_json(receipt.info["segment"]), frozenset(receipt.info["replaces"])
 
 
 def list_receipts(store: Store, stage: str) -> list[str]:

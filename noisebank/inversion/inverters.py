@@ -1,18 +1,20 @@
 """From clean latents to the noise that a deterministic sampler turns back into them.
 
 All inverters work on canonical latents ``[B, C, F, H, W]`` in float32 and know the network only as a callable, so
-they serve every model family. To add one, write a function with the signature of :func:`ddim` and register it.
+they serve every model family. To add one, write a function with the signature of :func:`ddim` and register it
+(:func:`register_inverter`), if need be with options of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from noisebank.inversion.levels import Levels
+from noisebank.options import NoiseOptions, register_options
 
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``network(latents [B, C, F, H, W] float32, timestep [B]) -> prediction [B, C, F, H, W] float32``."""
@@ -47,28 +49,24 @@ class Inversion:
     stalled: torch.Tensor
 
 
-class Inverter(Protocol):
-    """The signature of a registered inverter; options that an inverter has no use for are ignored by it."""
-
-    def __call__(
-        self,
-        network: Network,
-        latents: torch.Tensor,
-        levels: Levels,
-        *,
-        tolerance: float,
-        max_iterations: int,
-        generators: Sequence[torch.Generator] | None,
-    ) -> Inversion: ...
-
+Inverter = Callable[[Network, torch.Tensor, Levels, Any, Sequence[torch.Generator] | None], Inversion]
+"""``inverter(network, latents [B, C, F, H, W] float32, levels, options, generators)``, with one generator a clip, if
+any. The options are of the class that it was registered with; ``tolerance`` is set, and what it has no use for it
+ignores."""
 
 INVERTERS: dict[str, Inverter] = {}
 
 
-def register_inverter(name: str) -> Callable[[Inverter], Inverter]:
-    """Decorator that makes an inverter selectable as ``inverter: <name>``."""
+def register_inverter(name: str, options: type[NoiseOptions] = NoiseOptions) -> Callable[[Inverter], Inverter]:
+    """Decorator that makes an inverter selectable as ``inverter: <name>``.
+
+    Args:
+        name: of the inverter.
+        options: a dataclass that extends :class:`~noisebank.options.NoiseOptions` by options of the inverter's own.
+    """
 
     def register(inverter: Inverter) -> Inverter:
+        register_options("noise", name, options, inverter.__module__)
         INVERTERS[name] = inverter
         return inverter
 
@@ -79,10 +77,8 @@ def invert(
     network: Network,
     latents: torch.Tensor,
     levels: Levels,
-    inverter: str = "fixed-point",
+    options: NoiseOptions = NoiseOptions(),
     *,
-    tolerance: float | None = None,
-    max_iterations: int = 10,
     dtype: torch.dtype = torch.float32,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Inversion:
@@ -92,31 +88,26 @@ def invert(
         network: the model's prediction; see :data:`Network`.
         latents: ``[B, C, F, H, W]``, as the pipeline would hand them to its decoder (scaled).
         levels: the steps to undo.
-        inverter: one of :data:`INVERTERS`.
-        tolerance: relative residual at which ``fixed-point`` leaves a step; by default :data:`TOLERANCE` of ``dtype``.
-        max_iterations: most network evaluations a step for one clip.
+        options: ``inverter`` is one of :data:`INVERTERS`; ``tolerance`` the relative residual at which ``fixed-point``
+            leaves a step, by default :data:`TOLERANCE` of ``dtype``; ``max_iterations`` its most network evaluations a
+            step for one clip.
         dtype: dtype in which the network computes; the latents stay in float32.
         generators: one a clip, for inverters that draw noise.
 
     Raises:
         ValueError: unknown inverter, or latents of the wrong rank.
     """
+    inverter = options.inverter
     if inverter not in INVERTERS:
         raise ValueError(f"inverter {inverter!r} is not known; choose one of {', '.join(sorted(INVERTERS))}")
     if latents.ndim != 5:
         raise ValueError(f"latents must be [B, C, F, H, W], not of shape {tuple(latents.shape)}")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1, not {max_iterations}")
-    tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
+    if options.max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, not {options.max_iterations}")
+    if options.tolerance is None:
+        options = replace(options, tolerance=TOLERANCE[dtype])
     with torch.inference_mode():
-        return INVERTERS[inverter](
-            network,
-            latents.float(),
-            levels,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            generators=generators,
-        )
+        return INVERTERS[inverter](network, latents.float(), levels, options, generators)
 
 
 @register_inverter("ddim")
@@ -124,13 +115,12 @@ def ddim(
     network: Network,
     latents: torch.Tensor,
     levels: Levels,
-    *,
-    tolerance: float,
-    max_iterations: int,
+    options: NoiseOptions,
     generators: Sequence[torch.Generator] | None,
 ) -> Inversion:
     """One call a step, evaluated at the cleaner latents: Eq. 2 of the ONA paper (arXiv 2311.00949), or Euler's
     method backwards for flow matching."""
+    assert options.tolerance is not None  # (invert sets it)
     steps, batch = _Steps(levels, latents.device), len(latents)
     residuals = latents.new_zeros(len(levels), batch)
     for step in reversed(range(len(levels))):
@@ -139,7 +129,7 @@ def ddim(
         latents = steps.noisier(previous, steps.direction(network, previous, at), at)
         residuals[step] = relative_error(previous, latents)
     calls = torch.full((batch,), len(levels))
-    return Inversion(latents, len(levels), calls, residuals.cpu(), (residuals > tolerance).sum(0).cpu())
+    return Inversion(latents, len(levels), calls, residuals.cpu(), (residuals > options.tolerance).sum(0).cpu())
 
 
 @register_inverter("fixed-point")
@@ -147,9 +137,7 @@ def fixed_point(
     network: Network,
     latents: torch.Tensor,
     levels: Levels,
-    *,
-    tolerance: float,
-    max_iterations: int,
+    options: NoiseOptions,
     generators: Sequence[torch.Generator] | None,
 ) -> Inversion:
     """Solve ``z_t = F(z_t) = scale z_prev + gain m(z_t, t)`` at every step by iterating ``y <- F(y)``.
@@ -159,6 +147,7 @@ def fixed_point(
     Every clip goes its own way through the steps (the network takes one timestep a clip), so its result does not
     depend on its batch mates, and a batch needs the calls of its slowest clip, not the slowest clip of every step.
     """
+    assert options.tolerance is not None  # (invert sets it)
     steps, batch = _Steps(levels, latents.device), len(latents)
     clips = torch.arange(batch, device=latents.device)
     step = torch.full((batch,), len(levels) - 1, device=latents.device)
@@ -177,8 +166,8 @@ def fixed_point(
         estimate = torch.where(_per_clip(residual >= last), estimate, update)  # (NaN is let through, to be seen)
         iteration += 1
         calls += active
-        converged = residual <= tolerance
-        left = active & (converged | ~(residual <= STALL * last) | (iteration >= max_iterations))
+        converged = residual <= options.tolerance
+        left = active & (converged | ~(residual <= STALL * last) | (iteration >= options.max_iterations))
         residuals[at, clips] = torch.where(active, residual, residuals[at, clips])
         stalled += left & ~converged
         step = step - left.long()
@@ -195,9 +184,7 @@ def diffuse(
     network: Network,
     latents: torch.Tensor,
     levels: Levels,
-    *,
-    tolerance: float,
-    max_iterations: int,
+    options: NoiseOptions,
     generators: Sequence[torch.Generator] | None,
 ) -> Inversion:
     """Add fresh noise to the clean latents: the control without a network call that inversion has to beat.

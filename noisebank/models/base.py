@@ -1,8 +1,7 @@
 """What a model family has to say about itself, and the registry of families.
 
-An adapter is thin: which clips fit, how frames become latents, what the network predicts for the empty prompt, and
-how the pipeline sets its timesteps. To add a family, subclass :class:`ModelAdapter` and decorate it with
-:func:`register_family`.
+An adapter is thin: which clips fit, how frames become latents, what the network and the prompt's encoder want beside
+the usual arguments, and how the pipeline sets its timesteps.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from noisebank.errors import ConfigError, ShapeMismatch
 from noisebank.inversion.inverters import Network
 from noisebank.inversion.levels import Levels, levels_from_scheduler
 from noisebank.models.config import ModelConfig
+from noisebank.models.layout import from_pipeline, to_pipeline
 from noisebank.models.schedulers import deterministic_twin, read_scheduler
 
 VAE_SCALING = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "invert_scale_latents")
@@ -56,13 +56,12 @@ class ClipRules:
     """Which clips a model takes, and the shape of their latents; from its configuration alone.
 
     Args:
-        channels: channels of the latents.
+        channels: of the latents.
         spatial_ratio: pixels a latent, in height and in width.
-        size_multiple: height and width in pixels must be multiples of it.
-        temporal_ratio: frames a latent frame after the first; clips have ``temporal_ratio k + 1`` frames (any number
-            at 1).
-        max_frames: most frames, where the model has a limit.
-        latent_frames_multiple: the number of latent frames must be a multiple of it.
+        size_multiple: what height and width in pixels must be multiples of.
+        temporal_ratio: frames a latent frame after the first; clips have ``temporal_ratio k + 1`` frames.
+        max_frames: None where the model has no limit.
+        latent_frames_multiple: what the number of latent frames must be a multiple of.
     """
 
     channels: int
@@ -93,14 +92,12 @@ class ClipRules:
             near = sorted(sorted(fitting, key=lambda n: abs(n - frames))[:3])
             rule = f"{self.temporal_ratio}k+1 frames" if self.temporal_ratio > 1 else "a number of frames it can hold"
             problems.append(f"it takes {rule}: {frames} does not fit, {', '.join(map(str, near))} would")
+        step = self.size_multiple
         for name, pixels in (("height", height), ("width", width)):
-            if pixels < 1 or pixels % self.size_multiple:
-                below = pixels // self.size_multiple * self.size_multiple
-                near = [n for n in (below, below + self.size_multiple) if n > 0]
-                problems.append(
-                    f"{name} must be a multiple of {self.size_multiple}: {pixels} does not fit, "
-                    f"{' or '.join(map(str, near))} would"
-                )
+            if pixels < 1 or pixels % step:
+                below = pixels // step * step
+                sizes = " or ".join(str(size) for size in (below, below + step) if size > 0)
+                problems.append(f"{name} must be a multiple of {step}: {pixels} does not fit, {sizes} would")
         if problems:
             raise ShapeMismatch(f"clips of {frames} x {height} x {width} do not fit the model: " + "; ".join(problems))
 
@@ -127,6 +124,8 @@ class ModelAdapter(ABC):
     layout: ClassVar[str] = "BCFHW"
     call: ClassVar[Mapping[str, Any]] = {}
     """Arguments of the pipeline's ``__call__`` that the network depends on, beside the shape."""
+    prompt_options: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of the pipeline's ``encode_prompt``, beside those that all have."""
 
     def __init__(self, config: ModelConfig, pipe: Any, dtype: torch.dtype, device: str | torch.device) -> None:
         self.rules = self.clip_rules(config)
@@ -145,13 +144,23 @@ class ModelAdapter(ABC):
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
         """One clip's ``[3, F, H, W]`` float32 in [-1, 1] to its scaled latents ``[C, F, H, W]``, the mode."""
 
-    @abstractmethod
     def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor]:
         """The conditioning of one prompt as the network's keyword arguments, each of batch 1."""
+        embeds, *_ = self.pipe.encode_prompt(
+            prompt, device=self.device, do_classifier_free_guidance=False, **self.prompt_options
+        )
+        return {"encoder_hidden_states": embeds.to(self.dtype)}
 
-    @abstractmethod
+    def network_options(self, frames: int, height: int, width: int) -> dict[str, Any]:
+        """Arguments of the network for latents of this size, beside latents, timestep and conditioning."""
+        return {}
+
     def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         """The network's output for canonical ``[B, C, F, H, W]`` in its own dtype and ``timestep`` ``[B]``."""
+        network, options = getattr(self.pipe, self.network_name), self.network_options(*latents.shape[2:])
+        inputs = to_pipeline(latents, self.layout)
+        output = network(inputs, timestep=timestep, **conditioning, **options, return_dict=False)[0]
+        return from_pipeline(output, self.layout, latents.shape[1:])
 
     @classmethod
     def set_timesteps(cls, scheduler: Any, num_inference_steps: int, shape: tuple[int, int, int, int]) -> None:
@@ -190,10 +199,7 @@ class ModelAdapter(ABC):
             frames: ``[B, F, H, W, 3]`` uint8 RGB, on the CPU or the device.
 
         Returns:
-            ``[B, C, F, H, W]`` float32 on the device.
-
-        Raises:
-            ShapeMismatch: the clips do not fit the model.
+            ``[B, C, F, H, W]`` float32 on the device; raises :class:`ShapeMismatch` if the clips do not fit the model.
         """
         self.rules.check(*frames.shape[1:4])
         if self.device.type == "cuda" and frames.device.type == "cpu":
@@ -237,7 +243,7 @@ class ModelAdapter(ABC):
 
     def describe(self, num_inference_steps: int, shape: tuple[int, int, int, int]) -> dict[str, Any]:
         """JSON values that say what records of this model are, for the manifest and ``bank.check``."""
-        network = getattr(self.pipe, self.network_name)
+        network, scheduler = getattr(self.pipe, self.network_name), self.pipe.scheduler
         return {
             "family": self.family,
             "pipeline": self.pipeline_class,
@@ -247,7 +253,7 @@ class ModelAdapter(ABC):
             "shape": list(shape),
             "call": dict(self.call),
             "num_inference_steps": num_inference_steps,
-            "scheduler": describe_scheduler(self.pipe.scheduler),
+            "scheduler": {"class": type(scheduler).__name__, "config": describe_config(scheduler)},
             "levels": self.levels(num_inference_steps, shape).describe(),
             "vae": describe_weights(self.pipe.vae) | {"config": describe_config(self.pipe.vae, VAE_SCALING)},
             "weights": describe_weights(network) | {"config": describe_config(network)},
@@ -255,18 +261,12 @@ class ModelAdapter(ABC):
         }
 
 
-def describe_scheduler(scheduler: Any) -> dict[str, Any]:
-    """Class and configuration of a scheduler as JSON values, without diffusers' own bookkeeping."""
-    return {"class": type(scheduler).__name__, "config": describe_config(scheduler)}
-
-
 def describe_weights(module: torch.nn.Module) -> dict[str, Any]:
     """What tells two sets of weights apart, whatever their dtype, device and file.
 
     Returns:
         ``layout``: hash of all names and shapes. ``norms``: of every tensor the norm of up to 1024 values, and
-        ``values``: one value; to be compared within the rounding of bfloat16. Both are empty for a module that is
-        offloaded (on the meta device).
+        ``values``: one value. Both are empty for a module that is offloaded (on the meta device).
     """
     named = [(name.replace("_orig_mod.", ""), tensor) for name, tensor in module.state_dict().items()]
     layout = hashlib.sha256(json.dumps([[name, list(tensor.shape)] for name, tensor in named]).encode())
@@ -286,5 +286,5 @@ def describe_config(component: Any, names: Collection[str] | None = None) -> dic
     """The options of a component as JSON values, without diffusers' own bookkeeping: all, or those of these names."""
     config = {name: value for name, value in dict(component.config).items() if not name.startswith("_")}
     chosen = {name: value for name, value in config.items() if names is None or name in names}
-    made: dict[str, Any] = json.loads(json.dumps(chosen, default=str))
-    return made
+    values: dict[str, Any] = json.loads(json.dumps(chosen, default=str))
+    return values

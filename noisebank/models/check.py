@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from noisebank.errors import ConfigError
 from noisebank.inversion.levels import levels_digest
-from noisebank.models.base import ModelAdapter, describe_config, describe_scheduler, describe_weights, family_of
+from noisebank.models.base import ModelAdapter, describe_config, describe_weights, family_of
 from noisebank.models.config import pipeline_config
+
+Severity = Literal["error", "warning"]
 
 ROUNDING = 2.0**-7
 """Two weights that differ by less, relatively, may be the same in bfloat16 and float32."""
@@ -30,7 +32,7 @@ class Mismatch:
         found: what the pipeline has.
     """
 
-    severity: Literal["error", "warning"]
+    severity: Severity
     what: str
     expected: Any
     found: Any
@@ -63,24 +65,24 @@ def compare(description: Mapping[str, Any], pipe: Any, num_inference_steps: int 
     if missing := [Mismatch("error", name, "one", part) for name, part in parts.items() if part is None]:
         return missing
     mismatches = _compare_models(description, pipe, family)
-    mismatches += _compare_schedules(description, pipe, family, num_inference_steps)
-    mismatches += _switched_on(pipe, getattr(pipe, family.network_name))
+    mismatches += _compare_sampling(description, pipe, family, num_inference_steps)
     return sorted(mismatches, key=lambda mismatch: mismatch.severity)
+
+
+def _differing(severity: Severity, *compared: tuple[str, Any, Any]) -> list[Mismatch]:
+    """Of ``(what, expected, found)`` those that differ."""
+    return [Mismatch(severity, what, expected, found) for what, expected, found in compared if expected != found]
 
 
 def _compare_models(description: Mapping[str, Any], pipe: Any, family: type[ModelAdapter]) -> list[Mismatch]:
     rules = family.clip_rules(pipeline_config(pipe))
-    expected = [description["shape"][0], description["spatial_ratio"], description["temporal_ratio"]]
-    found = [rules.channels, rules.spatial_ratio, rules.temporal_ratio]
-    mismatches = []
-    if expected != found:
-        mismatches.append(Mismatch("error", "shape", *(_ratios(*values) for values in (expected, found))))
+    stored = (description["shape"][0], description["spatial_ratio"], description["temporal_ratio"])
+    live = (rules.channels, rules.spatial_ratio, rules.temporal_ratio)
+    expected, found = (f"{c} channels, {s} pixels and {t} frames a latent" for c, s, t in (stored, live))
+    # UniPC and DPM-Solver say flow_prediction, Euler has no such option.
+    live_type = pipe.scheduler.config.get("prediction_type", "flow").replace("flow_prediction", "flow")
     prediction_type = description["levels"]["prediction_type"]
-    live_type = pipe.scheduler.config.get("prediction_type", "flow")
-    if live_type.startswith("flow"):  # (UniPC and DPM-Solver say flow_prediction, Euler has no such option)
-        live_type = "flow"
-    if live_type != prediction_type:
-        mismatches.append(Mismatch("error", "prediction_type", prediction_type, live_type))
+    mismatches = _differing("error", ("shape", expected, found), ("prediction_type", prediction_type, live_type))
     mismatches += _compare_part("error", "vae", description["vae"], pipe.vae)
     mismatches += _compare_part("warning", "weights", description["weights"], getattr(pipe, family.network_name))
     if pipe.text_encoder is not None:  # (else prompts come as embeddings, of which nothing is known)
@@ -88,62 +90,25 @@ def _compare_models(description: Mapping[str, Any], pipe: Any, family: type[Mode
     return mismatches
 
 
-def _compare_part(
-    severity: Literal["error", "warning"], what: str, stored: Mapping[str, Any], module: Any
-) -> list[Mismatch]:
+def _compare_part(severity: Severity, what: str, stored: Mapping[str, Any], module: Any) -> list[Mismatch]:
     """The weights and the options that both know (versions of diffusers add some)."""
-    mismatches = []
     live, config = describe_weights(module), stored.get("config", {})
-    if live["layout"] == stored["layout"] and not live["norms"]:
-        mismatches.append(Mismatch("warning", what, stored["layout"], "offloaded: its values cannot be compared"))
-    elif not same_weights(stored, live):
-        mismatches.append(Mismatch(severity, what, stored["layout"], _other(stored, live)))
+    if live["layout"] != stored["layout"]:
+        mismatches = [Mismatch(severity, what, stored["layout"], live["layout"])]
+    elif not live["norms"]:
+        mismatches = [Mismatch("warning", what, stored["layout"], "offloaded: its values cannot be compared")]
+    elif not _same_values(stored, live):
+        mismatches = [Mismatch(severity, what, stored["layout"], "other values in the same layout")]
+    else:
+        mismatches = []
     found = describe_config(module, config) if config else {}
-    if other := [name for name in found if found[name] != config[name]]:
-        differing = ({name: known[name] for name in other} for known in (config, found))
-        mismatches.append(Mismatch(severity, what, *differing))
-    return mismatches
+    other = [name for name in found if found[name] != config[name]]
+    expected, actual = ({name: options[name] for name in other} for options in (config, found))
+    return mismatches + _differing(severity, (what, expected, actual))
 
 
-def _compare_schedules(
-    description: Mapping[str, Any], pipe: Any, family: type[ModelAdapter], num_inference_steps: int | None
-) -> list[Mismatch]:
-    """Both schedules have the records' number of steps: that the pipeline is called with another is one difference."""
-    stored, live = description["scheduler"], describe_scheduler(pipe.scheduler)
-    steps, levels = description["num_inference_steps"], description["levels"]
-    called_with = steps if num_inference_steps is None else num_inference_steps
-    most = max(steps, live["config"].get("num_train_timesteps", steps))
-    if not 1 <= called_with <= most:
-        raise ValueError(f"num_inference_steps {called_with} is not allowed; from 1 to {most}")
-    differences = [("scheduler", stored["class"], live["class"]), ("num_inference_steps", steps, called_with)]
-    for name, value in _shift(stored["config"]).items():
-        differences.append((f"shift ({name})", value, _option(live["config"], name)))
-    if stored["class"] == live["class"]:
-        scheduler = copy.deepcopy(pipe.scheduler)
-        try:
-            found = family.scheduler_levels(scheduler, steps, tuple(description["shape"])).describe()
-        except ConfigError as error:
-            differences.append(("scheduler", stored["class"], str(error)))
-        else:
-            differences.append(("first_level", levels["level_t"][0], found["level_t"][0]))
-            differences.append(("levels", levels_digest(levels), levels_digest(found)))
-    return [Mismatch("warning", what, expected, found) for what, expected, found in differences if expected != found]
-
-
-def _switched_on(pipe: Any, network: Any) -> list[Mismatch]:
-    """What changes the sampling of a live pipeline and stands in no configuration of diffusers."""
-    blocks = getattr(network, "up_blocks", ())
-    switches = {
-        "free_init": getattr(pipe, "free_init_enabled", False),
-        "freeu": any(getattr(block, name, None) is not None for block in blocks for name in ("s1", "s2", "b1", "b2")),
-    }
-    return [Mismatch("warning", what, "off", "on") for what, is_on in switches.items() if is_on]
-
-
-def same_weights(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two descriptions (``describe_weights``) may be of the same weights in different precision."""
-    if first["layout"] != second["layout"]:
-        return False
+def _same_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two descriptions of weights of one layout may be of the same weights in different precision."""
     # (rounding errors of many values cancel in their norm)
     return all(
         abs(a - b) <= rounding * max(abs(a), abs(b)) + 1e-6
@@ -152,20 +117,35 @@ def same_weights(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     )
 
 
-def _other(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    return found["layout"] if found["layout"] != expected["layout"] else "other values in the same layout"
-
-
-def _ratios(channels: int, spatial: int, temporal: int) -> str:
-    return f"{channels} channels, {spatial} pixels and {temporal} frames a latent"
-
-
-def _shift(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a deterministic scheduler's config that move its levels towards noise."""
-    names = ("base_shift", "max_shift") if config.get("use_dynamic_shifting") else ("shift", "snr_shift_scale")
-    return {name: config[name] for name in names if name in config}
-
-
-def _option(config: Mapping[str, Any], name: str) -> Any:
-    """A scheduler's option; multistep solvers call the shift of flow matching ``flow_shift``."""
-    return config.get("flow_shift") if name == "shift" and "flow_shift" in config else config.get(name)
+def _compare_sampling(
+    description: Mapping[str, Any], pipe: Any, family: type[ModelAdapter], num_inference_steps: int | None
+) -> list[Mismatch]:
+    """Both schedules have the records' number of steps: that the pipeline is called with another is one difference."""
+    stored, class_name = description["scheduler"], type(pipe.scheduler).__name__
+    config = describe_config(pipe.scheduler)
+    # Multistep solvers call the shift of flow matching flow_shift.
+    config["shift"] = config.get("flow_shift", config.get("shift"))
+    steps, levels = description["num_inference_steps"], description["levels"]
+    called_with = steps if num_inference_steps is None else num_inference_steps
+    most = max(steps, config.get("num_train_timesteps", steps))
+    if not 1 <= called_with <= most:
+        raise ValueError(f"num_inference_steps {called_with} is not allowed; from 1 to {most}")
+    compared = [("scheduler", stored["class"], class_name), ("num_inference_steps", steps, called_with)]
+    made_with = stored["config"]
+    shifts = ("base_shift", "max_shift") if made_with.get("use_dynamic_shifting") else ("shift", "snr_shift_scale")
+    compared += [(f"shift ({name})", made_with[name], config.get(name)) for name in shifts if name in made_with]
+    if stored["class"] == class_name:
+        scheduler = copy.deepcopy(pipe.scheduler)
+        try:
+            found = family.scheduler_levels(scheduler, steps, tuple(description["shape"])).describe()
+        except ConfigError as error:
+            compared.append(("scheduler", stored["class"], str(error)))
+        else:
+            compared.append(("first_level", levels["level_t"][0], found["level_t"][0]))
+            compared.append(("levels", levels_digest(levels), levels_digest(found)))
+    # What is switched on in a live pipeline stands in no configuration of diffusers.
+    blocks = getattr(getattr(pipe, family.network_name), "up_blocks", ())
+    freeu = any(getattr(block, name, None) is not None for block in blocks for name in ("s1", "s2", "b1", "b2"))
+    compared.append(("free_init", "off", "on" if getattr(pipe, "free_init_enabled", False) else "off"))
+    compared.append(("freeu", "off", "on" if freeu else "off"))
+    return _differing("warning", *compared)

@@ -37,22 +37,8 @@ class CogVideoX(ModelAdapter):
         latents: torch.Tensor = vae.encode(pixels[None]).latent_dist.mode()[0] * vae.config.scaling_factor
         return latents
 
-    def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor]:
-        embeds, _ = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False, device=self.device)
-        return {"encoder_hidden_states": embeds.to(self.dtype)}
-
-    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.pipe.transformer(
-            hidden_states=latents.transpose(1, 2),
-            timestep=timestep,
-            image_rotary_emb=self._rotary_embeddings(*latents.shape[2:]),
-            **conditioning,
-            return_dict=False,
-        )[0]
-        return output.transpose(1, 2)
-
-    def _rotary_embeddings(self, frames: int, height: int, width: int) -> Any:
+    def network_options(self, frames: int, height: int, width: int) -> dict[str, Any]:
         if not self.pipe.transformer.config.use_rotary_positional_embeddings:
-            return None
-        ratio = self.rules.spatial_ratio
-        return self.pipe._prepare_rotary_positional_embeddings(height * ratio, width * ratio, frames, self.device)
+            return {}
+        size = height * self.rules.spatial_ratio, width * self.rules.spatial_ratio
+        return {"image_rotary_emb": self.pipe._prepare_rotary_positional_embeddings(*size, frames, self.device)}

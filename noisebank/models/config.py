@@ -14,7 +14,6 @@ from typing import Any
 
 from noisebank.errors import ConfigError
 
-_CONFIG_NAMES = {"scheduler": "scheduler_config.json"}
 _DIGESTED = (".json", ".safetensors", ".bin", ".txt", ".model")
 
 
@@ -39,15 +38,12 @@ def absolute_path(model: str) -> str:
 
 
 def resolve_file(model: str, name: str, *, download: bool = True) -> Path | None:
-    """The local path of one file of a model: a folder's own, or a hub id's from the cache or the hub.
+    """The local path of one file of a folder or hub id; None where the model has no such file.
 
     Args:
         model: hub id or folder.
         name: of the file, relative to the model.
         download: fetch what the hub has and the cache has not; otherwise it is only looked for.
-
-    Returns:
-        The path, or ``None`` where the model has no such file.
 
     Raises:
         ConfigError: the model is neither a folder nor to be had from the hub.
@@ -55,27 +51,20 @@ def resolve_file(model: str, name: str, *, download: bool = True) -> Path | None
     folder = Path(model)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         found = hf_hub_download(model, name, dry_run=not download)
         return Path(found if isinstance(found, str) else found.local_path)
     except LocalEntryNotFoundError as error:
-        if _is_cached(model):
+        if isinstance(try_to_load_from_cache(model, "model_index.json"), str):  # (what the cache lacks is not in it)
             return None
         raise ConfigError(f"model {model!r}: not a folder here, and the hub cannot be reached ({error})") from error
     except EntryNotFoundError:
         return None
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise ConfigError(f"model {model!r}: neither a local folder nor a model of the hub ({error})") from error
-
-
-def _is_cached(model: str) -> bool:
-    """Whether a revision of a hub id is in the cache, so that a file that is not in it is not in the model."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(model, "model_index.json"), str)
 
 
 def read_json(model: str, name: str) -> dict[str, Any]:
@@ -88,12 +77,12 @@ def read_json(model: str, name: str) -> dict[str, Any]:
 
 
 def read_model_config(model: str, motion_adapter: str | None = None) -> ModelConfig:
-    """The configuration of a hub id or local folder in diffusers' format.
+    """The configuration of a model.
 
     Args:
-        model: hub id or folder.
-        motion_adapter: hub id or folder of an AnimateDiff motion adapter, which turns a Stable Diffusion model into
-            an ``AnimateDiffPipeline``.
+        model: hub id, or folder in diffusers' format.
+        motion_adapter: the same of an AnimateDiff motion adapter, which turns a Stable Diffusion model into an
+            ``AnimateDiffPipeline``.
 
     Raises:
         ConfigError: there is no such model, or it has no ``model_index.json``.
@@ -113,7 +102,7 @@ def read_model_config(model: str, motion_adapter: str | None = None) -> ModelCon
     def read(component: str) -> dict[str, Any]:
         if component == "motion_adapter" and motion_adapter is not None:
             return read_json(motion_adapter, "config.json")
-        return read_json(model, f"{component}/{_CONFIG_NAMES.get(component, 'config.json')}")
+        return read_json(model, f"{component}/{'scheduler_config' if component == 'scheduler' else 'config'}.json")
 
     return ModelConfig(pipeline_class, index, read)
 
@@ -124,9 +113,6 @@ def check_weights(model: str, components: Iterable[str]) -> None:
     Args:
         model: hub id or folder; weights of a hub id are looked for, not fetched.
         components: folders in it, such as ``vae``; empty for a component that is a model of its own.
-
-    Raises:
-        ConfigError: a file is missing; names it and says how to convert the model.
     """
     for component in components:
         stem = "model" if component == "text_encoder" else "diffusion_pytorch_model"
@@ -152,13 +138,10 @@ def pipeline_config(pipe: Any) -> ModelConfig:
 
 
 def model_digest(model: str, motion_adapter: str | None = None) -> str:
-    """Which model this is, whatever its path: 32 hexadecimal digits.
+    """Which model this is, whatever its path: 32 hexadecimal digits; raises :class:`ConfigError` where there is none.
 
     A folder is digested by its relative file names and contents (weights, configs, tokenizers; nothing hidden), a hub
     id by the revision that it resolves to, which names the contents already.
-
-    Raises:
-        ConfigError: there is no such model.
     """
     import xxhash
 
@@ -169,16 +152,14 @@ def model_digest(model: str, motion_adapter: str | None = None) -> str:
         marked = resolve_file(part, marker)
         if marked is None:
             raise ConfigError(f"model {part!r}: no {marker}; is it in diffusers' format?")
+        folder = marked.parent
         if not Path(part).is_dir():
-            parts.append(f"revision {marked.parent.name}")
+            parts.append(f"revision {folder.name}")
             continue
-        for path in sorted(marked.parent.rglob("*")):
-            relative = path.relative_to(marked.parent)
-            if path.suffix not in _DIGESTED or not path.is_file() or any(p.startswith(".") for p in relative.parts):
-                continue
-            digest = xxhash.xxh3_128()
-            with path.open("rb") as file:
-                while block := file.read(1 << 22):
-                    digest.update(block)
-            parts.append(f"{relative.as_posix()} {digest.hexdigest()}")
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder)
+            is_hidden = any(piece.startswith(".") for piece in name.parts)
+            if path.suffix in _DIGESTED and path.is_file() and not is_hidden:
+                with path.open("rb") as file:
+                    parts.append(f"{name.as_posix()} {hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

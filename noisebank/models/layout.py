@@ -5,6 +5,7 @@ A bank's manifest names the layout, so a reader needs neither diffusers nor the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,28 +41,24 @@ def from_pipeline(latents: torch.Tensor, layout: str, shape: Sequence[int]) -> t
     """``layout`` back as canonical ``[B, C, F, H, W]``.
 
     Args:
-        latents: a batch in the pipeline's layout.
-        layout: one of :data:`LAYOUTS`.
         shape: ``(C, F, H, W)`` of one record; tokens do not tell it.
 
     Raises:
         ShapeMismatch: the latents do not hold records of this shape.
         ValueError: unknown layout.
     """
-    channels, frames, height, width = shape
-    if layout == "BCFHW":
-        canonical = latents
-    elif layout == "BFCHW":
+    canonical = latents
+    if layout == "BFCHW":
         canonical = latents.transpose(1, 2)
     elif layout == "BCHW":
         canonical = latents.unsqueeze(2)
     elif layout == "BSD":
-        if latents.shape[1:] != (frames * height * width, channels):
+        if latents.shape[1:] != (math.prod(shape[1:]), shape[0]):
             raise ShapeMismatch(f"latents {tuple(latents.shape)} are not tokens of records {tuple(shape)}")
-        canonical = latents.transpose(1, 2).reshape(len(latents), channels, frames, height, width)
-    else:
+        canonical = latents.transpose(1, 2).reshape(len(latents), *shape)
+    elif layout != "BCFHW":
         raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
-    if tuple(canonical.shape[1:]) != (channels, frames, height, width):
+    if canonical.shape[1:] != tuple(shape):
         raise ShapeMismatch(f"latents {tuple(latents.shape)} do not hold records of shape {tuple(shape)} as {layout}")
     return canonical
 
@@ -71,11 +68,7 @@ def pipeline_inputs(description: Mapping[str, Any], latents: torch.Tensor) -> di
 
     Args:
         description: of the model that the records were made with (``ModelAdapter.describe``).
-        latents: canonical ``[B, C, F, H, W]``.
-
-    Returns:
-        ``latents`` in the pipeline's layout with the ``height`` and ``width`` (pixels), ``num_frames`` and other
-        arguments that go with them.
+        latents: canonical ``[B, C, F, H, W]``; given back in the pipeline's layout.
     """
     _, _, frames, height, width = latents.shape
     inputs: dict[str, Any] = {
@@ -85,4 +78,4 @@ def pipeline_inputs(description: Mapping[str, Any], latents: torch.Tensor) -> di
     }
     if description["layout"] != "BCHW":
         inputs["num_frames"] = (frames - 1) * description["temporal_ratio"] + 1
-    return inputs | dict(description.get("call", {}))
+    return {**inputs, **description.get("call", {})}

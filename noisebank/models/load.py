@@ -14,11 +14,7 @@ from noisebank.options import NoiseOptions
 
 
 def load_clip_rules(model: str, motion_adapter: str | None = None) -> ClipRules:
-    """Which clips a model takes, from its JSON files alone (no weights are read).
-
-    Raises:
-        ConfigError: there is no such model, or no family for it.
-    """
+    """Which clips a model takes, from its JSON files alone; :class:`ConfigError` where there is no such model."""
     config = read_model_config(model, motion_adapter)
     return family_of(config.pipeline_class).clip_rules(config)
 
@@ -29,10 +25,9 @@ def check_model(
     """Refuse a model that could not be loaded or inverted, from its JSON files and the names of the others alone.
 
     Args:
-        model: hub id or folder.
+        model: as for :func:`load_model`, and so is ``motion_adapter``.
         num_inference_steps: steps of the inversion.
         shape: ``(C, F, H, W)`` of the latents.
-        motion_adapter: AnimateDiff: hub id or folder of the motion adapter.
 
     Raises:
         ConfigError: as of :func:`load_model` and :meth:`ModelAdapter.levels`.
@@ -93,14 +88,16 @@ def load_model(
     network = getattr(pipe, family.network_name).to(device).eval().requires_grad_(False)
     pipe.vae.to(device).eval().requires_grad_(False)
     if torch.device(device).type == "cuda":
-        _channels_last(network)
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):  # (the tensor cores' memory format, which 3D convolutions lack)
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     if compile:
         network.compile()
     return family(config, pipe, dtype, device)
 
 
 def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> ModelAdapter:
-    """Loads the model of a noise set onto the best device of this machine, in the dtype that ``precision`` says.
+    """:func:`load_model` of a noise set, on the best device of this machine, in the dtype that ``precision`` says.
 
     ``auto`` is float32 on a CPU and bfloat16 on a GPU that has it: no model's activations overflow it, so no clip is
     lost to infinities. Its rounding is the floor of the error, where one warm-started call a step is as good as many;
@@ -108,10 +105,6 @@ def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> Mode
 
     float32 means float32: torch would let convolutions round their inputs to the 10 bits of TF32, those of the VAE too,
     which is as coarse as float16. That is switched off for the whole process.
-
-    Args:
-        options: of the set.
-        digest: what the model must have (:func:`~noisebank.models.model_digest`), if one is given.
     """
     from diffusers.utils import logging as diffusers_logging
 
@@ -119,11 +112,11 @@ def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> Mode
     diffusers_logging.set_verbosity_error()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = options.precision
-    if precision == "auto":
-        half = "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float16"
-        precision = half if device == "cuda" else "float32"
+    device, precision = "cpu", "float32"
+    if torch.cuda.is_available():
+        device, precision = "cuda", "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if options.precision != "auto":
+        precision = options.precision
     return load_model(
         options.model,
         dtype=getattr(torch, precision),
@@ -132,10 +125,3 @@ def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> Mode
         compile=options.compile,
         digest=digest,
     )
-
-
-def _channels_last(network: torch.nn.Module) -> None:
-    """Let 2D convolutions run in the memory format of the tensor cores."""
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)

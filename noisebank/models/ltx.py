@@ -10,7 +10,6 @@ import torch
 from noisebank.errors import ConfigError
 from noisebank.models.base import ClipRules, ModelAdapter, register_family
 from noisebank.models.config import ModelConfig
-from noisebank.models.layout import from_pipeline, to_pipeline
 
 
 @register_family
@@ -40,11 +39,9 @@ class LTX(ModelAdapter):
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
         vae = self.pipe.vae
-        latents = vae.encode(pixels[None]).latent_dist.mode()
-        normalised: torch.Tensor = self.pipe._normalize_latents(
-            latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
-        )
-        return normalised[0]
+        scaling = vae.latents_mean, vae.latents_std, vae.config.scaling_factor
+        latents: torch.Tensor = self.pipe._normalize_latents(vae.encode(pixels[None]).latent_dist.mode(), *scaling)
+        return latents[0]
 
     def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor]:
         embeds, mask, _, _ = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False, device=self.device)
@@ -56,27 +53,12 @@ class LTX(ModelAdapter):
 
         _, frames, height, width = shape
         config = scheduler.config
-        shift = calculate_shift(
-            frames * height * width,
-            config.get("base_image_seq_len", 256),
-            config.get("max_image_seq_len", 4096),
-            config.get("base_shift", 0.5),
-            config.get("max_shift", 1.15),
-        )
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        shift = calculate_shift(frames * height * width, *(config[name] for name in names))
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
         scheduler.set_timesteps(sigmas=sigmas, mu=shift, device="cpu")
 
-    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
-        _, channels, frames, height, width = latents.shape
+    def network_options(self, frames: int, height: int, width: int) -> dict[str, Any]:
         spatial, temporal = self.rules.spatial_ratio, self.rules.temporal_ratio
-        output: torch.Tensor = self.pipe.transformer(
-            hidden_states=to_pipeline(latents, self.layout),
-            timestep=timestep,
-            num_frames=frames,
-            height=height,
-            width=width,
-            rope_interpolation_scale=(temporal / self.call["frame_rate"], spatial, spatial),
-            **conditioning,
-            return_dict=False,
-        )[0]
-        return from_pipeline(output, self.layout, (channels, frames, height, width))
+        scale = (temporal / self.call["frame_rate"], spatial, spatial)
+        return {"num_frames": frames, "height": height, "width": width, "rope_interpolation_scale": scale}

@@ -10,19 +10,15 @@ from noisebank.models.config import ModelConfig
 
 
 def read_scheduler(config: ModelConfig) -> Any:
-    """A model's own scheduler, made from its JSON file.
-
-    Raises:
-        ConfigError: ``model_index.json`` names no scheduler of diffusers.
-    """
+    """A model's own scheduler, made from its JSON file."""
     import diffusers
 
     _, name = config.index.get("scheduler") or (None, None)
-    made: Any = getattr(diffusers, str(name), None)
-    is_scheduler = isinstance(made, type) and issubclass(made, diffusers.SchedulerMixin)
+    found: Any = getattr(diffusers, str(name), None)
+    is_scheduler = isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)
     if not is_scheduler:
         raise ConfigError(f"the model's scheduler {name!r} is not one of diffusers; change its model_index.json")
-    return made.from_config(dict(config.read("scheduler")))
+    return found.from_config(dict(config.read("scheduler")))
 
 
 def deterministic_twin(scheduler: Any, class_name: str) -> Any:

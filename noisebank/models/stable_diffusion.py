@@ -20,32 +20,30 @@ _log = logging.getLogger(__name__)
 FRAMES_PER_ENCODE = 16
 
 
-def autoencoder_kl_rules(config: ModelConfig, max_frames: int | None = None) -> ClipRules:
-    """Rules of an image VAE: one latent frame a frame; the pipelines ask for multiples of 8 pixels."""
-    vae = config.read("vae")
-    ratio = 2 ** (len(vae["block_out_channels"]) - 1)
-    return ClipRules(
-        channels=int(vae.get("latent_channels", 4)),
-        spatial_ratio=ratio,
-        size_multiple=math.lcm(8, ratio),
-        max_frames=max_frames,
-    )
-
-
 class StableDiffusionBase(ModelAdapter):
-    """Encoding and conditioning that the three pipelines share."""
+    """What the three pipelines share."""
 
     network_name = "unet"
+    prompt_options = {"num_images_per_prompt": 1}  # noqa: RUF012
+
+    @classmethod
+    def max_frames(cls, config: ModelConfig) -> int | None:
+        """Most frames that the network takes; None where it has no limit."""
+        return None
+
+    @classmethod
+    def clip_rules(cls, config: ModelConfig) -> ClipRules:
+        """One latent frame a frame; the pipelines ask for multiples of 8 pixels."""
+        vae = config.read("vae")
+        ratio = 2 ** (len(vae["block_out_channels"]) - 1)
+        channels = int(vae.get("latent_channels", 4))
+        return ClipRules(channels, ratio, math.lcm(8, ratio), max_frames=cls.max_frames(config))
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
         vae = self.pipe.vae
         chunks = torch.split(pixels.transpose(0, 1), FRAMES_PER_ENCODE)
         latents = torch.cat([vae.encode(chunk).latent_dist.mode() for chunk in chunks])
         return latents.mul(vae.config.scaling_factor).transpose(0, 1)
-
-    def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor]:
-        embeds, _ = self.pipe.encode_prompt(prompt, self.device, 1, False)
-        return {"encoder_hidden_states": embeds.to(self.dtype)}
 
 
 @register_family
@@ -54,14 +52,6 @@ class ModelScope(StableDiffusionBase):
 
     family = "modelscope"
     pipeline_class = "TextToVideoSDPipeline"
-
-    @classmethod
-    def clip_rules(cls, config: ModelConfig) -> ClipRules:
-        return autoencoder_kl_rules(config)
-
-    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.pipe.unet(latents, timestep, **conditioning, return_dict=False)[0]
-        return output
 
 
 @register_family
@@ -72,11 +62,9 @@ class AnimateDiff(StableDiffusionBase):
     pipeline_class = "AnimateDiffPipeline"
 
     @classmethod
-    def clip_rules(cls, config: ModelConfig) -> ClipRules:
-        limit = config.read("motion_adapter").get("motion_max_seq_length") or config.read("unet").get(
-            "motion_max_seq_length", 32
-        )
-        return autoencoder_kl_rules(config, max_frames=int(limit))
+    def max_frames(cls, config: ModelConfig) -> int:
+        name = "motion_max_seq_length"
+        return int(config.read("motion_adapter").get(name) or config.read("unet").get(name, 32))
 
     @classmethod
     def read_scheduler(cls, config: ModelConfig) -> Any:
@@ -93,8 +81,7 @@ class AnimateDiff(StableDiffusionBase):
 
     def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         embeds = conditioning["encoder_hidden_states"].repeat_interleave(latents.shape[2], dim=0)
-        output: torch.Tensor = self.pipe.unet(latents, timestep, encoder_hidden_states=embeds, return_dict=False)[0]
-        return output
+        return super().predict(latents, timestep, encoder_hidden_states=embeds)
 
 
 @register_family
@@ -106,13 +93,17 @@ class StableDiffusion(StableDiffusionBase):
     layout = "BCHW"
 
     @classmethod
+    def max_frames(cls, config: ModelConfig) -> int:
+        return 1
+
+    @classmethod
     def clip_rules(cls, config: ModelConfig) -> ClipRules:
         if config.read("unet").get("time_cond_proj_dim") is not None:
             raise ConfigError(
                 "UNets with time_cond_proj_dim (distilled with guidance, as LCM) have the guidance scale for a second "
                 "timestep and are not supported; use the model that it was distilled from"
             )
-        return autoencoder_kl_rules(config, max_frames=1)
+        return super().clip_rules(config)
 
     @classmethod
     def read_scheduler(cls, config: ModelConfig) -> Any:
@@ -121,7 +112,3 @@ class StableDiffusion(StableDiffusionBase):
         corrected = {"steps_offset": 1, "clip_sample": False}
         scheduler.register_to_config(**{name: corrected[name] for name in corrected if name in scheduler.config})
         return scheduler
-
-    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
-        output: Any = self.pipe.unet(latents.squeeze(2), timestep, **conditioning, return_dict=False)[0]
-        return torch.as_tensor(output).unsqueeze(2)

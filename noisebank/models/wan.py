@@ -17,6 +17,7 @@ class Wan(ModelAdapter):
     pipeline_class = "WanPipeline"
     network_name = "transformer"
     scheduler_class = "FlowMatchEulerDiscreteScheduler"
+    prompt_options = {"max_sequence_length": 512}  # noqa: RUF012 (the default of __call__; encode_prompt has another)
 
     @classmethod
     def clip_rules(cls, config: ModelConfig) -> ClipRules:
@@ -43,16 +44,3 @@ class Wan(ModelAdapter):
         )
         latents: torch.Tensor = (vae.encode(pixels[None]).latent_dist.mode()[0] - mean) / std
         return latents
-
-    def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor]:
-        # 512 is the default of the pipeline's __call__; that of encode_prompt differs.
-        embeds, _ = self.pipe.encode_prompt(
-            prompt, do_classifier_free_guidance=False, max_sequence_length=512, device=self.device
-        )
-        return {"encoder_hidden_states": embeds.to(self.dtype)}
-
-    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.pipe.transformer(
-            hidden_states=latents, timestep=timestep, **conditioning, return_dict=False
-        )[0]
-        return output

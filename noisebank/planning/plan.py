@@ -9,18 +9,18 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from noisebank.config import config_from_mapping
-from noisebank.errors import BankDamaged
+from noisebank.decode import decode
+from noisebank.errors import BankDamaged, ConfigError
 from noisebank.format.reading import reading
 from noisebank.format.receipts import find_receipts
 from noisebank.format.sealed import seal, unseal
 from noisebank.format.stage_names import CAPTIONS, CLIPS, NOISE, over_clips
-from noisebank.format.typed import typed
 from noisebank.options import MODEL_PATHS, Config, output_options
 from noisebank.planning.cut import Task
 from noisebank.storage import FileEntry, Store
@@ -36,7 +36,6 @@ BATCH_ROWS = 512
 ROW_COUNTS = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
 """The counts of a plan that summaries show."""
 _PLAN, _REFUSED = "plan.json", "refused.json"
-_Entries = tuple[FileEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,7 @@ class Plan:
 
     def to_bytes(self) -> bytes:
         """As a sealed JSON document."""
-        document = asdict(replace(self, tasks={}))
-        document["format"] = FORMAT
-        document["tasks"] = {
-            stage: [[list(map(list, task.pieces)), task.tar] for task in tasks] for stage, tasks in self.tasks.items()
-        }
-        return seal(json.loads(json.dumps(document)))
+        return seal(json.loads(json.dumps({**asdict(self), "format": FORMAT})))
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Plan:
@@ -132,28 +126,10 @@ class Plan:
         document = unseal(data, name)
         if document.pop("format", None) != FORMAT:
             raise BankDamaged(f"{name}: a plan of another version of noisebank")
-        try:
-            plan = cls._from_json(document)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BankDamaged(f"{name}: not a plan ({error!r})") from error
+        plan: Plan = decode(document, cls, name)
         if name.startswith(f"{FOLDER}/") and name != plan.path:
             raise BankDamaged(f"{name}: says that it is {plan.hash}; files were swapped")
         return plan
-
-    @classmethod
-    def _from_json(cls, document: dict[str, Any]) -> Plan:
-        tasks = {
-            stage: tuple(
-                Task(stage, tuple((path, start, stop) for path, start, stop in pieces), tar) for pieces, tar in tasks
-            )
-            for stage, tasks in document["tasks"].items()
-        }
-        entries = {"locations": typed(document["locations"], _Entries, "locations")}
-        entries["changes"] = typed(document["changes"], Mapping[str, _Entries], "changes")
-        source_names = {int(number): name for number, name in document["source_names"].items()}
-        claimed = tuple((stage, inputs) for stage, inputs in document["claimed"])
-        known = {"tasks": tasks, "source_names": source_names, "claimed": claimed}
-        return cls(**{**document, **entries, **known, "folders": tuple(document["folders"])})
 
 
 def plan_hash(
@@ -273,7 +249,7 @@ def find_refused_plan(store: Store, parent_uuid: str) -> tuple[Plan, tuple[FileE
         if plan.hash not in refused:
             continue
         path = f"{FOLDER}/{plan.hash}/{_REFUSED}"
-        refusal: _Refusal = typed(unseal(store.read(path), path), _Refusal, path)
+        refusal: _Refusal = decode(unseal(store.read(path), path), _Refusal, path)
         return plan, refusal.failures
     return None
 
@@ -316,7 +292,10 @@ def differences(plan: Plan, config: Config) -> list[str]:
 
     Models count by their content, which shows when they are loaded.
     """
-    wanted, planned = _decisions(config), _decisions(config_from_mapping(dict(plan.config)))
+    try:
+        wanted, planned = _decisions(config), _decisions(config_from_mapping(dict(plan.config)))
+    except ConfigError as error:  # (of a module that this configuration does not name)
+        return [f"the configuration of the plan: {error}"]
     return [
         f"{key}: {wanted[key]!r} in the configuration, {planned[key]!r} in the plan"
         for key in sorted(wanted.keys() & planned.keys())
@@ -326,10 +305,13 @@ def differences(plan: Plan, config: Config) -> list[str]:
 
 def _decisions(config: Config) -> dict[str, Any]:
     """Names of sources and noise sets, and the options that change what is made of them, by key."""
-    stages = {"clips": config.clips, **{f"noise.{noise.name}": noise for noise in config.noise}}
+    stages: dict[str, Any] = {"clips": config.clips}
+    stages |= {f"noise.{noise.name}": noise for noise in config.noise}
+    stages |= {f"stages.{own.name}": own for own in config.stages}
     return {
         "sources": sorted(source.name or source.kind for source in config.sources),
         "noise": sorted(noise.name for noise in config.noise),
+        "stages": sorted(own.name for own in config.stages),
         **{
             f"{stage}.{name}": value
             for stage, options in stages.items()

@@ -68,9 +68,9 @@ def register_layout(
         options: dataclass of the options, whose ``check`` refuses those that do not fit each other; by default what
             :func:`noisebank.options.register_options` was given.
     """
-    register_options("sources", kind, options or options_class("sources", kind))
 
     def register(fields: FieldsReader) -> FieldsReader:
+        register_options("sources", kind, options or options_class("sources", kind), fields.__module__)
         LAYOUTS[kind] = Layout(fields, columns, formats, default_format)
         return fields
 

@@ -165,9 +165,7 @@ def _invert_batch(
         network,
         latents,
         levels,
-        options.inverter,
-        tolerance=options.tolerance,
-        max_iterations=options.max_iterations,
+        options,
         dtype=adapter.dtype,
         generators=[torch.Generator().manual_seed(n) for n in (*numbers, *[numbers[-1]] * padding)],
     )

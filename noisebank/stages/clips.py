@@ -86,26 +86,25 @@ class ClipsJob:
         entries: list[dict[str, Any]] = []
         failures: list[Failure] = []
         with tempfile.TemporaryDirectory(prefix="noisebank-clips-") as scratch:
-            requests = [
-                ClipRequest(row["id"], self.resolve(row["uri"], row["base"]), row["start_ms"], row["end_ms"])
-                for row in self.rows.select(["id", "uri", "base", "start_ms", "end_ms"]).to_pylist()
-            ]
-            clips = make_clips(requests, self.options, self.fetch, Path(scratch))
-            files = write_clips(
-                writer, Path(scratch), self._samples(clips, entries, failures), lambda: _sidecar(entries)
-            )
+            samples = self._samples(self.clips(Path(scratch)), entries, failures)
+            files = write_clips(writer, Path(scratch), samples, lambda: _sidecar(entries))
         return Made(files, sum(entry["clip_row"] >= 0 for entry in entries), tuple(failures))
 
+    def clips(self, scratch: Path) -> Iterator[Clip | RowFailure]:
+        """The clip of every row in turn, or why it cannot be had."""
+        requests = [
+            ClipRequest(row["id"], self.resolve(row["uri"], row["base"]), row["start_ms"], row["end_ms"])
+            for row in self.rows.select(["id", "uri", "base", "start_ms", "end_ms"]).to_pylist()
+        ]
+        return (clip for _, clip in make_clips(requests, self.options, self.fetch, scratch))
+
     def _samples(
-        self,
-        made: Iterator[tuple[ClipRequest, Clip | RowFailure]],
-        entries: list[dict[str, Any]],
-        failures: list[Failure],
+        self, clips: Iterator[Clip | RowFailure], entries: list[dict[str, Any]], failures: list[Failure]
     ) -> Iterator[ShardSample]:
         """The tar's samples as they are made; every row is appended to ``entries``, a failed one to ``failures``
         too."""
         good = 0
-        for row, (_, clip) in zip(self.rows.to_pylist(), made, strict=True):
+        for row, clip in zip(self.rows.to_pylist(), clips, strict=True):
             listed = {name: row[name] for name in ("id", "uri", "start_ms", "end_ms", "caption")}
             listed["source"] = self.source_names[row["source"]]
             entry = listed | {name: row[name] for name in ("num", "video", "caption_hash", "attempt")}

@@ -24,7 +24,7 @@ from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot, read_snapshot
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.reading import verified_table
-from noisebank.format.receipts import Receipt, find_receipts, inputs_hash
+from noisebank.format.receipts import find_receipts, inputs_hash
 from noisebank.format.schemas import ENTRIES, ROWS
 from noisebank.format.stage_names import CAPTIONS, INDEX
 from noisebank.format.status import Status
@@ -84,7 +84,7 @@ class IndexJob:
         return sum(entry.rows for entry in self.captions) + sum(len(rows) for _, rows in self.claimed)
 
     def make(self, writer: BankWriter) -> Made:
-        """Builds the segment; :func:`segment_of` reads the receipt.
+        """Builds the segment; :func:`noisebank.format.receipts.segment_of` reads the receipt.
 
         Raises:
             JobFailed: the recall cannot be reached; or captions that stay were embedded with another model.
@@ -235,8 +235,3 @@ def _rows_by_file(store: Store, entries: Sequence[FileEntry], wanted: pc.Express
     keys, starts = np.unique(rows.column("caption_file").to_numpy(), return_index=True)
     groups = np.split(rows.column("caption_row").to_numpy().astype(np.int64), starts[1:])
     return dict(zip(keys.tolist(), groups, strict=True))
-
-
-def segment_of(receipt: Receipt) -> tuple[IndexSegment, frozenset[str]]:
-    """The segment that an index receipt describes, and the paths of the index files that it replaces."""
-    return IndexSegment.from_json(receipt.info["segment"]), frozenset(receipt.info["replaces"])

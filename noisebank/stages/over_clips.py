@@ -63,7 +63,7 @@ def register_stage(kind: str, options: type[Any]) -> Callable[[type[StageOverCli
     def register(cls: type[StageOverClips]) -> type[StageOverClips]:
         cls.kind = kind
         STAGES[kind] = cls
-        register_options("stages", kind, options)
+        register_options("stages", kind, options, cls.__module__)
         return cls
 
     return register

@@ -7,12 +7,12 @@ import pyarrow.compute as pc
 
 from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import read_parts
-from noisebank.format.receipts import Receipt, read_receipt, receipt_path
+from noisebank.format.receipts import Receipt, read_receipt, receipt_path, segment_of
 from noisebank.format.stage_names import CAPTIONS
 from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable
 from noisebank.options import IndexOptions
-from noisebank.stages.index import IndexJob, segment_of
+from noisebank.stages.index import IndexJob
 from noisebank.stages.job import run_job
 from noisebank.storage import BankWriter, Store
 

@@ -13,9 +13,9 @@ from noisebank.search.embed import load_embedder
 from noisebank.stages import clips
 from noisebank.storage import open_store
 from noisebank.upkeep.compact import compact
+from tests.support.bank import decoded_files
 from tests.support.minilm import MINILM
 from tests.support.projects import Project, noisebank
-from tests.support.small_bank import decoded_files
 
 LOOSE = ("--max_failed", 1, "--max_removed", 1, "--max_changed", 1)
 

@@ -22,12 +22,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-import transforms.captions
-import transforms.noise
 from noisebank import NoiseBank
 from noisebank.errors import ClipNotFound, SnapshotExpired
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.search.embed import Embedder, load_embedder
+from noisebank.stages import captions as captions_stage
+from noisebank.stages import noise as noise_stage
 from noisebank.storage import open_store
 from tests.support.faults import power_cut
 from tests.support.minilm import MINILM
@@ -212,8 +212,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, small_model: Path, videos: P
     """The models are loaded once for all builds."""
     embedder = load_embedder(MINILM)
     with pytest.MonkeyPatch.context() as patch, VideoServer(videos) as server:
-        patch.setattr(transforms.captions, "load_embedder", lambda model, digest: embedder)
-        patch.setattr(transforms.noise, "load_adapter", functools.cache(transforms.noise.load_adapter))
+        patch.setattr(captions_stage, "load_embedder", lambda model, digest: embedder)
+        patch.setattr(noise_stage, "load_for_inversion", functools.cache(noise_stage.load_for_inversion))
         project = Project(tmp_path_factory.mktemp("reference") / "project", small_model, videos)
         project.write_list([Row(video[:3], f"videos/{video}", video) for video in VIDEOS])
         noise = {}

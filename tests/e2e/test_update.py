@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import pipelines.models
+from noisebank.stages import noise as noise_stage
 from tests.support.projects import CAPTIONS, Project, Row, done
 from tests.support.servers import VideoServer
 
@@ -97,8 +97,8 @@ def test_a_model_that_the_bank_was_made_with_is_not_checked_again(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[Any] = []
-    check = pipelines.models.check_model
-    monkeypatch.setattr(pipelines.models, "check_model", lambda *words: (checked.append(words), check(*words)))
+    check = noise_stage.check_model
+    monkeypatch.setattr(noise_stage, "check_model", lambda *words: (checked.append(words), check(*words)))
     project.write_list(project.rows(2))
     for wanted, words in [(1, []), (1, []), (2, ["--noise.small.num_inference_steps", 5]), (3, ["--clips.frames", 3])]:
         project.build(*words)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import av
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from noisebank.format.receipts import Receipt
-from noisebank.format.shards import ShardSample, write_shard
+from noisebank.format.shards import ShardSample
 from noisebank.ids import clip_number
-from noisebank.storage import Store, file_sha256, publish_file
+from noisebank.stages.clips import write_clips as store_clips
+from noisebank.storage import BankWriter, Store
 from noisebank.video.encode import encode_mp4
 from schemas.clips import CLIPS
 
@@ -37,11 +37,6 @@ def write_clips(store: Store, mp4s: Mapping[str, bytes], *, stored: Mapping[str,
         for i, id in enumerate(sorted(stored, key=clip_number))
     ]
     with tempfile.TemporaryDirectory() as scratch:
-        tar, sidecar = Path(scratch, "clips.tar"), Path(scratch, "clips.parquet")
-        write_shard(tar, [ShardSample(id, mp4s[id], id) for id in ids])
-        pq.write_table(pa.Table.from_pylist(rows, CLIPS), sidecar)
-        digest = hashlib.sha256((file_sha256(tar) + file_sha256(sidecar)).encode()).hexdigest()
-        files = tuple(
-            publish_file(store, path, "clips", path.suffix, len(ids), name_digest=digest) for path in (tar, sidecar)
-        )
-    return Receipt("clips", digest[:32], "c", files, len(ids))
+        samples = [ShardSample(id, mp4s[id], id) for id in ids]
+        files = store_clips(BankWriter(store), Path(scratch), samples, lambda: pa.Table.from_pylist(rows, CLIPS))
+    return Receipt("clips", Path(files[0].path).stem, "c", files, len(ids))

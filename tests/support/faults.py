@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from noisebank.storage.local import LocalStore
 
-_WRITES = ("commit", "_replace", "delete", "sweep")
+_WRITES = ("create", "_replace", "delete", "sweep")
 
 
 class PowerCut(Exception):

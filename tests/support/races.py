@@ -9,8 +9,9 @@ import numpy as np
 from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.manifest import Snapshot, read_snapshot, snapshot_numbers
 from noisebank.format.tables import OverlayTable
+from noisebank.ids import clip_number
 from noisebank.storage import Store, open_store
-from tests.support.small_bank import make, num_of, publish
+from tests.support.bank import make, publish
 
 
 def in_bank(store: Store, snapshot: Snapshot) -> set[int]:
@@ -37,7 +38,7 @@ def check_race(store: Store, times: int) -> None:
     """Every commit of both writers is there, once, without a gap."""
     assert snapshot_numbers(store) == list(range(1, 2 * times + 1))
     last = read_snapshot(store)
-    assert in_bank(store, last) == {num_of(f"{source}-{i}") for source in "ab" for i in range(times)}
+    assert in_bank(store, last) == {clip_number(f"{source}-{i}") for source in "ab" for i in range(times)}
     assert last.in_bank == 2 * times
     assert searchable(store, last) == sorted(in_bank(store, last))
     runs = [json.loads(store.read(key))["run_id"] for key in store.list("snapshots")]

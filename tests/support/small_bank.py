@@ -238,8 +238,8 @@ def _noise(writer: BankWriter, scratch: Path, ids: list[str], captions: Mapping[
     }
     arrays = [pa.nulls(len(ids), f.type) if f.name not in columns else columns[f.name] for f in schema]
     arrays = [pa.array(a, f.type) if isinstance(a, list) else a for a, f in zip(arrays, schema, strict=True)]
-    with pa.ipc.new_file(path, schema) as writer:
-        writer.write_batch(pa.record_batch(arrays, schema=schema))
+    with pa.ipc.new_file(path, schema) as file:
+        file.write_batch(pa.record_batch(arrays, schema=schema))
     entry = writer.file(path, f"noise/{SET}", ".arrow", len(ids))
     return _receipt(writer.store, f"noise/{SET}", ids, (entry,), captions.values(), data_offset=64, stride=16)
 

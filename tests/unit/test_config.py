@@ -129,6 +129,12 @@ def test_numbers_lists_and_nothing_in_flags(tmp_path: Path) -> None:
     assert (config.clips.frames, config.noise[0].tolerance, config.prune) == (10, 1e-4, True)
     assert (config.index.memory, config.noise[0].batch_size) == (2000, "auto")
     assert config.retry_failures == ("tls", "http_404")
+    several = load_config(path, {"retry_failures": "tls, http_404"})
+    assert (
+        several.retry_failures
+        == ("tls", "http_404")
+        == config_from_mapping({"retry_failures": "tls,http_404"}).retry_failures
+    )
     unset = load_config(path, dict.fromkeys(["sources.table.id", "clips.fps", "noise.m.tolerance"], "null"))
     assert (unset.sources[0].id, unset.clips.fps, unset.noise[0].tolerance) == (None, None, None)
     assert load_config(path, {"bank": "null"}).bank == "null"

@@ -122,7 +122,12 @@ def test_sizes_that_are_none(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "codes"),
-    [("all", ("all",)), ("http_404, too_short", ("http_404", "too_short")), (["tls", "http_520"], ("tls", "http_520"))],
+    [
+        ("all", ("all",)),
+        ("http_404, too_short", ("http_404", "too_short")),
+        (["tls", "http_520"], ("tls", "http_520")),
+        (["tls,http_404", "too_short"], ("tls", "http_404", "too_short")),
+    ],
 )
 def test_failure_codes(value: str | list[str], codes: tuple[str, ...]) -> None:
     assert parse_failure_codes(value) == codes

@@ -1,5 +1,6 @@
 """Commits: atomic, rebased when disjoint, refused when not, and never losing a file or a row."""
 
+import math
 import multiprocessing
 import threading
 from pathlib import Path
@@ -16,10 +17,11 @@ from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.tables import OverlayTable
+from noisebank.ids import clip_number
 from noisebank.storage import Store, open_store
-from schemas.failures import FAILURES
+from tests.support.bank import FINGERPRINTS, SET, failure, make, publish, remove
+from tests.support.made_up import SHAPE
 from tests.support.races import check_race, commit_many, in_bank, searchable
-from tests.support.small_bank import FINGERPRINTS, SET, failure, make, num_of, publish, remove, table
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -43,14 +45,16 @@ def test_a_first_commit(store: Store) -> None:
     for stage, kind in [("clips", "clips"), ("captions", "captions"), ("noise", f"noise/{SET}")]:
         assert paths(store, snapshot, kind) == [made.receipts[stage].files[0].path]
     part = read_parts(store, snapshot.parts[f"noise/{SET}"]).to_pylist()[0]
-    assert (part["data_offset"], part["stride"], part["scale_offset"]) == (64, 16, None)
+    layout = made.receipts["noise"].info
+    assert part["data_offset"] == layout["data_offset"] > 0
+    assert (part["stride"], part["scale_offset"]) == (layout["stride"], None) == (2 * math.prod(SHAPE), None)
     assert part["inputs"] == made.receipts["noise"].inputs
     files = [e for kind in snapshot.parts for e in part_entries(read_parts(store, snapshot.parts[kind]))]
     assert snapshot.data_bytes == sum(store.size(entry.path) for entry in files)
-    assert read_touched(store, snapshot).tolist() == sorted(num_of(id) for id in ("a-1", "a-2", "b-9"))
+    assert read_touched(store, snapshot).tolist() == sorted(clip_number(id) for id in ("a-1", "a-2", "b-9"))
     failed = OverlayTable(store, snapshot.failures, ("num", "stage")).read().to_pylist()[0]
     assert (failed["id"], failed["first_snapshot"], failed["last_snapshot"]) == ("b-9", 1, 1)
-    assert searchable(store, snapshot) == sorted([num_of("a-1"), num_of("a-2")])
+    assert searchable(store, snapshot) == sorted([clip_number("a-1"), clip_number("a-2")])
 
 
 def test_updates_lie_over_what_was(store: Store) -> None:
@@ -58,10 +62,10 @@ def test_updates_lie_over_what_was(store: Store) -> None:
     second = publish(store, make(store, {"a-2": "two, again", "a-4": "four"}).delta)
     third = publish(store, remove(["a-3"]))
     assert [snapshot.in_bank for snapshot in (first, second, third)] == [3, 4, 3]
-    assert in_bank(store, third) == {num_of(id) for id in ("a-1", "a-2", "a-4")}
-    assert in_bank(store, first) == {num_of(id) for id in ("a-1", "a-2", "a-3")}, "old snapshots stay as they were"
-    assert searchable(store, second) == sorted(num_of(f"a-{i}") for i in (1, 2, 3, 4)), "each caption once"
-    assert searchable(store, third) == sorted(num_of(f"a-{i}") for i in (1, 2, 4))
+    assert in_bank(store, third) == {clip_number(id) for id in ("a-1", "a-2", "a-4")}
+    assert in_bank(store, first) == {clip_number(id) for id in ("a-1", "a-2", "a-3")}, "old snapshots stay as they were"
+    assert searchable(store, second) == sorted(clip_number(f"a-{i}") for i in (1, 2, 3, 4)), "each caption once"
+    assert searchable(store, third) == sorted(clip_number(f"a-{i}") for i in (1, 2, 4))
     assert third.sources == {"a": 3}
     assert len(paths(store, third, "clips")) == 2
 
@@ -85,8 +89,8 @@ def test_nothing_changed_commits_nothing(store: Store) -> None:
 
 def test_a_commit_of_failures_alone(store: Store) -> None:
     publish(store, make(store, {"a-1": "one"}).delta)
-    second = publish(store, Delta(failures=[table([failure("a-7", "timeout")], FAILURES)]))
-    known = table([failure("a-7", "timeout") | {"first_snapshot": 2, "attempts": 2}], FAILURES)
+    second = publish(store, Delta(failures=[failure("a-7", "timeout")]))
+    known = failure("a-7", "timeout", first_snapshot=2, attempts=2)
     third = publish(store, Delta(failures=[known]))
     row = OverlayTable(store, third.failures, ("num", "stage")).read().to_pylist()[0]
     assert (second.failure_counts, row["first_snapshot"], row["last_snapshot"], row["attempts"]) == (
@@ -95,7 +99,7 @@ def test_a_commit_of_failures_alone(store: Store) -> None:
         3,
         2,
     )
-    healed = publish(store, Delta(failures=[table([failure("a-7", "")], FAILURES)]))
+    healed = publish(store, Delta(failures=[failure("a-7", "")]))
     assert healed.failure_counts == {}
     assert healed.failures == (), "merged to the bottom, what is healed is gone"
 
@@ -114,9 +118,9 @@ def test_disjoint_writers_both_land(store: Store) -> None:
     publish(store, theirs.delta, parent, newest=False)
     landed = publish(store, mine.delta, parent, newest=False)
     assert (landed.number, landed.parent, landed.in_bank) == (3, 2, 3)
-    assert in_bank(store, landed) == {num_of(id) for id in ("a-1", "a-2", "b-2")}
+    assert in_bank(store, landed) == {clip_number(id) for id in ("a-1", "a-2", "b-2")}
     assert len(paths(store, landed, "clips")) == 3
-    assert searchable(store, landed) == sorted(num_of(id) for id in ("a-1", "a-2", "b-2"))
+    assert searchable(store, landed) == sorted(clip_number(id) for id in ("a-1", "a-2", "b-2"))
     assert landed.failure_counts == {"http_404": 1}
 
 
@@ -135,13 +139,13 @@ def test_overlapping_writers_conflict_by_name(store: Store) -> None:
     assert caught.value.exit_code == 3
     assert read_snapshot(store) == theirs
     again = publish(store, make(store, {"a-1": "uno", "a-3": "tre"}).delta)
-    assert in_bank(store, again) == {num_of(f"a-{i}") for i in (1, 2, 3)}
+    assert in_bank(store, again) == {clip_number(f"a-{i}") for i in (1, 2, 3)}
 
 
 def test_writers_with_other_options_conflict(store: Store) -> None:
     parent = publish(store, make(store, {"a-1": "one"}).delta)
     publish(store, make(store, {"b-1": "eins"}).delta, parent, newest=False)
-    other = {**FINGERPRINTS, "noise": {SET: "n1", "second": "n2"}}
+    other = {**FINGERPRINTS, "noise/second": "n2"}
     landed = publish(store, make(store, {"a-2": "two"}).delta, parent, newest=False, fingerprints=other)
     assert landed.fingerprints["noise"] == {SET: "n1", "second": "n2"}
     with pytest.raises(SnapshotConflict, match="other options or models for captions"):
@@ -165,9 +169,11 @@ def test_a_merged_index_is_rebased_over_what_others_changed(store: Store) -> Non
     merged = Delta(mine.rows, mine.records, mine.failures, mine.receipts, whole, replaces)
     landed = publish(store, merged, parent, newest=False)
     assert len(landed.index) == 2
-    assert searchable(store, landed) == sorted(num_of(id) for id in ("a-0", "a-2", "a-3", "a-4", "a-5", "b-1"))
+    assert searchable(store, landed) == sorted(clip_number(id) for id in ("a-0", "a-2", "a-3", "a-4", "a-5", "b-1"))
     theirs = landed.index[0]
-    assert read_nums(store, theirs)[~read_deleted(store, theirs)].tolist() == sorted([num_of("a-0"), num_of("b-1")])
+    assert read_nums(store, theirs)[~read_deleted(store, theirs)].tolist() == sorted(
+        [clip_number("a-0"), clip_number("b-1")]
+    )
 
 
 def test_a_small_update_writes_little(store: Store) -> None:
@@ -185,13 +191,13 @@ def test_segments_and_parts_stay_few(store: Store) -> None:
     for i in range(20):
         publish(store, make(store, {f"a-{i}": f"{i}"}).delta)
     snapshot = read_snapshot(store)
-    assert in_bank(store, snapshot) == {num_of(f"a-{i}") for i in range(20)}
+    assert in_bank(store, snapshot) == {clip_number(f"a-{i}") for i in range(20)}
     assert max(map(len, [snapshot.rows, snapshot.records[SET], *snapshot.parts.values()])) <= 5
 
 
 def test_names_of_numbers(store: Store) -> None:
     snapshot = publish(store, make(store, {"a-1": "one"}, failed=["a-2"]).delta)
-    nums = np.array([num_of("a-1"), num_of("a-2"), 5])
+    nums = np.array([clip_number("a-1"), clip_number("a-2"), 5])
     assert clip_names(store, [snapshot], nums) == ["a-1", "a-2", "number 5"]
 
 
@@ -219,9 +225,9 @@ def test_the_order_of_rows_is_the_numbers(store: Store, monkeypatch: pytest.Monk
     snapshot = publish(store, make(store, {f"a-{i}": f"{i}" for i in range(20)}).delta)
     publish(store, make(store, {f"a-{i}": f"again {i}" for i in range(0, 20, 3)}).delta)
     rows = OverlayTable(store, read_snapshot(store).rows).read()
-    assert rows.column("num").to_pylist() == sorted(num_of(f"a-{i}") for i in range(20))
+    assert rows.column("num").to_pylist() == sorted(clip_number(f"a-{i}") for i in range(20))
     changed = [row["num"] for row in rows.to_pylist() if row["caption_file"] not in _captions(store, snapshot)]
-    assert changed == sorted(num_of(f"a-{i}") for i in range(0, 20, 3))
+    assert changed == sorted(clip_number(f"a-{i}") for i in range(0, 20, 3))
 
 
 def _captions(store: Store, snapshot: Snapshot) -> list[int]:

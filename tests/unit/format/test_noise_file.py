@@ -18,7 +18,6 @@ from noisebank.format.noise_file import (
     RecordLayout,
     dequantise,
     quantise,
-    record_layout,
     storage_roundtrip,
 )
 from noisebank.storage import open_store
@@ -40,22 +39,23 @@ def columns(schema: pa.Schema, row: int) -> dict[str, Any]:
     return made
 
 
-def write(folder: Path, dtype: str, n: int = 6) -> tuple[torch.Tensor, NoiseShard, list[int]]:
+def write(folder: Path, dtype: str, n: int = 6) -> tuple[torch.Tensor, NoiseShard, list[int], RecordLayout]:
+    """A shard of random noise: the noise, the open shard, its checksums, and where the writer says that records are."""
     noise = torch.randn((n, *SHAPE), generator=torch.Generator().manual_seed(7))
     schema = noise_schema(SHAPE, dtype)
     with NoiseWriter(folder / "n.arrow", schema) as writer:
         for row, record in enumerate(noise):
             writer.append(record, columns(schema, row))
-        layout = writer.finish()
+        layout = RecordLayout.from_info(writer.finish())
     with pa.OSFile(str(folder / "n.arrow")) as file:
         checksums = pa.ipc.open_file(file).read_all().column("checksum").to_pylist()
-    shard = NoiseShard(open_store(folder), "n.arrow", n, SHAPE, dtype, RecordLayout.from_info(layout))
-    return noise, shard, checksums
+    shard = NoiseShard(open_store(folder), "n.arrow", n, SHAPE, dtype, layout)
+    return noise, shard, checksums, layout
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_a_record_comes_back_as_the_storage_roundtrip_of_what_was_written(tmp_path: Path, dtype: str) -> None:
-    noise, shard, checksums = write(tmp_path, dtype)
+    noise, shard, checksums, _ = write(tmp_path, dtype)
     for row in (0, 3, 5):
         record = shard.record(row, checksums[row])
         assert record.dtype == torch.float32
@@ -82,7 +82,7 @@ def test_a_frame_of_zeros_survives_int8() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_pyarrow_alone_opens_the_file_and_finds_tensors_and_checksums(tmp_path: Path, dtype: str) -> None:
-    noise, _, checksums = write(tmp_path, dtype)
+    noise, _, checksums, _ = write(tmp_path, dtype)
     with pa.memory_map(str(tmp_path / "n.arrow")) as source:
         reader = pa.ipc.open_file(source)
         assert reader.num_record_batches == 1
@@ -101,9 +101,8 @@ def test_pyarrow_alone_opens_the_file_and_finds_tensors_and_checksums(tmp_path: 
 
 
 def test_offsets_point_at_the_bytes_and_equal_input_gives_equal_files(tmp_path: Path) -> None:
-    noise, _, _ = write(tmp_path, "float16")
+    noise, _, _, layout = write(tmp_path, "float16")
     first = (tmp_path / "n.arrow").read_bytes()
-    layout = RecordLayout.from_info(record_layout(tmp_path / "n.arrow"))
     assert layout == RecordLayout(layout.data_offset, 2 * 4 * 3 * 5 * 7)
     start = layout.data_offset + 4 * layout.stride
     assert first[start : start + layout.stride] == noise[4].half().numpy().tobytes()
@@ -113,8 +112,7 @@ def test_offsets_point_at_the_bytes_and_equal_input_gives_equal_files(tmp_path: 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_any_flipped_bit_of_a_record_is_found(tmp_path: Path, dtype: str) -> None:
-    _, shard, checksums = write(tmp_path, dtype)
-    layout = RecordLayout.from_info(record_layout(tmp_path / "n.arrow"))
+    _, shard, checksums, layout = write(tmp_path, dtype)
     content = bytearray((tmp_path / "n.arrow").read_bytes())
     places = [layout.data_offset + 2 * layout.stride, layout.data_offset + 3 * layout.stride - 1]
     if dtype == "int8":
@@ -130,8 +128,7 @@ def test_any_flipped_bit_of_a_record_is_found(tmp_path: Path, dtype: str) -> Non
 
 
 def test_a_truncated_missing_or_misdescribed_file_is_damage(tmp_path: Path) -> None:
-    _, shard, checksums = write(tmp_path, "float16")
-    layout = RecordLayout.from_info(record_layout(tmp_path / "n.arrow"))
+    _, shard, checksums, layout = write(tmp_path, "float16")
     with pytest.raises(BankDamaged, match="no record 6"):
         shard.record(6, 0)
     content = (tmp_path / "n.arrow").read_bytes()
@@ -148,8 +145,7 @@ def test_a_truncated_missing_or_misdescribed_file_is_damage(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_a_remote_shard_is_read_by_ranges(tmp_path: Path, dtype: str) -> None:
-    noise, shard, checksums = write(tmp_path, dtype)
-    layout = RecordLayout.from_info(record_layout(tmp_path / "n.arrow"))
+    noise, shard, checksums, layout = write(tmp_path, dtype)
     store = open_store("memory://test-noise-file-" + dtype)
     store.upload(tmp_path / "n.arrow", "n.arrow")
     remote = NoiseShard(store, "n.arrow", 6, SHAPE, dtype, layout)

@@ -17,8 +17,7 @@ from noisebank.inversion import (
     register_inverter,
     relative_error,
 )
-from pipelines.models import prepare
-from tests.support.minilm import MINILM
+from noisebank.options import INVERTER_KINDS, OPTION_CLASSES, NoiseOptions
 
 SHAPE = (3, 4, 2, 4, 4)
 
@@ -79,7 +78,7 @@ def network_of(prediction_type, levels):
 def test_a_constant_network_is_inverted_exactly_in_one_call_a_step(prediction_type):
     levels, latents, constant = levels_of(prediction_type), latents_of(), latents_of(1)
     network = Counted(lambda z, t: constant)
-    inversion = invert(network, latents, levels, "ddim")
+    inversion = invert(network, latents, levels, NoiseOptions(inverter="ddim"))
     assert network.calls == inversion.network_calls == len(levels)
     assert inversion.calls.tolist() == [len(levels)] * 3
     assert relative_error(reconstruct(network, inversion.noise, levels), latents).max() < 1e-5
@@ -88,11 +87,13 @@ def test_a_constant_network_is_inverted_exactly_in_one_call_a_step(prediction_ty
 def test_fixed_point_needs_one_call_more_to_know_that_a_constant_network_is_constant():
     levels, latents = levels_of("epsilon"), latents_of()
     network = Counted(lambda z, t: torch.ones_like(z))
-    inversion = invert(network, latents, levels, "fixed-point")
+    inversion = invert(network, latents, levels, NoiseOptions(inverter="fixed-point"))
     assert network.calls == inversion.network_calls == len(levels) + 1
     assert inversion.calls.tolist() == [len(levels) + 1] * 3
     assert inversion.stalled.tolist() == [0, 0, 0]
-    torch.testing.assert_close(inversion.noise, invert(network, latents, levels, "ddim").noise, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        inversion.noise, invert(network, latents, levels, NoiseOptions(inverter="ddim")).noise, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "flow"])
@@ -105,7 +106,10 @@ def test_a_linear_network_converges_by_its_contraction_factor(prediction_type, f
     solution = latents * scale / (1 - factor)
     errors = [
         relative_error(
-            invert(lambda z, t: factor / gain * z, latents, cleanest, tolerance=0.0, max_iterations=k).noise, solution
+            invert(
+                lambda z, t: factor / gain * z, latents, cleanest, NoiseOptions(tolerance=0.0, max_iterations=k)
+            ).noise,
+            solution,
         )
         for k in (1, 2, 3, 4)
     ]
@@ -119,7 +123,7 @@ def test_fixed_point_undoes_a_nonlinear_sampler_far_better_than_ddim(prediction_
     network = network_of(prediction_type, levels)
     errors = {}
     for inverter in ("ddim", "fixed-point"):
-        inversion = invert(network, latents, levels, inverter, tolerance=1e-5, max_iterations=30)
+        inversion = invert(network, latents, levels, NoiseOptions(inverter=inverter, tolerance=1e-5, max_iterations=30))
         errors[inverter] = relative_error(reconstruct(network, inversion.noise, levels), latents).max().item()
     assert errors["ddim"] > 5e-3
     assert errors["fixed-point"] < min(2e-3, errors["ddim"] / 20)
@@ -161,10 +165,10 @@ def test_a_step_that_stalls_is_left_and_reported():
         return (nonlinear(z, t) * 20).round() / 20
 
     network = Counted(coarse)
-    inversion = invert(network, latents, levels, tolerance=1e-9, max_iterations=50)
+    inversion = invert(network, latents, levels, NoiseOptions(tolerance=1e-9, max_iterations=50))
     assert network.calls < 20 * 12
     assert (inversion.stalled > 0).all()
-    ddim = invert(coarse, latents, levels, "ddim")
+    ddim = invert(coarse, latents, levels, NoiseOptions(inverter="ddim"))
     worst, plain = (relative_error(reconstruct(coarse, i.noise, levels), latents).max() for i in (inversion, ddim))
     assert worst < plain
 
@@ -172,7 +176,7 @@ def test_a_step_that_stalls_is_left_and_reported():
 def test_max_iterations_caps_every_step():
     levels, latents = levels_of("epsilon", 20), latents_of()
     network = Counted(nonlinear)
-    inversion = invert(network, latents, levels, tolerance=0.0, max_iterations=1)
+    inversion = invert(network, latents, levels, NoiseOptions(tolerance=0.0, max_iterations=1))
     assert network.calls == 20
     assert inversion.stalled.tolist() == [20, 20, 20]
 
@@ -210,7 +214,7 @@ def test_diffuse_adds_each_clips_own_noise_and_calls_no_network():
 
     def run(seeds):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return invert(forbidden, latents[: len(seeds)], levels, "diffuse", generators=generators)
+        return invert(forbidden, latents[: len(seeds)], levels, NoiseOptions(inverter="diffuse"), generators=generators)
 
     inversion = run([5, 6, 7])
     assert inversion.network_calls == 0
@@ -221,26 +225,29 @@ def test_diffuse_adds_each_clips_own_noise_and_calls_no_network():
     torch.testing.assert_close(inversion.noise[1], expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(run([5]).noise[0], inversion.noise[0])
     with pytest.raises(ValueError, match="one generator a clip"):
-        invert(forbidden, latents, levels, "diffuse")
+        invert(forbidden, latents, levels, NoiseOptions(inverter="diffuse"))
 
 
 def test_an_inverter_of_ones_own():
     @register_inverter("zeros")
-    def zeros(network, latents, levels, *, tolerance, max_iterations, generators):
-        found = INVERTERS["ddim"](
-            lambda z, t: torch.zeros_like(z), latents, levels, tolerance=tolerance, max_iterations=1, generators=None
-        )
-        return found
+    def zeros(network, latents, levels, options, generators):
+        return INVERTERS["ddim"](lambda z, t: torch.zeros_like(z), latents, levels, options, generators)
 
     try:
         levels, latents = levels_of("flow", 5), latents_of()
-        assert torch.equal(invert(nonlinear, latents, levels, "zeros").noise, latents)
+        assert torch.equal(invert(nonlinear, latents, levels, NoiseOptions(inverter="zeros")).noise, latents)
         assert "zeros" in refusal({"inverter": "nti"})
     finally:
-        del INVERTERS["zeros"]
+        del INVERTERS["zeros"], OPTION_CLASSES["noise", "zeros"]
     assert refusal({"inverter": "nti"}) == (
-        "noise.mine.inverter: 'nti' is not allowed; one of ddim, diffuse, fixed-point"
+        "noise[0].inverter: 'nti' is not allowed; one of ddim, diffuse, fixed-point, or a kind that one of your "
+        "modules registers (modules: [my_package])"
     )
+
+
+def test_a_configuration_knows_the_inverters_before_they_are_imported():
+    assert tuple(sorted(INVERTERS)) == INVERTER_KINDS
+    assert all(OPTION_CLASSES["noise", kind] is NoiseOptions for kind in INVERTERS)
 
 
 def test_guidance_needs_a_prompt():
@@ -248,17 +255,17 @@ def test_guidance_needs_a_prompt():
 
 
 def refusal(options):
-    """What a plan says of a noise set with these options."""
+    """What is said of a noise set with these options."""
     with pytest.raises(ConfigError) as error:
-        prepare(config_from_mapping({"captions": {"model": MINILM}, "noise": [{"name": "mine", **options}]}))
+        config_from_mapping({"noise": [{"name": "mine", **options}]})
     return str(error.value)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"inverter": "nti"}, "choose one of ddim, diffuse, fixed-point"),
-        ({"max_iterations": 0}, "at least 1"),
+        ({"options": NoiseOptions(inverter="nti")}, "choose one of ddim, diffuse, fixed-point"),
+        ({"options": NoiseOptions(max_iterations=0)}, "at least 1"),
         ({"latents": torch.zeros(4, 2, 4, 4)}, r"\[B, C, F, H, W\]"),
     ],
 )

@@ -11,7 +11,7 @@ from noisebank.config import config_from_mapping
 from noisebank.errors import ConfigError
 from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.models import check_model, load_clip_rules, load_model, model_digest, read_model_config
-from pipelines.models import prepare
+from noisebank.stages.configured import identify_stages
 from tests.support.minilm import MINILM
 
 
@@ -122,6 +122,6 @@ def test_a_relative_folder_is_found_again_from_elsewhere(folder, tmp_path, monke
     shutil.copytree(folder, tmp_path / "video")
     monkeypatch.chdir(tmp_path)
     options = {"captions": {"model": "minilm"}, "noise": [{"model": "video"}], "clips": {"size": 64}}
-    _, models = prepare(config_from_mapping(options))
-    (noise,) = models["noise"].values()
+    _, models = identify_stages(config_from_mapping(options))
+    noise = models["noise/modelscope"]
     assert (models["captions"]["model"], noise["model"]) == (str(tmp_path / "minilm"), str(tmp_path / "video"))

@@ -21,6 +21,7 @@ from noisebank.models import (
     pipeline_inputs,
     register_family,
 )
+from noisebank.options import NoiseOptions
 
 SHAPES = {
     "modelscope": (8, 64, 64),
@@ -79,7 +80,7 @@ def test_round_trip_through_the_real_pipeline(adapters, family):
     levels, network = adapter.levels(50, tuple(latents.shape[1:])), adapter.network()
     error = {}
     for inverter in ("ddim", "fixed-point"):
-        noise = invert(network, latents, levels, inverter).noise
+        noise = invert(network, latents, levels, NoiseOptions(inverter=inverter)).noise
         error[inverter] = relative_error(call(adapter, noise, 50), latents).item()
     error["float16"] = relative_error(call(adapter, noise.half().float(), 50), latents).item()
     assert 2e-2 < error["ddim"] < 3e-1

@@ -14,7 +14,7 @@ from noisebank.config import config_from_mapping
 from noisebank.errors import ConfigError
 from noisebank.fixtures.small_models import SMALL_FAMILIES, make_small_model
 from noisebank.models import load_model
-from pipelines.models import prepare
+from noisebank.stages.configured import identify_stages
 from tests.support.minilm import MINILM
 from tests.support.projects import Project
 
@@ -42,7 +42,7 @@ def plan(model: Path, **options: Any) -> None:
     noise = {"name": "mine", "model": str(model), "num_inference_steps": 20, **options}
     if json.loads((model / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline":
         noise.setdefault("frames", 1)
-    prepare(config_from_mapping({"captions": {"model": MINILM}, "clips": CLIPS, "noise": [noise]}))
+    identify_stages(config_from_mapping({"captions": {"model": MINILM}, "clips": CLIPS, "noise": [noise]}))
 
 
 def change_json(path: Path, **changes: Any) -> None:

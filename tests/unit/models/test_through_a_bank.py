@@ -19,6 +19,7 @@ from noisebank.fixtures.videos import write_video
 from noisebank.format.shards import read_shard
 from noisebank.inversion import invert, reconstruct, relative_error
 from noisebank.models import from_pipeline, load_model
+from noisebank.options import NoiseOptions
 from noisebank.video.frames import decode_mp4
 from tests.support.projects import Project
 
@@ -95,7 +96,8 @@ def test_the_pipeline_gives_the_clip_of_a_record_back(
     error = relative_error(from_pipeline(output, adapter.layout, shape), latents).item()
     statistics = bank.inverted(ID).statistics
     levels, network = adapter.levels(STEPS, shape), adapter.network()
-    ddim = relative_error(reconstruct(network, invert(network, latents, levels, "ddim").noise, levels), latents).item()
+    by_ddim = invert(network, latents, levels, NoiseOptions(inverter="ddim")).noise
+    ddim = relative_error(reconstruct(network, by_ddim, levels), latents).item()
     assert 2e-2 < ddim < 3e-1
     assert statistics["reconstruction_error"] < min(2e-3, ddim / 20)
     assert error < statistics["reconstruction_error"] + 1.4e-2

@@ -7,7 +7,7 @@ import pytest
 from noisebank.format.manifest import latest_snapshot
 from noisebank.format.status import Status
 from noisebank.planning.plan import Plan, open_plans, refuse
-from tests.support.planned import FINGERPRINTS, Bank, Broken, webvid_row, write_csv
+from tests.support.bank import FINGERPRINTS, Bank, webvid_row, write_csv
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_an_update_claims_too(bank: Bank) -> None:
 def test_a_refused_build_retries_what_can_heal_and_keeps_the_rest(bank: Bank) -> None:
     path = listed(bank, *range(10))
     plan = bank.plan(path)
-    bank.make(plan, Broken(clips={ids(1)[0]: ("timeout", True), ids(2)[0]: ("http_404", False)}))
+    bank.make(plan, {"clips": {ids(1)[0]: ("timeout", True), ids(2)[0]: ("http_404", False)}})
     refuse(bank.store, plan.hash, "too many failed")
     assert open_plans(bank.store, "") == []
     again = bank.plan(path)
@@ -119,7 +119,7 @@ def test_a_refused_build_retries_what_can_heal_and_keeps_the_rest(bank: Bank) ->
 
 def test_an_outage_that_fails_everything_heals(bank: Bank) -> None:
     path = listed(bank, *range(10))
-    outage = Broken(clips=dict.fromkeys(ids(*range(10)), ("connection", True)))
+    outage = {"clips": dict.fromkeys(ids(*range(10)), ("connection", True))}
     for attempt in (1, 2, 3):
         plan = bank.plan(path)
         assert {row["attempt"] for row in bank.todo(plan, "clips")} == {attempt}
@@ -133,7 +133,7 @@ def test_an_outage_that_fails_everything_heals(bank: Bank) -> None:
 
 def test_attempts_end_also_without_a_snapshot(bank: Bank) -> None:
     path = listed(bank, 1, 2)
-    down = Broken(clips={ids(1)[0]: ("timeout", True)})
+    down = {"clips": {ids(1)[0]: ("timeout", True)}}
     for _ in range(8):
         plan = bank.plan(path)
         bank.make(plan, down)
@@ -149,7 +149,7 @@ def test_attempts_end_also_without_a_snapshot(bank: Bank) -> None:
 def test_noise_failures_of_unpublished_shards_are_claimed(bank: Bank) -> None:
     path = listed(bank, *range(5))
     plan = bank.plan(path)
-    bank.make(plan, Broken(noise={ids(1)[0]: ("nan", False), ids(2)[0]: ("out_of_memory", True)}))
+    bank.make(plan, {"noise": {ids(1)[0]: ("nan", False), ids(2)[0]: ("out_of_memory", True)}})
     refuse(bank.store, plan.hash, "too many failed")
     again = bank.plan(path)
     assert bank.todo_ids(again) == {"noise/toy": ids(2)}
@@ -162,7 +162,7 @@ def test_noise_failures_of_unpublished_shards_are_claimed(bank: Bank) -> None:
 
 def test_old_failures_of_published_shards_are_no_news(bank: Bank) -> None:
     path = listed(bank, *range(5))
-    down = Broken(clips=dict.fromkeys(ids(*range(5)), ("timeout", True)))
+    down = {"clips": dict.fromkeys(ids(*range(5)), ("timeout", True))}
     bank.build(path, down)
     bank.now = 1e12
     second = bank.plan(path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from noisebank.planning.cut import TaskFile, cut_tasks, even_stops
 from noisebank.planning.plan import Plan, read_task
-from tests.support.planned import Bank, webvid_row, write_csv
+from tests.support.bank import Bank, webvid_row, write_csv
 
 
 @given(st.lists(st.integers(1, 9), max_size=60), st.integers(1, 20))
@@ -60,8 +60,7 @@ ROWS = [webvid_row(video, seconds=5 + video % 3) for video in range(300)]
 
 def files_of(bank: Bank, plan: Plan) -> dict[str, list[bytes]]:
     """The content of every hashed file of a plan."""
-    entries = {"rows": plan.rows, "failures": plan.failures, **{f"r/{name}": e for name, e in plan.records.items()}}
-    content = {name: [bank.store.read(entry.path) for entry in group] for name, group in entries.items()}
+    content = {name: [bank.store.read(entry.path) for entry in group] for name, group in plan.changes.items()}
     for stage, tasks in plan.tasks.items():
         paths = dict.fromkeys(path for task in tasks for path, _, _ in task.pieces)
         content[stage] = [bank.store.read(path) for path in paths]

@@ -9,7 +9,8 @@ import pytest
 from noisebank.errors import ConfigError
 from noisebank.format.status import Status
 from noisebank.planning.plan import read_task, removal_problems
-from tests.support.planned import FINGERPRINTS, HEADER, Bank, Broken, webvid_row, write_csv
+from tests.support.bank import FINGERPRINTS, HEADER, Bank, webvid_row, write_csv
+from tests.support.made_up import Broken
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_a_valid_row_beats_an_invalid_one_of_its_id(bank: Bank) -> None:
 
 
 def test_permanent_failures_are_not_tried_again_unless_asked_or_changed(bank: Bank) -> None:
-    gone = Broken(clips={ids(1)[0]: ("http_404", False), ids(2)[0]: ("not_video", False)})
+    gone = {"clips": {ids(1)[0]: ("http_404", False), ids(2)[0]: ("not_video", False)}}
     path = first(bank, 4, gone)
     assert {key: row["code"] for key, row in bank.failures().items()} == {
         (ids(1)[0], "clips"): "http_404",
@@ -207,7 +208,7 @@ def test_permanent_failures_are_not_tried_again_unless_asked_or_changed(bank: Ba
 
 
 def test_retryable_failures_are_tried_again_with_growing_pauses_and_a_cap(bank: Bank) -> None:
-    down = Broken(clips={ids(1)[0]: ("timeout", True)})
+    down = {"clips": {ids(1)[0]: ("timeout", True)}}
     path = first(bank, 3, down)
     for attempt, hours in enumerate([0, 1, 2, 4, 8, 16, 32], start=2):
         failed_at = time()
@@ -227,7 +228,7 @@ def test_retryable_failures_are_tried_again_with_growing_pauses_and_a_cap(bank: 
 
 
 def test_a_retryable_failure_that_heals_leaves_the_failures(bank: Bank) -> None:
-    path = first(bank, 3, Broken(clips={ids(1)[0]: ("timeout", True)}))
+    path = first(bank, 3, {"clips": {ids(1)[0]: ("timeout", True)}})
     bank.now = 1e12
     bank.build(path)
     assert bank.failures() == {}
@@ -243,7 +244,7 @@ def test_a_changed_row_whose_video_cannot_be_had_keeps_its_record(bank: Bank) ->
     ]
     path = listed(bank, rows)
     plan = bank.plan(path)
-    bank.commit(plan, bank.make(plan, Broken(clips={ids(1)[0]: ("http_404", False)})))
+    bank.commit(plan, bank.make(plan, {"clips": {ids(1)[0]: ("http_404", False)}}))
     after = bank.rows()
     (changed,) = [num for num in after if after[num] != before[num]]
     kept = ("video", "caption", "clip_file", "clip_row", "caption_file", "caption_row")
@@ -268,7 +269,7 @@ def test_other_caption_options_embed_everything_and_nothing_else(bank: Bank) -> 
 
 
 def test_other_clip_options_make_clips_and_records_again(bank: Bank) -> None:
-    gone = Broken(clips={ids(1)[0]: ("too_short", False)})
+    gone = {"clips": {ids(1)[0]: ("too_short", False)}}
     path = first(bank, broken=gone)
     bank.fingerprints = FINGERPRINTS | {"clips": "c2"}
     plan = bank.plan(path)
@@ -286,7 +287,7 @@ def test_other_clip_options_make_clips_and_records_again(bank: Bank) -> None:
 
 def test_a_new_noise_set_inverts_the_tars_that_exist(bank: Bank) -> None:
     path = first(bank)
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/other": "x1"}
     plan = bank.plan(path)
     assert bank.todo_ids(plan) == {"noise/other": ids(*range(10))}
     (task,) = plan.tasks["noise/other"]
@@ -299,7 +300,7 @@ def test_a_new_noise_set_inverts_the_tars_that_exist(bank: Bank) -> None:
 
 def test_other_noise_options_invert_again_and_drop_the_old_records(bank: Bank) -> None:
     path = first(bank)
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n2"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/toy": "n2"}
     plan = bank.plan(path)
     assert bank.todo_ids(plan) == {"noise/toy": ids(*range(10))}
     assert {row["status"] for row in bank.delta(plan, "records/toy")} == {Status.REMOVED}
@@ -324,7 +325,7 @@ def test_other_options_with_a_source_left_out_are_refused(bank: Bank) -> None:
     one = {"kind": "webvid", "path": str(listed(bank, [webvid_row(1)], "one.csv")), "name": "one"}
     two = {"kind": "webvid", "path": str(listed(bank, [webvid_row(2)], "two.csv")), "name": "two"}
     bank.build([one, two])
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/other": "x1"}
     assert bank.todo_ids(bank.plan([one])) == {"noise/other": ["one-1-0-5000"]}
     bank.fingerprints = FINGERPRINTS | {"captions": "t2"}
     with pytest.raises(ConfigError, match=r"sources: two of the bank are left out, but .* captions changed"):
@@ -333,19 +334,19 @@ def test_other_options_with_a_source_left_out_are_refused(bank: Bank) -> None:
 
 
 def test_a_record_of_a_set_that_is_not_configured_goes_with_its_clip(bank: Bank) -> None:
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/other": "x1"}
     first(bank, 3)
     bank.fingerprints = FINGERPRINTS
     edited = listed(bank, [webvid_row(i, url="https://example.org/new.mp4" if i == 1 else "") for i in range(3)])
     plan = bank.build(edited)
     assert [row["status"] for row in bank.delta(plan, "records/other")] == [Status.REMOVED]
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/other": "x1"}
     assert bank.todo_ids(bank.plan(edited)) == {"noise/other": ids(1)}
 
 
 def test_noise_failures_are_by_set(bank: Bank) -> None:
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n1", "other": "x1"}}
-    broken = Broken(noise={ids(1)[0]: ("nan", False), ids(2)[0]: ("out_of_memory", True)})
+    bank.fingerprints = FINGERPRINTS | {"noise/other": "x1"}
+    broken = {"noise": {ids(1)[0]: ("nan", False), ids(2)[0]: ("out_of_memory", True)}}
     path = first(bank, 4, broken)
     assert sorted(stage for _, stage in bank.failures()) == ["noise/other"] * 2 + ["noise/toy"] * 2
     bank.now = 1e12
@@ -361,7 +362,7 @@ def test_noise_failures_are_by_set(bank: Bank) -> None:
 def test_noise_tasks_are_one_a_tar(bank: Bank) -> None:
     path = listed(bank, [webvid_row(i) for i in range(40)])
     bank.build(path, clips={"maxcount": 16})
-    bank.fingerprints = FINGERPRINTS | {"noise": {"toy": "n2"}}
+    bank.fingerprints = FINGERPRINTS | {"noise/toy": "n2"}
     plan = bank.plan(path, bits=2)
     tars = [task.tar for task in plan.tasks["noise/toy"]]
     assert len(tars) == 3 == len(set(tars))

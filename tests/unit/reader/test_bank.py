@@ -42,9 +42,10 @@ from noisebank.reader.pinned import PinnedSnapshot
 from noisebank.reader.priors import iid
 from noisebank.search.embed import load_embedder
 from noisebank.storage import Store, open_store
-from tests.support import reader_bank
+from tests.support import bank as bank_support
+from tests.support.bank import DESCRIPTION, build
+from tests.support.made_up import SHAPE, embedder, record_of
 from tests.support.minilm import MINILM
-from tests.support.reader_bank import DESCRIPTION, SHAPE, build, embedder, record_of
 
 CAPTIONS = {
     "mine-dog": "a dog runs on the beach",
@@ -371,7 +372,7 @@ def test_a_bank_moves_on_to_captions_of_another_model(tmp_path: Path, store: Sto
     shutil.copytree(MINILM, tmp_path / "other")
     (tmp_path / "other" / "note.json").write_text("{}")
     other = load_embedder(str(tmp_path / "other"))
-    monkeypatch.setattr(reader_bank, "embedder", lambda: other)
+    monkeypatch.setattr(bank_support, "embedder", lambda: other)
     build(store, {"mine-new": "a cat on a roof"}, model=str(tmp_path / "other"))
     own.refresh()
     assert own.search("a cat on a roof", k=1)[0].id == "mine-new"
@@ -438,7 +439,11 @@ def use(bank: NoiseBank) -> None:
 @pytest.mark.parametrize("damage", ["bit", "truncated", "missing", "swapped"])
 def test_whatever_file_is_damaged_no_noise_comes_of_it(store: Store, damage: str) -> None:
     build(store, CAPTIONS)
-    build(store, {"mine-dog": "a dog digs in the sand", "mine-more": "rain on a window"}, sets={"toy": ["mine-more"]})
+    build(
+        store,
+        {"mine-dog": "a dog digs in the sand", "mine-more": "rain on a window"},
+        sets={"toy": ["mine-dog", "mine-more"]},
+    )
     snapshot = read_snapshot(store)
     kinds = ("index", "records", "noise")
     files = [entry for kind in kinds for entry in snapshot_files(store, snapshot, kind)]

@@ -18,7 +18,6 @@ from noisebank.search.index import (
     blend,
     build_index,
     choose_index,
-    erase,
     exact_scores,
     held_out_queries,
     recall_of,
@@ -32,8 +31,7 @@ from noisebank.search.segments import (
     search_segments,
     union_recall,
 )
-from noisebank.storage import Store, open_store, publish_file
-from noisebank.storage.files import publish_bytes
+from noisebank.storage import BankWriter, Store, open_store
 from schemas.captions import ENTRIES
 
 DIM = 24
@@ -185,11 +183,12 @@ def published(store: Store, folder: Path, n: int) -> IndexSegment:
     built.write(folder / "i")
     pq.write_table(entries_table(list(range(n))), folder / "e", row_group_size=ENTRY_GROUP)
     bits = np.packbits(np.arange(n) == 2, bitorder="little").tobytes()
+    writer = BankWriter(store)
     return IndexSegment(
-        publish_file(store, folder / "i", "index", ".faiss", n),
-        publish_file(store, folder / "e", "index", ".parquet", n),
-        publish_bytes(store, b"{}", "index", ".json", 1),
-        publish_bytes(store, bits, "index", ".bits", 1),
+        writer.file(folder / "i", "index", ".faiss", n),
+        writer.file(folder / "e", "index", ".parquet", n),
+        writer.data(b"{}", "index", ".json", 1),
+        writer.data(bits, "index", ".bits", 1),
         "Flat",
         n,
         1.0,
@@ -227,31 +226,3 @@ def test_segments_merge_when_they_are_many_or_worn() -> None:
     assert merge_segments_from([100, 20, 11], [100, 20, 11]) == 1
     assert merge_segments_from([1000, 79, 5], [1000, 100, 5]) == 1
     assert merge_segments_from([1000, 80, 5], [1000, 100, 5]) == 3
-
-
-@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat", "IVF8,SQ8", "HNSW8,Flat"])
-def test_erased_vectors_are_in_no_byte_and_the_others_answer_as_before(factory: str) -> None:
-    stored = unit(400)
-    index = build_index(stored, 0.0, IndexSpec(factory, 8 if "IVF" in factory else 0)).index
-    codes = index.storage if "HNSW" in factory else index
-    alone = np.flatnonzero(index.quantizer.search(stored, 1)[1][:, 0] == 3) if "IVF" in factory else np.arange(0)
-    gone = np.union1d([5, 6, 399], alone)
-    rest = np.setdiff1d(np.arange(400), gone)
-    encoded = codes.sa_encode(stored) if "SQ8" in factory else stored.view(np.uint8)
-    centroid = index.quantizer.reconstruct(3).tobytes() if "IVF" in factory else stored[5].tobytes()
-    code_size = encoded.shape[1]
-    lines = [row[-stored.shape[1] :].tobytes() if "SQ8" in factory else row.tobytes() for row in encoded]
-    assert code_size and all(line in faiss.serialize_index(index).tobytes() for line in lines)
-    selector = faiss.IDSelectorArray(rest)
-    parameters = {
-        "IVF": faiss.SearchParametersIVF(sel=selector, nprobe=8),
-        "HNS": faiss.SearchParametersHNSW(sel=selector, efSearch=400),
-    }.get(factory[:3], faiss.SearchParameters(sel=selector))
-    before = index.search(stored[rest], 3, params=parameters)
-    erase(index, gone)
-    data = faiss.serialize_index(index).tobytes()
-    assert [i for i, line in enumerate(lines) if line in data] == rest.tolist()
-    assert centroid not in data
-    if "HNSW" not in factory:  # (a graph is walked by way of what was erased)
-        after = index.search(stored[rest], 3, params=parameters)
-        assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 from noisebank.format.receipts import Receipt
 from noisebank.ids import clip_number
 from noisebank.search.embed import Embedder
-from noisebank.stages.captions import make_captions_shard, rows_to_embed
-from noisebank.storage import Store, open_store, publish_file
+from noisebank.stages.captions import CaptionsJob, rows_to_embed
+from noisebank.stages.job import Finished, run_job
+from noisebank.storage import BankWriter, Store, open_store
 from schemas.captions import captions_schema
 from schemas.clips import CLIPS
 from schemas.rows import TASK_ROWS
@@ -27,13 +29,19 @@ def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "bank")
 
 
+def make(
+    store: Store, rows: pa.Table, load: Callable[[], Embedder], fingerprint: str = "f", **options: int
+) -> Finished:
+    return run_job(CaptionsJob(rows, fingerprint, load, **options), BankWriter(store))
+
+
 def never() -> Embedder:
     raise AssertionError("the model is loaded although there is nothing to do")
 
 
 def test_the_file_holds_captions_and_unit_embeddings_in_the_order_of_their_numbers(store: Store) -> None:
     rows = caption_rows(CAPTIONS)
-    finished = make_captions_shard(store, rows, fingerprint="f", load=embedder, schema_of=captions_schema)
+    finished = make(store, rows, embedder)
     assert finished.made and finished.receipt.rows == 4 and finished.receipt.info == {"dim": 384}
     (entry,) = finished.receipt.files
     with store.open(entry.path) as file:
@@ -47,12 +55,12 @@ def test_the_file_holds_captions_and_unit_embeddings_in_the_order_of_their_numbe
 
 def test_a_finished_shard_is_found_without_loading_the_model(store: Store) -> None:
     rows = caption_rows(CAPTIONS)
-    first = make_captions_shard(store, rows, fingerprint="f", load=embedder, schema_of=captions_schema)
-    again = make_captions_shard(store, rows, fingerprint="f", load=never, schema_of=captions_schema)
+    first = make(store, rows, embedder)
+    again = make(store, rows, never)
     assert not again.made and again.receipt == first.receipt
     with pytest.raises(AssertionError, match="nothing to do"):
-        make_captions_shard(store, rows, fingerprint="g", load=never, schema_of=captions_schema)
-    empty = make_captions_shard(store, rows[:0], fingerprint="f", load=never, schema_of=captions_schema)
+        make(store, rows, never, "g")
+    empty = make(store, rows[:0], never)
     assert (empty.receipt.rows, empty.receipt.files) == (0, ())
 
 
@@ -60,14 +68,7 @@ def test_equal_rows_give_equal_files_whatever_the_batches(tmp_path: Path) -> Non
     names = set()
     for batch_size in (1, 3, 64):
         store = open_store(tmp_path / str(batch_size))
-        finished = make_captions_shard(
-            store,
-            caption_rows(CAPTIONS),
-            fingerprint="f",
-            load=embedder,
-            schema_of=captions_schema,
-            batch_size=batch_size,
-        )
+        finished = make(store, caption_rows(CAPTIONS), embedder, batch_size=batch_size)
         names.add(finished.receipt.files[0].path)
     assert len(names) == 1
 
@@ -81,7 +82,7 @@ def test_of_new_clips_only_the_good_ones_marked_for_it_are_embedded(store: Store
     task = pa.Table.from_pylist(rows, TASK_ROWS)
     clips = [{"num": clip_number(id), "clip_row": -1 if i == 2 else i} for i, id in enumerate(ids)]
     pq.write_table(pa.Table.from_pylist(clips, CLIPS), tmp_path / "sidecar")
-    sidecar = publish_file(store, tmp_path / "sidecar", "clips", ".parquet", 4)
+    sidecar = BankWriter(store).file(tmp_path / "sidecar", "clips", ".parquet", 4)
     receipt = Receipt("clips", "0" * 32, "c", (sidecar,), 3)
     wanted = rows_to_embed(store, task, {5: "mine"}, receipt)
     assert wanted.column("id").to_pylist() == [ids[0], ids[3]]

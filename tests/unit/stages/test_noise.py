@@ -23,9 +23,10 @@ from noisebank.inversion import reconstruct, relative_error
 from noisebank.models import ModelAdapter, load_model
 from noisebank.options import NoiseOptions
 from noisebank.stages.clip_inversion import is_measured
-from noisebank.stages.finished import Finished
-from noisebank.stages.noise import clips_of_tar, make_noise_shard
-from noisebank.storage import Store, open_store
+from noisebank.stages.job import Finished, run_job
+from noisebank.stages.noise import NoiseStage
+from noisebank.stages.over_clips import TarJob, clips_of_tar
+from noisebank.storage import BankWriter, Store, open_store
 from noisebank.video.frames import decode_mp4
 from schemas.noise import noise_schema
 from tests.support.clip_shards import mp4_of, write_clips
@@ -63,15 +64,9 @@ def make(
         **{"name": "small", "inverter": "ddim", "num_inference_steps": STEPS, "batch_size": 2, **changes}
     )
     tar = (clips or write_clips(store, mp4s)).files[0].path
-    return make_noise_shard(
-        store,
-        tar,
-        clips_of_tar(store, tar),
-        options=options,
-        fingerprint=repr(options),
-        load=never if adapter is None else lambda: adapter,
-        schema=noise_schema(shape, options.dtype),
-    )
+    load = never if adapter is None else lambda: adapter
+    job = TarJob(NoiseStage(options), tar, clips_of_tar(store, tar), repr(options), {"shape": list(shape)}, load)
+    return run_job(job, BankWriter(store))
 
 
 def table_of(store: Store, made: Finished) -> pa.Table:
@@ -262,7 +257,7 @@ def test_one_line_a_shard_says_how_fast(store: Store, adapter: ModelAdapter, cap
         make(store, adapter, MP4S | {IDS[0]: b"nothing"})
     (message,) = [record.getMessage() for record in caplog.records]
     pattern = (
-        r"noise/\w+ of clips/\S+\.tar: 4 clips inverted, 1 failed, "
+        r"noise/small: 4 clips inverted, 1 failed, "
         r"(\S+) clips/s, network (\d+)% of the time, peak memory (\S+) GB"
     )
     rate, share, peak = (float(group) for group in re.fullmatch(pattern, message).groups())  # type: ignore[union-attr]

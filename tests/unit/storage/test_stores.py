@@ -1,5 +1,6 @@
 """Stores: atomic create, content-named files, names that cannot leave the bank."""
 
+import hashlib
 import io
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from noisebank.errors import BankDamaged, ConfigError, NoiseBankError, UnsupportedStore
-from noisebank.storage import FileEntry, Store, local, open_store, publish_file
+from noisebank.storage import BankWriter, FileEntry, Store, local, open_store
 from noisebank.storage.files import data_path, is_intact
 
 
@@ -202,22 +203,52 @@ def test_stores_travel_by_address(store: Store) -> None:
 def test_data_files_are_named_by_their_content(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"hello")
-    entry = publish_file(store, path, "noise/m", ".arrow", 3)
+    entry = BankWriter(store).file(path, "noise/m", ".arrow", 3)
     assert entry.path == "noise/m/2cf24dba5fb0a30e26e83b2ac5b9e29e.arrow"
-    assert (entry.key, entry.bytes, entry.rows, entry.generation) == (0x2CF24DBA5FB0A30E, 5, 3, 0)
+    assert (entry.key, entry.bytes, entry.rows, entry.vacuum) == (0x2CF24DBA5FB0A30E, 5, 3, 0)
     assert store.read(entry.path) == b"hello"
-    later = publish_file(store, path, "noise/m", ".arrow", 3, generation=12)
+    later = BankWriter(store, vacuum=12).file(path, "noise/m", ".arrow", 3)
     assert later.path == "noise/m/2cf24dba5fb0a30e26e83b2ac5b9e29e-v12.arrow"
-    assert (later.key, later.generation) == (entry.key, 12)
+    assert (later.key, later.vacuum) == (entry.key, 12)
+
+
+def test_files_of_a_group_share_a_name_that_all_of_their_content_decides(store: Store, tmp_path: Path) -> None:
+    tar, sidecar = tmp_path / "a", tmp_path / "b"
+    tar.write_bytes(b"hello")
+    sidecar.write_bytes(b"world")
+    files = [(tar, ".tar", 3), (sidecar, ".parquet", 4)]
+    group = BankWriter(store, vacuum=2).group(files, "clips")
+    digests = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in (tar, sidecar))
+    name = hashlib.sha256(digests.encode()).hexdigest()[:32]
+    assert [entry.path for entry in group] == [f"clips/{name}-v2.tar", f"clips/{name}-v2.parquet"]
+    assert [(entry.bytes, entry.rows, store.read(entry.path)) for entry in group] == [
+        (5, 3, b"hello"),
+        (5, 4, b"world"),
+    ]
+    assert [entry.sha256 for entry in group] == [digests[:64], digests[64:]]
+    sidecar.write_bytes(b"World")
+    assert {entry.path for entry in BankWriter(store, vacuum=2).group(files, "clips")}.isdisjoint(
+        entry.path for entry in group
+    )
+
+
+def test_small_content_is_stored_as_a_file_would_be(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"hello")
+    writer = BankWriter(store, vacuum=3)
+    entry = writer.data(memoryview(b"hello"), "index", ".bits", 3)
+    assert entry == writer.file(path, "index", ".bits", 3) and store.read(entry.path) == b"hello"
+    store.put(entry.path, b"hellO")
+    assert writer.data(b"hello", "index", ".bits", 3) == entry and store.read(entry.path) == b"hello"
 
 
 def test_a_damaged_file_of_the_same_name_is_replaced(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"hello")
-    entry = publish_file(store, path, "clips", ".tar", 1)
+    entry = BankWriter(store).file(path, "clips", ".tar", 1)
     store.put(entry.path, b"hellO")
     assert not is_intact(store, entry)
-    assert publish_file(store, path, "clips", ".tar", 1) == entry
+    assert BankWriter(store).file(path, "clips", ".tar", 1) == entry
     assert is_intact(store, entry)
 
 

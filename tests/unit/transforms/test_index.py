@@ -14,19 +14,20 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from noisebank.format.manifest import read_snapshot
-from noisebank.format.receipts import Receipt
+from noisebank.format.receipts import Receipt, segment_of
 from noisebank.format.status import Status
 from noisebank.format.tables import write_segment
 from noisebank.ids import clip_number
 from noisebank.options import IndexOptions
 from noisebank.planning.cut import Task
-from noisebank.planning.plan import Plan, write_plan
-from noisebank.stages.finished import Finished
-from noisebank.storage import Store, open_store
+from noisebank.planning.plan import Plan, plan_path, write_plan
+from noisebank.stages.job import Finished
+from noisebank.stages.stage import ShardWork
+from noisebank.storage import BankWriter, Store, open_store
 from schemas.rows import ROWS
 from tests.support.reader_bank import FINGERPRINT, build, embed
-from transforms.index import BuildIndex, BuiltIndex
-from transforms.work import Done, Work
+from transforms.index import BuildIndex
+from transforms.work import Done
 
 HASH = "b" * 32
 CAPTIONS = {f"mine-{i}": f"a {thing}" for i, thing in enumerate(("dog", "cat", "boat", "tree", "house", "road"))}
@@ -38,30 +39,32 @@ def store(tmp_path: Path) -> Store:
 
 
 def plan(store: Store, parent: int | None = None, removed: Sequence[str] = ()) -> None:
-    rows: tuple[Any, ...] = ()
+    changes: dict[str, Any] = {}
     if removed:
-        gone = [{"num": clip_number(id), "status": int(Status.REMOVED)} for id in removed]
-        rows = (write_segment(store, f"plans/{HASH}", pa.Table.from_pylist(gone, ROWS).sort_by("num")),)
-    made = {name: {} for name in ("models", "counts", "sources", "records", "config", "tasks", "source_names")}
-    fixed = {"parent": parent, "parent_uuid": "", "created": "", "folders": ("",), "rows": rows}
-    fingerprints = {"clips": "c", "captions": FINGERPRINT, "noise": {}}
-    lists = dict.fromkeys(("failures", "locations", "claimed"), ())
-    write_plan(store, Plan(hash=HASH, fingerprints=fingerprints, **made, **fixed, **lists))
+        gone = pa.Table.from_pylist([{"num": clip_number(id), "status": int(Status.REMOVED)} for id in removed], ROWS)
+        changes["rows"] = (write_segment(BankWriter(store), f"plans/{HASH}", gone.sort_by("num")),)
+    made = {name: {} for name in ("models", "counts", "sources", "config", "tasks", "source_names")}
+    fixed = {"parent": parent, "parent_uuid": "", "created": "", "folders": ("",), "changes": changes}
+    fingerprints = {"clips": "c", "captions": FINGERPRINT}
+    write_plan(store, Plan(hash=HASH, fingerprints=fingerprints, locations=(), claimed=(), **made, **fixed))
 
 
 def built(store: Store, receipts: Sequence[Receipt], expected: list[Any], **options: Any) -> None:
     """Runs the step and compares (size, replaced segments, whether it was made)."""
-    done = [Done(Work(HASH, Task("captions", ())), Finished(receipt, True, 0.0)) for receipt in receipts]
+    done = [
+        Done(ShardWork(plan_path(HASH), Task("captions", ())), Finished(receipt, True, 0.0)) for receipt in receipts
+    ]
     with TestPipeline(runner=FnApiRunner()) as pipeline:
         finished = pipeline | "Done" >> beam.Create(done)
-        plans = pipeline | "Plan" >> beam.Create([HASH])
+        plans = pipeline | "Plan" >> beam.Create([plan_path(HASH)])
         index = plans | BuildIndex(store.url, IndexOptions(), finished, **options)
         assert_that(index | beam.Map(_facts), equal_to(expected))
 
 
-def _facts(index: BuiltIndex) -> tuple[int, int, bool]:
-    assert index.segment.recall == 1.0
-    return index.segment.size, len(index.replaces), index.finished.made
+def _facts(index: Done) -> tuple[int, int, bool]:
+    segment, replaces = segment_of(index.finished.receipt)
+    assert segment.recall == 1.0
+    return segment.size, len(replaces), index.finished.made
 
 
 def test_all_captions_of_a_plan_make_one_segment_once(store: Store) -> None:
@@ -81,7 +84,7 @@ def test_no_captions_no_segment(store: Store) -> None:
 
 def test_a_segment_that_is_to_be_there_is_asked_for(store: Store) -> None:
     plan(store)
-    with pytest.raises(Exception, match="index: not built yet; run 'noisebank index'"):
+    with pytest.raises(Exception, match="index: a shard of 6 rows is not finished; run 'noisebank index' or 'build'"):
         built(store, [embed(store, CAPTIONS)], [], make=False)
 
 

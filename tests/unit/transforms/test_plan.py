@@ -26,8 +26,8 @@ def make_plan(bank: str, paths: list[Path], *flags: str, out: str | None = None)
     config = Config(bank=bank, sources=(SourceOptions("webvid", tuple(str(path) for path in paths)),))
     options = PipelineOptions(["--runner=FnApiRunner", *flags])
     pipeline = beam.Pipeline(options=options)
-    hashes = pipeline | MakePlan(config, FINGERPRINTS, {"captions": {"model": "m"}}, out=out, now=0.0)
-    assert_that(hashes | beam.combiners.Count.Globally(), equal_to([1]))
+    planned = pipeline | MakePlan(config, FINGERPRINTS, {"captions": {"model": "m"}}, out=out, now=0.0)
+    assert_that(planned | beam.combiners.Count.Globally(), equal_to([1]))
     result = pipeline.run()
     result.wait_until_finish()
     plan = open_plans(open_store(out or bank), "")[0]
@@ -63,7 +63,7 @@ def test_the_counts_and_what_is_left_behind(tmp_path: Path, lists: list[Path]) -
         "newly_invalid": 2, "retried": 0, "to_embed": 200,
     }  # fmt: skip
     assert plan.models == {"captions": {"model": "m"}}
-    assert read_plan(open_store(tmp_path / "bank"), plan.hash) == plan
+    assert read_plan(open_store(tmp_path / "bank"), plan.path) == plan
     assert [path.name for path in (tmp_path / "bank" / "plans").iterdir() if any(path.iterdir())] == [plan.hash]
 
 
@@ -84,8 +84,8 @@ def test_the_plan_of_a_killed_build_is_found_and_left_alone(tmp_path: Path, list
     plan = make_plan(bank, lists)
     config = Config(bank=bank, sources=(SourceOptions("webvid", tuple(str(path) for path in lists)),))
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
-        hashes = pipeline | MakePlan(config, FINGERPRINTS, {}, now=0.0)
-        assert_that(hashes, equal_to([plan.hash]))
+        planned = pipeline | MakePlan(config, FINGERPRINTS, {}, now=0.0)
+        assert_that(planned, equal_to([plan.path]))
     assert open_plans(open_store(bank), "") == [plan]
 
 
@@ -116,8 +116,9 @@ def test_a_sealed_plan_that_lacks_a_member_is_made_again(tmp_path: Path, lists: 
     for member in document:
         store.put(path, seal({name: value for name, value in document.items() if name != member}))
         assert open_plans(store, "") == [], member
-        with pytest.raises(BankDamaged, match=f"{path}.*{member}"):
-            read_plan(store, plan.hash)
+        says = "a plan of another version of noisebank" if member == "format" else member
+        with pytest.raises(BankDamaged, match=f"{path}.*{says}"):
+            read_plan(store, plan.path)
     assert replace(make_plan(bank, lists), created=plan.created) == plan
 
 
@@ -128,7 +129,7 @@ def test_a_plan_that_is_another_is_made_again(tmp_path: Path, lists: list[Path])
     path = f"plans/{plan.hash}/plan.json"
     store.put(path, other.to_bytes())
     with pytest.raises(BankDamaged, match=f"{path}: says that it is {other.hash}; files were swapped"):
-        read_plan(store, plan.hash)
+        read_plan(store, plan.path)
     assert replace(make_plan(bank, lists), created=plan.created) == plan
 
 
@@ -136,8 +137,8 @@ def test_a_plan_that_is_another_is_made_again(tmp_path: Path, lists: list[Path])
 def test_a_damaged_refusal_is_named(tmp_path: Path, lists: list[Path], damage: dict[str, object]) -> None:
     bank = str(tmp_path / "bank")
     plan, store = make_plan(bank, lists), open_store(bank)
-    refuse(store, plan.hash, "too many failed", plan.failures)
-    assert find_refused_plan(store, "") == (plan, plan.failures)
+    refuse(store, plan.hash, "too many failed", plan.changes["failures"])
+    assert find_refused_plan(store, "") == (plan, plan.changes["failures"])
     path = f"plans/{plan.hash}/refused.json"
     store.put(path, seal(damage))
     with pytest.raises(BankDamaged, match=path):
@@ -161,6 +162,30 @@ def test_finished_shards_are_claimed(tmp_path: Path) -> None:
     again = make_plan(url, [path])
     assert bank.todo_ids(again) == {"clips": ["webvid-50-0-5000", "webvid-7-0-5000"]}
     assert {stage for stage, _ in again.claimed} == {"clips", "captions", "noise/toy"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "suffix"), [("clips", ".tar"), ("clips", ".parquet"), ("captions", ".parquet"), ("noise/toy", ".arrow")]
+)
+def test_finished_work_that_is_damaged_counts_as_not_made_and_is_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stage: str, suffix: str
+) -> None:
+    bank, url = Bank(tmp_path), str(tmp_path / "bank")
+    path = write_csv(tmp_path / "list.csv", ROWS[:50])
+    plan = make_plan(url, [path])
+    (receipt,) = (receipt for receipt in bank.make(plan) if receipt.stage == stage)
+    refuse(bank.store, plan.hash, "too many failed")
+    (key,) = (entry.path for entry in receipt.files if entry.path.endswith(suffix))
+    whole = bank.store.read(key)
+    bank.store.put(key, whole[:-40] + b"\xff" * 40)
+    again = make_plan(url, [path])
+    assert f"{receipt.path}: {key} is gone or damaged; its shard counts as not made" in caplog.text
+    everyone = sorted(f"webvid-{video}-0-5000" for video in range(50))
+    assert bank.todo_ids(again) == {stage: everyone}
+    remade = bank.make(again)
+    assert remade[0] == receipt and bank.store.read(key) == whole
+    refuse(bank.store, again.hash, "too many failed")
+    assert bank.todo_ids(make_plan(url, [path])) == {}
 
 
 def test_a_bank_in_an_object_store_gets_the_same_plan(lists: list[Path], plain: dict[str, object]) -> None:

@@ -11,10 +11,11 @@ from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.receipts import find_receipt
 from noisebank.format.tables import OverlayTable
+from noisebank.ids import clip_number
 from noisebank.storage import Store, open_store
 from noisebank.upkeep.repair import repair
 from noisebank.upkeep.verify import verify
-from tests.support.small_bank import SET, Made, make, num_of, publish, remove
+from tests.support.bank import SET, Made, make, publish, remove
 
 
 @pytest.fixture
@@ -51,8 +52,8 @@ def searchable(store: Store, snapshot: Snapshot) -> set[int]:
     return set(np.concatenate(live).tolist())
 
 
-ALL = {num_of(id) for id in ("a-1", "a-2", "a-3", "b-0", "b-1", "b-2")}
-REST = {num_of(id) for id in ("b-0", "b-1", "b-2")}
+ALL = {clip_number(id) for id in ("a-1", "a-2", "a-3", "b-0", "b-1", "b-2")}
+REST = {clip_number(id) for id in ("b-0", "b-1", "b-2")}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from noisebank.storage import Store, StoredFile, open_store
 from noisebank.upkeep import vacuum as vacuum_module
 from noisebank.upkeep.vacuum import finish_vacuum, vacuum
 from noisebank.upkeep.verify import verify
-from tests.support.small_bank import make, publish, remove
+from tests.support.bank import make, publish, remove
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -180,8 +180,7 @@ def test_plans(store: Store) -> None:
 
 def _plan(store: Store, hash: str, parent: int, *tasks: Task) -> None:
     nothing: dict[str, object] = {key: {} for key in ("config", "fingerprints", "models", "source_names", "counts")}
-    nothing |= {key: {} for key in ("sources", "records")}
-    nothing |= dict.fromkeys(("folders", "rows", "failures", "locations", "claimed"), ())
+    nothing |= {"sources": {}, "changes": {}, **dict.fromkeys(("folders", "locations", "claimed"), ())}
     write_plan(store, Plan(hash=hash, created="2026", parent=parent, parent_uuid="", tasks={"clips": tasks}, **nothing))
 
 
@@ -276,9 +275,9 @@ def test_a_vacuum_between_adoption_and_commit(store: Store) -> None:
     adopted = make(store, {"a-1": "one"})
     assert adopted.receipts == shard.receipts, "a caption that went back finds its old shard"
     vacuum(store)
-    with pytest.raises(SnapshotConflict, match="vacuum removed 6 finished files"):
+    with pytest.raises(SnapshotConflict, match="vacuum removed 7 finished files"):
         publish(store, adopted.delta, parent, newest=False)
-    again = make(store, {"a-1": "one"}, generation=3)
+    again = make(store, {"a-1": "one"}, vacuum=3)
     landed = publish(store, again.delta)
     assert (landed.number, landed.in_bank) == (4, 1)
     assert verify(store).ok
@@ -288,10 +287,10 @@ def test_a_late_deletion_never_hits_what_was_made_again(store: Store, monkeypatc
     publish(store, make(store, {"a-1": "one"}).delta)
     publish(store, make(store, {"a-1": "eins"}).delta)
     stalled = _killed_before_deleting(store, monkeypatch)
-    adopted = make(store, {"a-1": "one"}, generation=3)
+    adopted = make(store, {"a-1": "one"}, vacuum=3)
     with pytest.raises(SnapshotConflict):
         publish(store, adopted.delta, stalled, newest=False)
-    again = make(store, {"a-1": "one"}, generation=3)
+    again = make(store, {"a-1": "one"}, vacuum=3)
     publish(store, again.delta)
     finish_vacuum(store, stalled)
     assert verify(store).ok
@@ -317,14 +316,14 @@ def test_a_vacuum_that_is_overtaken_looks_again_and_says_so(
 ) -> None:
     publish(store, make(store, {"a-1": "one"}).delta)
     publish(store, make(store, {"a-1": "two"}).delta)
-    commit, faster = type(store).commit, ["three", "four"]
+    create, faster = type(store).create, ["three", "four"]
 
     def overtaken(self: Store, key: str, data: bytes) -> bool:
         if faster and b'"operation":"vacuum"' in data.replace(b'": "', b'":"'):
             publish(store, make(store, {"a-1": faster.pop(0)}).delta)
-        return commit(self, key, data)
+        return create(self, key, data)
 
-    monkeypatch.setattr(type(store), "commit", overtaken)
+    monkeypatch.setattr(type(store), "create", overtaken)
     with caplog.at_level(logging.INFO, vacuum_module.__name__):
         done = vacuum(store)
     assert (done.snapshot.number, done.expired) == (5, (3, 2, 1))
@@ -412,7 +411,7 @@ def test_vacuum_while_others_commit(store: Store) -> None:
         for i in range(1, 12):
             for _ in range(5):
                 parent = latest_snapshot(store)
-                made = make(store, {f"a-{i}": f"{i}", "a-0": f"again {i}"}, generation=parent.vacuum)
+                made = make(store, {f"a-{i}": f"{i}", "a-0": f"again {i}"}, vacuum=parent.vacuum)
                 try:
                     publish(store, made.delta, parent, newest=False)
                     break

@@ -12,7 +12,7 @@ from noisebank.errors import BankNotFound, ConfigError, SnapshotExpired
 from noisebank.format.manifest import Snapshot, expired_stub, read_snapshot
 from noisebank.storage import Store, open_store
 from noisebank.upkeep.verify import verify
-from tests.support.small_bank import SET, make, publish, remove
+from tests.support.bank import DESCRIPTION, SET, make, publish, remove
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_files_by_kind(store: Store, snapshot: Snapshot) -> None:
 def test_description(store: Store, snapshot: Snapshot) -> None:
     found = describe(store, snapshot)
     assert (found["snapshot"], found["parent"], found["rows"]) == (3, 2, 5)
-    assert found["noise"][SET] == {"records": 5, "shape": [1, 2, 2, 2]} | dict.fromkeys(
+    assert found["noise"][SET] == {"records": 5, "shape": DESCRIPTION["shape"]} | dict.fromkeys(
         ("dtype", "model", "inverter", "num_inference_steps")
     )
     assert found["index"] == {"kind": "Flat", "size": 5, "recall": 1.0}

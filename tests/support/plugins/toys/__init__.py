@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -91,9 +90,3 @@ class Flow(StageOverClips):
             rows.append({name: clip[name] for name in ("num", "id", "sha256")} | {"flow": score})
         pq.write_table(pa.Table.from_pylist(rows), path)
         return Written(len(rows), failures)
-
-
-def mean_flow(files: Sequence[Path]) -> dict[str, float]:
-    """Id and score of every clip in files of the stage."""
-    tables = [pq.read_table(path) for path in files]
-    return {row["id"]: row["flow"] for table in tables for row in table.filter(pc.field("flow") >= 0).to_pylist()}
