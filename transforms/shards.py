@@ -83,10 +83,11 @@ class _ModelHandler(ModelHandler[ShardWork, list[Done], LazyModel]):
 def run_and_count(job: ShardJob, writer: BankWriter, make: bool) -> Finished:
     """Runs a job; where its shard is to be made, Beam's metrics and the log tell of it."""
     finished = run_job(job, writer, make)
-    stage, rows, failed = finished.receipt.stage, finished.receipt.rows, len(finished.receipt.failures)
-    done, how = ("done", "made") if finished.made else ("skipped", "found")
     if make:
-        for what, count in ((done, rows), ("failed", failed), ("milliseconds", round(1000 * finished.seconds))):
-            Metrics.counter("noisebank", f"{stage.replace('/', '_')}_{what}").inc(count)
-        _log.info("%s: %d rows, %d failed, %s in %.1f s", stage, rows, failed, how, finished.seconds)
+        receipt, failed = finished.receipt, len(finished.receipt.failures)
+        kind, how = ("done", "made") if finished.made else ("skipped", "found")
+        for what, count in ((kind, receipt.rows), ("failed", failed), ("milliseconds", round(1000 * finished.seconds))):
+            Metrics.counter("noisebank", f"{receipt.stage.replace('/', '_')}_{what}").inc(count)
+        shard = f"{receipt.stage} of {receipt.info['tar']}" if "tar" in receipt.info else receipt.stage
+        _log.info("%s: %d rows, %d failed, %s in %.1f s", shard, receipt.rows, failed, how, finished.seconds)
     return finished

@@ -76,7 +76,7 @@ def test_a_job_shows_the_shards_of_its_own_plan(tmp_path: Path, lines: list[str]
     bank.make(own)
     bank.plan(write_csv(tmp_path / "b.csv", [webvid_row(i) for i in range(50)]))
     with watch_run(bank.store, RUN):
-        record_plan(bank.store, RUN, own.hash)
+        record_plan(bank.store, RUN, own.path)
     shards = {stage: figures["shards"] for stage, figures in own.todo().items()}
     total = sum(shards.values())
     said = ", ".join(f"{stage} {count}/{count}" for stage, count in shards.items())
@@ -95,7 +95,7 @@ def test_a_job_that_fails_before_it_has_a_plan_says_nothing(tmp_path: Path, line
 def test_a_look_that_fails_ends_nothing(tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     bank = Bank(tmp_path)
     plan = bank.plan(write_csv(tmp_path / "a.csv", [webvid_row(1)]))
-    record_plan(bank.store, RUN, plan.hash)
+    record_plan(bank.store, RUN, plan.path)
     failed = threading.Event()
     read = LocalStore.read
 
@@ -123,7 +123,7 @@ def test_what_ended_well_is_finished_though_its_receipts_were_there_before(
     tmp_path: Path, lines: list[str], stage: str, said: str
 ) -> None:
     bank = Bank(tmp_path)
-    record_plan(bank.store, RUN, bank.plan(write_csv(tmp_path / "a.csv", [webvid_row(1)])).hash)
+    record_plan(bank.store, RUN, bank.plan(write_csv(tmp_path / "a.csv", [webvid_row(1)])).path)
     with watch_run(bank.store, RUN, stage):
         pass
     assert lines[-1] == said
