@@ -21,9 +21,9 @@ from sentence_transformers import SentenceTransformer
 from noisebank.fixtures.captions_model import packaged_captions_model
 from noisebank.ids import clip_numbers, xxh64_of
 from noisebank.search.embed import load_embedder
-from noisebank.stages.captions import make_captions_shard
-from noisebank.storage import open_store
-from schemas.captions import captions_schema
+from noisebank.stages.captions import CaptionsJob
+from noisebank.stages.job import run_job
+from noisebank.storage import BankWriter, open_store
 
 BATCH_SIZE = 64
 ROUNDS = 4
@@ -52,14 +52,8 @@ def _measured(captions: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(ROUNDS):
             began = time.process_time()
-            make_captions_shard(
-                open_store(Path(folder, str(number))),
-                rows,
-                fingerprint="bench",
-                load=lambda: embedder,
-                schema_of=captions_schema,
-                batch_size=BATCH_SIZE,
-            )
+            job = CaptionsJob(rows, "bench", lambda: embedder, BATCH_SIZE)
+            run_job(job, BankWriter(open_store(Path(folder, str(number)))))
             stage.append(time.process_time() - began)
             began = time.process_time()
             bare.encode(ordered, batch_size=BATCH_SIZE, normalize_embeddings=True, show_progress_bar=False)

@@ -29,7 +29,7 @@ from schemas.noise import RECORDS
 from schemas.rows import ROWS
 
 NOISE_SET = "modelscope"
-FINGERPRINTS = {"clips": "0" * 16, "captions": "1" * 16, "noise": {NOISE_SET: "2" * 16}}
+FINGERPRINTS = {"clips": "0" * 16, "captions": "1" * 16, f"noise/{NOISE_SET}": "2" * 16}
 _WORDS = """
 aerial view of the beach at sunset with waves and palm trees young woman walking her dog in a park slow motion
 city traffic time lapse close up hands typing on laptop businessman talking phone mountain river forest autumn
@@ -107,7 +107,7 @@ class _Finished:
 
     def __iter__(self) -> Iterator[pa.Table]:
         tasks = dict.fromkeys(path for task in self.plan.tasks["clips"] for path, _, _ in task.pieces)
-        for entry, task in zip(self.plan.rows, tasks, strict=True):
+        for entry, task in zip(self.plan.changes["rows"], tasks, strict=True):
             yield self.columns(_read(self.store, entry.path), _read(self.store, task))
 
 
@@ -159,8 +159,8 @@ def _measure(what: str, path: str, bank: str) -> dict[str, Any]:
         with beam.Pipeline(runner="FnApiRunner") as pipeline:
             _ = pipeline | MakePlan(config, FINGERPRINTS, {})
         (made,) = {key for key in store.list("plans") if key.endswith("plan.json")} - before
-        plan = read_plan(store, made.split("/")[1])
-        found = {"plan": plan.hash, "counts": plan.counts, "todo": plan.todo()}
+        plan = read_plan(store, made)
+        found = {"plan": plan.path, "counts": plan.counts, "todo": plan.todo()}
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
     return {"cpu_seconds": round(seconds, 2), "peak_mb": _peak_mb(), **found}

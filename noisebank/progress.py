@@ -24,13 +24,7 @@ def silent(done: int, total: int) -> None:
 
 
 class Progress:
-    """What :func:`show_progress` shows.
-
-    Args:
-        what: is going on; it may change meanwhile.
-        unit: what is counted.
-        bar: to draw; disabled where there is no terminal.
-    """
+    """What :func:`show_progress` shows: ``what`` is going on, which may change, and how many of a ``unit`` are done."""
 
     def __init__(self, what: str, unit: str, bar: tqdm[NoReturn]) -> None:
         self.what = what

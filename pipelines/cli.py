@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from typing import NoReturn
 
-from noisebank.commands import Command, Outcome, add_read_commands
+from noisebank.commands import Command, add_read_commands
 from noisebank.errors import ConfigError, Interrupted, NoiseBankError
 from pipelines.interrupts import ended_by_interrupt
 from pipelines.job_commands import add_job_commands
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(known, said, error)
     try:
-        _print(known, outcome)
+        for line in [json.dumps(outcome.document)] if known.json else outcome.lines:
+            print(line)
         sys.stdout.flush()
     except BrokenPipeError:  # (the reader, such as head, has seen enough)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,7 +74,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The arguments of a command; ``rest`` has what only Beam may know."""
-    parser, commands = _parser()
+    parser = _parser()
     for word in arguments:
         try:
             word.encode()
@@ -82,11 +83,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     known, rest = parser.parse_known_args(arguments)
     known.rest = rest
     if rest and not known.takes_rest:
-        commands[known.command].error(f"unrecognized arguments: {' '.join(rest)}")
+        known.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return known
 
 
-def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+def _parser() -> _Parser:
     parser = _Parser(
         prog="noisebank",
         description=DESCRIPTION,
@@ -96,7 +97,6 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     )
     parser.add_argument("--version", action="version", version=f"noisebank {version('noisebank')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands: dict[str, _Parser] = {}
 
     def add(name: str, help: str, run: Command, *, takes_rest: bool = False) -> argparse.ArgumentParser:
         command = subparsers.add_parser(
@@ -108,13 +108,12 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         )
         command.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
         command.add_argument("-v", "--verbose", action="store_true", help="log more, with tracebacks")
-        command.set_defaults(run=run, takes_rest=takes_rest)
-        commands[name] = command
+        command.set_defaults(run=run, takes_rest=takes_rest, parser=command)
         return command
 
     add_job_commands(add)
     add_read_commands(add)
-    return parser, commands
+    return parser
 
 
 def _in_our_words(error: BaseException) -> NoiseBankError | None:
@@ -153,14 +152,6 @@ def _print_error(error: NoiseBankError, as_json: bool) -> int:
         document = {"error": {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}}
         print(json.dumps(document))
     return error.exit_code
-
-
-def _print(known: argparse.Namespace, outcome: Outcome) -> None:
-    if known.json:
-        print(json.dumps(outcome.document))
-    else:
-        for line in outcome.lines:
-            print(line)
 
 
 if __name__ == "__main__":

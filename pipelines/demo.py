@@ -12,6 +12,7 @@ import functools
 import logging
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
@@ -19,10 +20,14 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 
+from noisebank import NoiseBank
 from noisebank.commands import Outcome, save_latents
 from noisebank.config import load_config
+from noisebank.describe import snapshot_files
 from noisebank.errors import JobFailed
 from noisebank.fixtures.captions_model import packaged_captions_model
 from noisebank.format.manifest import Snapshot, read_snapshot
@@ -49,15 +54,20 @@ def run_demo(out: Path) -> Outcome:
     if out.exists() and any(out.iterdir()) and not (out / "bank.yaml").exists():
         raise JobFailed(f"{out}: a folder with other files in it; name an empty one with --out")
     captions_model = packaged_captions_model()
-    out.mkdir(parents=True, exist_ok=True)
-    model = _make_model(out / "model")
-    samples = _make_videos(out / "videos")
-    with serve(out / "videos") as address:
-        write_list(out / "results_demo.csv", samples, address)
-        config_file = _write_config(out, model, captions_model)
-        from pipelines.jobs import run_stages
+    from noisebank.fixtures.small_models import make_small_model
+    from noisebank.fixtures.videos import make_sample_videos
+    from pipelines.jobs import run_stages
 
-        _log.info("building %s from %s", out / "bank", out / "results_demo.csv")
+    model, videos, rows = out / "model", out / "videos", out / "results_demo.csv"
+    if not (model / "model_index.json").exists():
+        _log.info("making a small text-to-video model with random weights: %s", model)
+        make_small_model("modelscope", model, spatial_ratio=4)
+    _log.info("making %d captioned videos: %s", VIDEOS, videos)
+    samples = make_sample_videos(videos, VIDEOS)
+    with serve(videos) as address:
+        write_list(rows, samples, address)
+        config_file = _write_config(out, model, captions_model)
+        _log.info("building %s from %s", out / "bank", rows)
         summary = run_stages(load_config(str(config_file)), [], "build")
     return _look(out, model, summary)
 
@@ -80,26 +90,12 @@ def serve(folder: Path) -> Iterator[str]:
             thread.join()
 
 
-def _make_model(folder: Path) -> Path:
-    if not (folder / "model_index.json").exists():
-        from noisebank.fixtures.small_models import make_small_model
-
-        _log.info("making a small text-to-video model with random weights: %s", folder)
-        make_small_model("modelscope", folder, spatial_ratio=4)
-    return folder
-
-
-def _make_videos(folder: Path) -> list[Any]:
-    from noisebank.fixtures.videos import make_sample_videos
-
-    _log.info("making %d captioned videos: %s", VIDEOS, folder)
-    return make_sample_videos(folder, VIDEOS)
-
-
 def write_list(path: Path, samples: list[Any], address: str) -> None:
     """A WebVid csv of the videos, and of rows that cannot get into a bank."""
+    durations = [time.strftime("PT%HH%MM%SS", time.gmtime(sample.duration_ms // 1000)) for sample in samples]
     good = [
-        (str(1000 + i), f"{address}/{s.path.name}", _duration(s.duration_ms), s.caption) for i, s in enumerate(samples)
+        (str(1000 + i), f"{address}/{sample.path.name}", duration, sample.caption)
+        for i, (sample, duration) in enumerate(zip(samples, durations, strict=True))
     ]
     bad = [
         ("2001", f"{address}/missing.mp4", "PT00H00M05S", "a video that is not there"),
@@ -114,11 +110,6 @@ def write_list(path: Path, samples: list[Any], address: str) -> None:
         writer = csv.writer(file)
         writer.writerow(["videoid", "contentUrl", "duration", "page_dir", "name"])
         writer.writerows((video, uri, duration, "demo", caption) for video, uri, duration, caption in good + bad)
-
-
-def _duration(milliseconds: int) -> str:
-    seconds = milliseconds // 1000
-    return f"PT{seconds // 3600:02}H{seconds // 60 % 60:02}M{seconds % 60:02}S"
 
 
 def _write_config(out: Path, model: Path, captions_model: Path) -> Path:
@@ -139,10 +130,7 @@ def _write_config(out: Path, model: Path, captions_model: Path) -> Path:
 
 def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     """Three searches, latents, a generated clip, and stored clips given back beside their sources."""
-    import torch
     from diffusers import TextToVideoSDPipeline
-
-    from noisebank import NoiseBank
 
     bank = NoiseBank.open(str(out / "bank"))
     lines = account(summary["rows"], read_snapshot(open_store(out / "bank")))
@@ -150,29 +138,32 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     for prompt in PROMPTS:
         hits = bank.search(prompt, k=3)
         searches[prompt] = [{"id": hit.id, "caption": hit.caption, "score": hit.score} for hit in hits]
-        lines.append(f"search {prompt!r}")
-        lines += [f"  {hit.score:.3f} {hit.id}: {hit.caption}" for hit in hits]
+        lines += [f"search {prompt!r}", *(f"  {hit.score:.3f} {hit.id}: {hit.caption}" for hit in hits)]
 
     pipe = TextToVideoSDPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(0)
-    inputs = bank.inputs(PROMPTS[0], eta=0.2, generator=generator, pipe=pipe)
+    generate = functools.partial(pipe, num_inference_steps=STEPS, guidance_scale=1.0, output_type="np")
+    inputs = bank.inputs(PROMPTS[0], eta=0.2, generator=torch.Generator().manual_seed(0), pipe=pipe)
     save_latents(out / "latents.safetensors", inputs["latents"])
     _log.info("generating a clip from the mixed noise")
-    frames = pipe(PROMPTS[0], **inputs, num_inference_steps=STEPS, guidance_scale=1.0, output_type="np").frames[0]
-    _save_video(out / "generated.mp4", frames)
+    _save_video(out / "generated.mp4", _pixels(generate(PROMPTS[0], **inputs)))
 
     _log.info("giving stored clips back from their records")
     ids = list(dict.fromkeys(hits[0]["id"] for hits in searches.values()))
-    pairs = [_replay(out, bank, pipe, id) for id in ids]
-    _save_gif(out / "replay.gif", pairs)
-    files = ["bank.yaml", "bank", "latents.safetensors", "generated.mp4", "replay.gif"]
-    lines += ["look at:"] + [f"  {out / name}" for name in files[2:]]
+    stored = _stored_clips(out / "bank")
+    replays = [_pixels(generate("", **bank.inputs(id=id, eta=float("inf"), pipe=pipe))) for id in ids]
+    pairs = [np.concatenate([stored[id], replay], axis=2) for id, replay in zip(ids, replays, strict=True)]
+    _save_gif(out / "replay.gif", np.concatenate(pairs, axis=1))
+    files = [str(out / name) for name in ("bank.yaml", "bank", "latents.safetensors", "generated.mp4", "replay.gif")]
     shown = ", ".join(ids)
-    lines.append(f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {shown})")
-    lines.append("  (generated.mp4 is made by a model with random weights: it shows that the way works, not a picture)")
-    lines.append(f"next: {sys.argv[0]} show {out / 'bank'}; {sys.argv[0]} failures {out / 'bank'}")
-    return Outcome({**summary, "searches": searches, "files": [str(out / name) for name in files]}, lines)
+    lines += [
+        "look at:",
+        *(f"  {file}" for file in files[2:]),
+        f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {shown})",
+        "  (generated.mp4 is made by a model with random weights: it shows that the way works, not a picture)",
+        f"next: {sys.argv[0]} show {out / 'bank'}; {sys.argv[0]} failures {out / 'bank'}",
+    ]
+    return Outcome({**summary, "searches": searches, "files": files}, lines)
 
 
 def account(rows: Mapping[str, int], snapshot: Snapshot) -> list[str]:
@@ -182,34 +173,21 @@ def account(rows: Mapping[str, int], snapshot: Snapshot) -> list[str]:
     return [*lines, f"  listed twice: {rows['duplicate']}"]
 
 
-def _replay(out: Path, bank: Any, pipe: Any, id: str) -> Any:
-    """Frames ``[F, H, 2 W, 3]`` uint8: the clip in the tar, and the clip from its record (eta = inf)."""
-    import numpy as np
-    import torch
-
-    inputs = bank.inputs(id=id, eta=float("inf"), pipe=pipe)
-    empty = pipe.encode_prompt("", "cpu", 1, False)[0]
-    with torch.inference_mode():
-        frames = pipe(
-            prompt_embeds=empty, **inputs, num_inference_steps=STEPS, guidance_scale=1.0, output_type="np"
-        ).frames[0]
-    given_back = (np.clip(frames, 0, 1) * 255).round().astype(np.uint8)
-    return np.concatenate([stored_clip(out / "bank", id), given_back], axis=2)
+def _pixels(generated: Any) -> Any:
+    """What a pipeline generated as uint8 ``[F, H, W, 3]``."""
+    return (np.clip(generated.frames[0], 0, 1) * 255).round().astype(np.uint8)
 
 
-def stored_clip(bank: Path, id: str) -> Any:
-    """The frames of a clip ``[F, H, W, 3]`` uint8, found with webdataset in the tars of the latest snapshot."""
+def _stored_clips(bank: Path) -> dict[str, Any]:
+    """The frames of each clip, uint8 ``[F, H, W, 3]``, as webdataset finds them in the tars of the latest snapshot."""
     import webdataset
 
-    from noisebank.describe import snapshot_files
     from noisebank.video.frames import decode_mp4
 
     store = open_store(bank)
     tars = [str(bank / entry.path) for entry in snapshot_files(store, read_snapshot(store), "clips")]
-    for sample in webdataset.WebDataset(tars, shardshuffle=False, empty_check=False):
-        if sample["__key__"] == id:
-            return decode_mp4(sample["mp4"])
-    raise JobFailed(f"{bank}: no tar has the clip {id}")
+    samples = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
+    return {sample["__key__"]: decode_mp4(sample["mp4"]) for sample in samples}
 
 
 def _save_video(path: Path, frames: Any) -> None:
@@ -217,14 +195,12 @@ def _save_video(path: Path, frames: Any) -> None:
 
     from noisebank.video.encode import encode_mp4
 
-    rgb = [av.VideoFrame.from_ndarray((frame * 255).round().astype("uint8"), format="rgb24") for frame in frames]
+    rgb = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames]
     path.write_bytes(encode_mp4([frame.reformat(format="yuv420p") for frame in rgb], Fraction(8), "yuv420p"))
 
 
-def _save_gif(path: Path, pairs: list[Any]) -> None:
-    import numpy as np
+def _save_gif(path: Path, frames: Any) -> None:
     from PIL import Image
 
-    frames = np.concatenate(pairs, axis=1)
     images = [Image.fromarray(frame).resize((frame.shape[1] * 3, frame.shape[0] * 3)) for frame in frames]
     images[0].save(path, save_all=True, append_images=images[1:], duration=120, loop=0)

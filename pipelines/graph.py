@@ -76,10 +76,9 @@ def build_pipeline(
         index = plans | "Index" >> BuildIndex(bank, config.index, made[CAPTIONS], stage in (BUILD, INDEX))
     if stage in (BUILD, COMMIT):
         _ = plans | "Publish" >> Publish(config, run_id, made, index)
-        return
-    own = {INDEX: index} if index is not None else {name: made[name] for name in made if name != CLIPS} or made
-    finished = {name: done | f"Finished {name}" >> beam.Map(lambda item: item.finished) for name, done in own.items()}
-    _ = plans | "Record" >> RecordRun(bank, run_id, finished)
+    else:
+        own = {INDEX: index} if index is not None else {name: made[name] for name in made if name != CLIPS} or made
+        _ = plans | "Record" >> RecordRun(bank, run_id, own)
 
 
 def _announce(path: str, bank: str, run_id: str) -> str:

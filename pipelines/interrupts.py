@@ -24,33 +24,33 @@ def ended_by_interrupt(leave: Callable[[], object]) -> Iterator[None]:
     Args:
         leave: says so and ends the process.
     """
-    came, once = threading.Event(), threading.Lock()
-    heard, rung = socket.socketpair()
+    interrupted, leaving = threading.Event(), threading.Lock()
+    receiver, sender = socket.socketpair()
 
     def leave_once() -> None:
-        with once:  # (for good)
+        with leaving:  # (for good)
             leave()
 
     def handle(*_: object) -> None:
-        if not came.is_set():
-            came.set()
+        if not interrupted.is_set():
+            interrupted.set()
             raise KeyboardInterrupt
 
     def watch() -> None:
-        with heard:
-            while signals := heard.recv(64):
+        with receiver:
+            while signals := receiver.recv(64):
                 if signal.SIGINT in signals:
                     time.sleep(GRACE_S)
                     leave_once()
 
-    rung.setblocking(False)
+    sender.setblocking(False)
     threading.Thread(target=watch, daemon=True).start()
-    before = signal.signal(signal.SIGINT, handle), signal.set_wakeup_fd(rung.fileno())
+    before = signal.signal(signal.SIGINT, handle), signal.set_wakeup_fd(sender.fileno())
     try:
         yield
     finally:
-        if came.is_set():
+        if interrupted.is_set():
             leave_once()
         signal.set_wakeup_fd(before[1])
         signal.signal(signal.SIGINT, before[0])
-        rung.close()
+        sender.close()

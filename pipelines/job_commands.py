@@ -11,14 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noisebank.commands import Command, Outcome
+from noisebank.commands import Outcome
 from noisebank.config import config_from_mapping, flag_names, load_document, member_flag
 from noisebank.errors import ConfigError
 from noisebank.options import Config, NoiseOptions, SourceOptions
 from noisebank.storage import open_store
 
 FLAG = "option:"
-STAGES = {
+JOBS = {
+    "plan": "what build would do, stage by stage, in counts; writes nothing",
     "build": "bring the bank up to date with its sources and commit one snapshot",
     "clips": "plan, then fetch, cut and encode the clips that are missing",
     "captions": "embed the captions of the open plan that clips made",
@@ -39,12 +40,11 @@ def add_job_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Declares the commands that need a configuration."""
     parser = add("demo", "captioned videos, a bank, lookups and a generated clip, on this machine", demo)
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
-    _job(add("plan", "what build would do, stage by stage, in counts; writes nothing", plan, takes_rest=True))
-    for stage, help in STAGES.items():
-        _job(add(stage, help, _stage_command(stage), takes_rest=True))
+    for name, help in JOBS.items():
+        _add_options(add(name, help, run_job, takes_rest=True))
 
 
-def _job(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "\n".join(
         [*_members_help("sources", SourceOptions), *_members_help("noise", NoiseOptions), LISTS_HELP]
     )
@@ -113,22 +113,13 @@ def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
     return config, beam
 
 
-def plan(arguments: argparse.Namespace) -> Outcome:
-    """What ``build`` would do; writes nothing."""
-    from pipelines.jobs import plan_only
+def run_job(arguments: argparse.Namespace) -> Outcome:
+    """Runs the job that the command is named after."""
+    from pipelines.jobs import plan_only, run_stages
 
     config, beam = read_config(arguments)
-    return _report(plan_only(config, beam), "plan")
-
-
-def _stage_command(stage: str) -> Command:
-    def run(arguments: argparse.Namespace) -> Outcome:
-        from pipelines.jobs import run_stages
-
-        config, beam = read_config(arguments)
-        return _report(run_stages(config, beam, stage), stage)
-
-    return run
+    name = arguments.command
+    return _report(plan_only(config, beam) if name == "plan" else run_stages(config, beam, name), name)
 
 
 def demo(arguments: argparse.Namespace) -> Outcome:

@@ -154,7 +154,7 @@ def _plan_rows(plan: Plan) -> dict[str, int]:
 
 
 def _run(options: PipelineOptions, build: Any) -> None:
-    """Runs a pipeline; an error of noisebank's raised on a worker comes back as itself, without Beam's wrapping.
+    """Runs a pipeline.
 
     Raises:
         NoiseBankError: the error raised on a worker; ConfigError if the runner refuses its options; JobFailed if the
@@ -167,21 +167,22 @@ def _run(options: PipelineOptions, build: Any) -> None:
     build(pipeline)
     try:
         state = pipeline.run().wait_until_finish()
-    except NoiseBankError as error:
-        raise type(error)(_STEP.sub("", str(error))) from error
     except Exception as error:  # (runners raise what they like)
-        raised = _RAISED.findall(str(error))
-        if not raised:
-            raise JobFailed(f"the job failed: {_told(error)}") from error
-        name, message = raised[-1]
-        kind = getattr(errors, name, JobFailed)
-        raise (kind if issubclass(kind, NoiseBankError) else JobFailed)(message) from error
+        raise _unwrap(error) from error
     if state != PipelineState.DONE:
         raise JobFailed(f"the job ended as {state}; run the same command again to go on from what is finished")
 
 
-def _told(error: Exception) -> str:
-    """The kind of an error and what it says; of a worker's traceback the last line, which is just that."""
+def _unwrap(error: Exception) -> NoiseBankError:
+    """An error of noisebank's as it was raised on a worker, without Beam's wrapping; any other as JobFailed, with its
+    kind and what it says (of a worker's traceback the last line, which is just that)."""
     text = str(error).strip()
+    if isinstance(error, NoiseBankError):
+        return type(error)(_STEP.sub("", text))
+    if raised := _RAISED.findall(text):
+        name, message = raised[-1]
+        kind = getattr(errors, name, JobFailed)
+        return (kind if issubclass(kind, NoiseBankError) else JobFailed)(message)
     is_traceback = "Traceback (most recent call last)" in text
-    return _STEP.sub("", text.splitlines()[-1].strip() if is_traceback else f"{type(error).__name__}: {text}")
+    last = text.splitlines()[-1].strip() if is_traceback else f"{type(error).__name__}: {text}"
+    return JobFailed(f"the job failed: {_STEP.sub('', last)}")

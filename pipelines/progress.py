@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 
 from noisebank.commits.runs import find_plan
 from noisebank.planning.plan import Plan, read_plan
@@ -21,45 +22,44 @@ _SECONDS = {True: 1.0, False: 10.0}
 @contextmanager
 def watch_run(store: Store, run_id: str, stage: str = "build") -> Iterator[None]:
     """Shows how many shards of a run's plan are finished while the block runs; ``stage``: what the run does."""
-    ended, well = threading.Event(), threading.Event()
-    with show_progress("planning", "shards") as progress:
-        thread = threading.Thread(target=_watch, args=(store, run_id, stage, progress, ended, well), daemon=True)
-        thread.start()
-        try:
-            yield
-            well.set()
-        finally:
-            ended.set()
-            thread.join()
-
-
-def _watch(
-    store: Store, run_id: str, stage: str, progress: Progress, ended: threading.Event, well: threading.Event
-) -> None:
+    ended = threading.Event()
     pause = _SECONDS[store.local_path("plans") is not None]
-    plan: Plan | None = None
-    last = False
-    while not last:
-        last = ended.wait(pause)
+    read = lru_cache(1)(read_plan)
+
+    def look(finished: str = "") -> None:
         try:
-            if plan is None and (path := find_plan(store, run_id)):
-                plan = read_plan(store, path)
-            if plan is not None:
-                _report(progress, store, plan, stage if well.is_set() else "")
-            elif not last:
+            if path := find_plan(store, run_id):
+                _report(progress, store, read(store, path), finished)
+            elif not ended.is_set():
                 progress.report(0, 0)
         except Exception as error:  # noqa: BLE001 (stores raise what they like; the next look will do)
             _log.debug("progress: %s", error)
 
+    def watch() -> None:
+        while not ended.wait(pause):
+            look()
 
-def _report(progress: Progress, store: Store, plan: Plan, ended: str) -> None:
-    """Counts receipts that are younger than the plan; after the end of a stage, or of a build, all of its shards are
-    finished, some of them perhaps found that are older."""
+    with show_progress("planning", "shards") as progress:
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        finished = ""
+        try:
+            yield
+            finished = stage
+        finally:
+            ended.set()
+            thread.join()
+            look(finished)
+
+
+def _report(progress: Progress, store: Store, plan: Plan, finished: str) -> None:
+    """Counts receipts that are younger than the plan; once a stage or a build is finished, so are all of its shards,
+    some of them perhaps found that are older."""
     todo = {stage: figures["shards"] for stage, figures in plan.todo().items() if figures["shards"]}
     since = datetime.fromisoformat(plan.created).timestamp()
     done = {
         stage: shards
-        if ended in ("build", "commit", stage.partition("/")[0])
+        if finished in ("build", "commit", stage.partition("/")[0])
         else min(shards, sum(file.key.endswith(".json") and file.modified >= since for file in store.scan(stage)))
         for stage, shards in todo.items()
     }

@@ -35,17 +35,19 @@ def beam_options(words: Sequence[str]) -> PipelineOptions:
     Raises:
         ConfigError: a word is no option of Beam's, or its value is not allowed.
     """
-    parser = _StrictParser(add_help=False, allow_abbrev=False)
-    for options in _all_subclasses(PipelineOptions):
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False, conflict_handler="resolve"
+    )  # (some options are declared by two of Beam's classes)
+    for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
-    known, unknown = parser.parse_known_args(list(words))
+    try:
+        known, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"Beam options: {error}") from error
     if unknown:
         raise ConfigError(f"{unknown[0]}: neither an option of noisebank nor of Beam; see --help")
-    runner = getattr(known, "runner", None)
-    if runner in (None, "DirectRunner", LOCAL):
-        kept = _without(words, "--runner")
-        return PipelineOptions([*kept, f"--runner={LOCAL}"])
-    return PipelineOptions(list(words))
+    is_local = known.runner in (None, "DirectRunner", LOCAL)
+    return PipelineOptions([*words, f"--runner={LOCAL}"] if is_local else list(words))
 
 
 def runs_elsewhere(options: PipelineOptions) -> bool:
@@ -100,33 +102,3 @@ def _runs_in_this_process(options: PipelineOptions) -> bool:
 def _runner(options: PipelineOptions) -> str:
     """The runner's short name, such as ``dataflow``."""
     return str(options.view_as(StandardOptions).runner).rpartition(".")[2].lower().removesuffix("runner")
-
-
-class _StrictParser(argparse.ArgumentParser):
-    """An argument parser that raises, and takes an option that two of Beam's classes declare."""
-
-    def __init__(self, **keywords: object) -> None:
-        super().__init__(conflict_handler="resolve", **keywords)  # type: ignore[arg-type]
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise ConfigError(f"Beam options: {message}")
-
-
-def _all_subclasses(cls: type[PipelineOptions]) -> list[type[PipelineOptions]]:
-    found = []
-    for subclass in cls.__subclasses__():
-        found += [subclass, *_all_subclasses(subclass)]
-    return found
-
-
-def _without(words: Sequence[str], flag: str) -> list[str]:
-    kept = []
-    skip = False
-    for word in words:
-        if skip:
-            skip = False
-        elif word == flag:
-            skip = True
-        elif not word.startswith(f"{flag}="):
-            kept.append(word)
-    return kept

@@ -5,7 +5,6 @@ Only the addresses of batches pass through the GroupByKey; the rows stay in file
 
 from __future__ import annotations
 
-import itertools
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
@@ -39,8 +38,7 @@ Spilled = tuple[int, tuple[str, SpilledBatch] | None]
 class MakePlan(beam.PTransform):
     """Plans a build; one element comes out: the path of the plan (:func:`noisebank.planning.read_plan`).
 
-    A plan that is there already, of a build that was killed, is found again by its hash and left as it is, unless it
-    is damaged: then it is made again.
+    The plan of a build that was killed is found again by its hash; only a damaged one is made again.
 
     Args:
         config: of the build.
@@ -69,7 +67,7 @@ class MakePlan(beam.PTransform):
             surveyed
             | "Lists" >> beam.FlatMap(lambda found: range(len(found.lists)))
             | "SpreadLists" >> beam.Reshuffle()
-            | "Cut" >> beam.FlatMap(_cut, the_survey)
+            | "Cut" >> beam.FlatMap(lambda number, found: cut_ranges(found.lists[number], number), the_survey)
             | "SpreadRanges" >> beam.Reshuffle()
             | "Read" >> beam.ParDo(_Read(self._out), the_survey).with_outputs("ranges", main="batches")
         )
@@ -145,17 +143,17 @@ class _Reduce(beam.DoFn):
     """The batches of a partition to the files of the plan; nothing, where the plan is there already."""
 
     def __init__(self, config: Config, out: str) -> None:
-        self._config = config
-        self._out = open_store(out)
-        self._parent: tuple[str, Parent] | None = None
-        self._exists: dict[str, bool] = {}
+        self._config, self._out = config, open_store(out)
+        self._opened = "", ""
 
     def process(
         self, element: tuple[int, Iterable[tuple[str, SpilledBatch] | None]], found: Survey, scan: Scanned
     ) -> Iterator[PartitionFiles]:
-        if scan.hash not in self._exists:
-            self._exists[scan.hash] = self._out.exists(plan_path(scan.hash))
-        if self._exists[scan.hash]:
+        if self._opened != (found.spill, scan.hash):  # (a job that is restarted surveys again)
+            self._opened = found.spill, scan.hash
+            self._parent = Parent(open_store(self._config.bank), found.parent, found.fingerprints)
+            self._exists = self._out.exists(plan_path(scan.hash))
+        if self._exists:
             return
         partition, batches = element
         lo, hi = partition_range(partition, found.bits)
@@ -166,7 +164,7 @@ class _Reduce(beam.DoFn):
         reduced = reduce_partition(
             pa.Table.from_batches(tables["rows"], LISTED).combine_chunks(),
             pa.Table.from_batches(tables["claims"], CLAIMS).combine_chunks(),
-            self._parent_of(found),
+            self._parent,
             lo,
             hi,
             rules,
@@ -177,21 +175,10 @@ class _Reduce(beam.DoFn):
             Metrics.counter("plan", name).inc(count)
         yield write_partition(self._out, partition, reduced, scan, found)
 
-    def _parent_of(self, found: Survey) -> Parent:
-        """The snapshot, opened once a worker."""
-        if self._parent is None or self._parent[0] != found.spill:
-            self._parent = found.spill, Parent(open_store(self._config.bank), found.parent, found.fingerprints)
-        return self._parent[1]
 
-
-def _cut(number: int, found: Survey) -> Iterator[Range]:
-    return cut_ranges(found.lists[number], number)
-
-
-def _receipt_groups(found: Survey) -> Iterator[list[tuple[int, ReceiptName]]]:
-    numbered = enumerate(found.receipts)
-    while group := list(itertools.islice(numbered, _RECEIPTS_A_CLAIM)):
-        yield group
+def _receipt_groups(found: Survey) -> list[list[tuple[int, ReceiptName]]]:
+    numbered = list(enumerate(found.receipts))
+    return [numbered[i : i + _RECEIPTS_A_CLAIM] for i in range(0, len(numbered), _RECEIPTS_A_CLAIM)]
 
 
 def _claim(

@@ -22,7 +22,6 @@ from noisebank.options import Config
 from noisebank.planning.plan import FOLDER, ROW_COUNTS, Plan, refuse, removal_problems
 from noisebank.stages.job import Finished, add_figures, stage_figures
 from noisebank.storage import Store, open_store
-from transforms.index import BuiltIndex
 from transforms.work import Done, plan_of, step
 
 _log = logging.getLogger(__name__)
@@ -100,36 +99,31 @@ class Publish(beam.PTransform):
     config: Config
     run_id: str
     shards: Mapping[str, beam.PCollection[Done]]
-    index: beam.PCollection[BuiltIndex]
+    index: beam.PCollection[Done]
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[dict[str, Any]]:
         # (one side input a stage: Beam's Java fuser refuses a Flatten of which only some inputs are fused with it)
-        shards = [
-            beam.pvalue.AsList(done | f"Shards {stage}" >> beam.Map(FinishedShard.of))
-            for stage, done in self.shards.items()
-        ]
-        return plans | "Commit" >> beam.Map(_publish, self.config, self.run_id, beam.pvalue.AsList(self.index), *shards)
+        shards = [done | f"Shards {stage}" >> beam.Map(FinishedShard.of) for stage, done in self.shards.items()]
+        inputs = map(beam.pvalue.AsList, (self.index, *shards))
+        return plans | "Commit" >> beam.Map(_publish, self.config, self.run_id, *inputs)
 
 
 @step
 class RecordRun(beam.PTransform):
-    """Records what a stage that runs on its own came to, when it has done all.
-
-    Args:
-        bank: its address.
-        run_id: of the run.
-        finished: the stage's shards, by stage.
+    """Records what the shards of a stage that runs on its own came to, when it has done all.
 
     Input and output: the plan's path.
     """
 
     bank: str
     run_id: str
-    finished: Mapping[str, beam.PCollection[Finished]]
+    shards: Mapping[str, beam.PCollection[Done]]
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[str]:
-        shards = [beam.pvalue.AsIter(finished) for finished in self.finished.values()]
-        return plans | beam.Map(_record, self.bank, self.run_id, *shards)
+        own = [
+            done | f"Finished {stage}" >> beam.Map(lambda item: item.finished) for stage, done in self.shards.items()
+        ]
+        return plans | beam.Map(_record, self.bank, self.run_id, *map(beam.pvalue.AsIter, own))
 
 
 def _record(path: str, bank: str, run_id: str, *finished: Iterable[Finished]) -> str:
@@ -176,51 +170,36 @@ def _result(store: Store, plan: Plan, shards: Iterable[FinishedShard]) -> BuildR
 
 
 def _publish(
-    path: str, config: Config, run_id: str, indices: list[BuiltIndex], *groups: Iterable[FinishedShard]
+    path: str, config: Config, run_id: str, index: list[Done], *groups: Iterable[FinishedShard]
 ) -> dict[str, Any]:
     store, plan = open_store(config.bank), plan_of(config.bank, path)
     shards = sorted((shard for group in groups for shard in group), key=lambda shard: (shard.stage, shard.inputs))
-    index = next(iter(indices), None)
     with _result(store, plan, shards) as result:
         _check_failures(result, config)
-        snapshot = result.parent
+        parent = snapshot = result.parent
+        counts = {name: plan.counts[name] for name in ROW_COUNTS} | {"failed": len(result.failed.nums)}
         if not plan.is_empty:
-            delta = result.delta(index.finished.receipt if index else None)
-            snapshot = commit(store, result.parent, delta, _info(result, run_id))
-        summary = _summary(result, snapshot, shards, index)
+            delta = result.delta(index[0].finished.receipt if index else None)
+            info = CommitInfo(
+                run_id=run_id,
+                plan=plan.hash,
+                fingerprints=plan.fingerprints,
+                models=result.models(),
+                noise_sets=plan.noise_sets,
+                sources=tuple(plan.source_names.values()),
+                counts=counts,
+            )
+            snapshot = commit(store, parent, delta, info)
+        figures = stage_figures(done.finished for done in index)
+        for shard, receipt, failed in zip(shards, result.receipts, result.failure_counts, strict=True):
+            add_figures(figures, shard.stage, shard.made, shard.seconds, receipt.rows, failed)
+        summary = {
+            "snapshot": snapshot.number if snapshot else None,
+            "parent": parent.number if parent else None,
+            "committed": snapshot is not None and (parent is None or snapshot.number != parent.number),
+            "rows": counts | {"in_bank": snapshot.in_bank if snapshot else 0},
+            "stages": dict(sorted(figures.items())),
+            "failed_by_code": result.failed.codes,
+        }
     record_run(store, run_id, summary)
     return summary
-
-
-def _info(result: BuildResult, run_id: str) -> CommitInfo:
-    plan = result.plan
-    return CommitInfo(
-        run_id=run_id,
-        plan=plan.hash,
-        fingerprints=plan.fingerprints,
-        models=result.models(),
-        noise_sets=plan.noise_sets,
-        sources=tuple(plan.source_names.values()),
-        counts=_row_counts(result),
-    )
-
-
-def _row_counts(result: BuildResult) -> dict[str, int]:
-    return {**{name: result.plan.counts[name] for name in ROW_COUNTS}, "failed": len(result.failed.nums)}
-
-
-def _summary(
-    result: BuildResult, snapshot: Snapshot | None, shards: list[FinishedShard], index: BuiltIndex | None
-) -> dict[str, Any]:
-    parent = result.parent
-    figures = stage_figures([index.finished] if index else [])
-    for shard, receipt, failed in zip(shards, result.receipts, result.failure_counts, strict=True):
-        add_figures(figures, shard.stage, shard.made, shard.seconds, receipt.rows, failed)
-    return {
-        "snapshot": snapshot.number if snapshot else None,
-        "parent": parent.number if parent else None,
-        "committed": snapshot is not None and (parent is None or snapshot.number != parent.number),
-        "rows": {**_row_counts(result), "in_bank": snapshot.in_bank if snapshot else 0},
-        "stages": dict(sorted(figures.items())),
-        "failed_by_code": result.failed.codes,
-    }

@@ -4,16 +4,16 @@ keeps one in a process."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from noisebank.stages.job import Finished, run_job
+from noisebank.stages.job import Finished, ShardJob, run_job
 from noisebank.stages.stage import LazyModel, ShardWork, Stage
+from noisebank.storage import BankWriter
 from transforms.work import Done, plan_of, step, writer_of
 
 _log = logging.getLogger(__name__)
@@ -37,77 +37,57 @@ class MakeShards(beam.PTransform):
     make: bool = True
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
-        maker = _Maker(self.bank, self.stage, self.make)
         if not (self.stage.has_model and self.make):
-            return work | beam.ParDo(_MakeShard(maker))
-        run = RunInference(_ModelHandler(maker))
+            return work | beam.ParDo(_MakeShard(self))
+        run = RunInference(_ModelHandler(self))
         if self.stage.accelerator:
             run = run.with_resource_hints(accelerator=self.stage.accelerator)
         return work | run | beam.FlatMap(lambda done: done)
 
-
-@dataclass(frozen=True)
-class _Maker:
-    """What a worker needs to make shards."""
-
-    bank: str
-    stage: Stage
-    make: bool
-
-    def done(self, work: ShardWork, model: LazyModel) -> list[Done]:
+    def finish(self, work: ShardWork, model: LazyModel) -> list[Done]:
         """The finished shard; none where there is nothing to make."""
         plan, writer = plan_of(self.bank, work.plan), writer_of(self.bank, work.plan)
         job = self.stage.job(writer.store, plan, work, model)
-        if job is None:
-            return []
-        finished = run_job(job, writer, self.make)
-        if self.make:
-            count(finished)
-        return [Done(work, finished)]
+        return [Done(work, run_and_count(job, writer, self.make))] if job else []
 
 
 class _MakeShard(beam.DoFn):
-    def __init__(self, maker: _Maker) -> None:
-        self._maker = maker
+    def __init__(self, shards: MakeShards) -> None:
+        self._shards = shards
 
     def setup(self) -> None:
-        self._model = LazyModel(self._maker.stage.load_model)
+        self._model = LazyModel(self._shards.stage.load_model)
 
-    def process(self, work: ShardWork) -> Iterator[Done]:
-        yield from self._maker.done(work, self._model)
+    def process(self, work: ShardWork) -> list[Done]:
+        return self._shards.finish(work, self._model)
 
 
 class _ModelHandler(ModelHandler[ShardWork, list[Done], LazyModel]):
-    def __init__(self, maker: _Maker) -> None:
+    def __init__(self, shards: MakeShards) -> None:
         super().__init__(max_batch_size=1)
-        self._maker = maker
+        self._shards = shards
 
     def load_model(self) -> LazyModel:
-        return LazyModel(self._maker.stage.load_model)
+        return LazyModel(self._shards.stage.load_model)
 
     def run_inference(
         self, batch: Sequence[ShardWork], model: LazyModel, inference_args: dict[str, Any] | None = None
     ) -> Iterable[list[Done]]:
         with model.turn():
-            return [self._maker.done(work, model) for work in batch]
+            return [self._shards.finish(work, model) for work in batch]
 
     def get_metrics_namespace(self) -> str:
-        return f"noisebank_{self._maker.stage.name.kind}"
+        return f"noisebank_{self._shards.stage.name.kind}"
 
 
-def count(finished: Finished) -> None:
-    """Beam metrics and a line in the log of a finished shard."""
-    receipt, kind = finished.receipt, "done" if finished.made else "skipped"
-    name = receipt.stage.replace("/", "_")
-    Metrics.counter("noisebank", f"{name}_{kind}").inc(receipt.rows)
-    Metrics.counter("noisebank", f"{name}_failed").inc(len(receipt.failures))
-    Metrics.counter("noisebank", f"{name}_milliseconds").inc(round(1000 * finished.seconds))
-    made = "made" if finished.made else "found"
-    _log.info(
-        "%s: %d rows, %d failed, %s in %.1f s",
-        receipt.stage,
-        receipt.rows,
-        len(receipt.failures),
-        made,
-        finished.seconds,
-    )
+def run_and_count(job: ShardJob, writer: BankWriter, make: bool) -> Finished:
+    """Runs a job; where its shard is to be made, Beam's metrics and the log tell of it."""
+    finished = run_job(job, writer, make)
+    if make:
+        receipt, failed = finished.receipt, len(finished.receipt.failures)
+        kind, how = ("done", "made") if finished.made else ("skipped", "found")
+        for what, count in ((kind, receipt.rows), ("failed", failed), ("milliseconds", round(1000 * finished.seconds))):
+            Metrics.counter("noisebank", f"{receipt.stage.replace('/', '_')}_{what}").inc(count)
+        shard = f"{receipt.stage} of {receipt.info['tar']}" if "tar" in receipt.info else receipt.stage
+        _log.info("%s: %d rows, %d failed, %s in %.1f s", shard, receipt.rows, failed, how, finished.seconds)
+    return finished

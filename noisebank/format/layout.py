@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from noisebank.format.stage_names import NOISE
+
 _DATA = r"[0-9a-f]{32}(-v[1-9][0-9]*)?"
 _FOLDERS = ("clips", "captions", "index", "rows", "records", "touched", "failures", "parts", "expired", "snapshots")
 _WORK = ("plans", "runs", "probe")
@@ -34,9 +36,9 @@ def is_ours(key: str) -> bool:
     return _NAMES.fullmatch(key) is not None
 
 
-def is_taken(kind: str) -> bool:
-    """Whether a stage over clips cannot be of this kind, because the bank has a folder of that name for itself."""
-    return kind in (*_FOLDERS, *_WORK)
+def is_free(kind: str) -> bool:
+    """Whether a user's stage over clips may be of this kind: a name for a folder that the bank does not use itself."""
+    return kind != NOISE and re.fullmatch(_OVER_CLIPS, f"{kind}/set") is not None
 
 
 def is_work(key: str) -> bool:

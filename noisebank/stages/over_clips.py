@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisebank.errors import BankDamaged, ConfigError
-from noisebank.format.layout import is_taken
+from noisebank.format.layout import is_free
 from noisebank.format.manifest import Snapshot
 from noisebank.format.parts import kind_of
 from noisebank.format.reading import read_table
@@ -55,10 +55,12 @@ def register_stage(kind: str, options: type[Any]) -> Callable[[type[StageOverCli
         options: dataclass that extends :class:`noisebank.options.StageOptions` with the stage's own options.
 
     Raises:
-        ConfigError: the bank has a folder of this name for something else.
+        ConfigError: it is no such name, or the bank has a folder of this name for something else.
     """
-    if is_taken(kind):
-        raise ConfigError(f"stage kind {kind!r} is not allowed: banks have a folder of that name; choose another")
+    if not is_free(kind):
+        raise ConfigError(
+            f"stage kind {kind!r} is not allowed: letters, digits and _ are, and no name of a folder of banks"
+        )
 
     def register(cls: type[StageOverClips]) -> type[StageOverClips]:
         cls.kind = kind

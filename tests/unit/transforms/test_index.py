@@ -14,7 +14,7 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from noisebank.format.manifest import read_snapshot
-from noisebank.format.receipts import Receipt
+from noisebank.format.receipts import Receipt, segment_of
 from noisebank.format.status import Status
 from noisebank.format.tables import write_segment
 from noisebank.ids import clip_number
@@ -26,7 +26,7 @@ from noisebank.stages.stage import ShardWork
 from noisebank.storage import BankWriter, Store, open_store
 from schemas.rows import ROWS
 from tests.support.bank import FINGERPRINTS, build, embed
-from transforms.index import BuildIndex, BuiltIndex
+from transforms.index import BuildIndex
 from transforms.work import Done
 
 HASH = "b" * 32
@@ -60,9 +60,10 @@ def built(store: Store, receipts: Sequence[Receipt], expected: list[Any], **opti
         assert_that(index | beam.Map(_facts), equal_to(expected))
 
 
-def _facts(index: BuiltIndex) -> tuple[int, int, bool]:
-    assert index.segment.recall == 1.0
-    return index.segment.size, len(index.replaces), index.finished.made
+def _facts(index: Done) -> tuple[int, int, bool]:
+    segment, replaces = segment_of(index.finished.receipt)
+    assert segment.recall == 1.0
+    return segment.size, len(replaces), index.finished.made
 
 
 def test_all_captions_of_a_plan_make_one_segment_once(store: Store) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
+import logging
+import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -20,9 +24,11 @@ import torch
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline
 
+from noisebank import options
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo
 from noisebank.commits.publishing import BuildResult
+from noisebank.config import config_from_mapping
 from noisebank.errors import BankDamaged, ConfigError
 from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.format.manifest import read_snapshot
@@ -34,18 +40,19 @@ from noisebank.format.tables import FAILURE_KEY, OverlayTable, write_segment
 from noisebank.ids import clip_number, xxh64
 from noisebank.models import model_digest
 from noisebank.models.stable_diffusion import ModelScope
-from noisebank.options import CaptionOptions, Config, NoiseOptions
+from noisebank.options import CaptionOptions, NoiseOptions
 from noisebank.planning.cut import Task
 from noisebank.planning.plan import Plan, read_plan, write_plan
 from noisebank.search.embed import embedder_digest
 from noisebank.stages.captions import CaptionsStage
+from noisebank.stages.configured import stages_over_clips
 from noisebank.stages.noise import NoiseStage
+from noisebank.stages.over_clips import STAGES, StageOverClips
 from noisebank.stages.stage import ShardWork, Stage
 from noisebank.storage import BankWriter, Store, open_store
-from tests.support.brightness import Brightness, BrightnessOptions, brightness_of
 from tests.support.clip_shards import mp4_of, write_clips
 from tests.support.minilm import MINILM
-from transforms.shards import MakeShards, _Maker, _ModelHandler
+from transforms.shards import MakeShards, _ModelHandler
 from transforms.work import Done
 
 CAPTIONS = [f"a dog number {i} on a beach" for i in range(12)]
@@ -92,14 +99,12 @@ def plan(
     return [ShardWork(work.path, task) for task in tasks]
 
 
-def shards(
-    store: Store, works: Sequence[ShardWork], stage: Stage, make: bool = True, modules: tuple[str, ...] = ()
-) -> list[tuple[str, bool]]:
+def shards(store: Store, works: Sequence[ShardWork], stage: Stage, make: bool = True) -> list[tuple[str, bool]]:
     """Inputs hash of every shard that the step gives, sorted, and whether it was made."""
     for key in store.list("probe"):
         store.delete(key)
     with TestPipeline(runner=FnApiRunner()) as pipeline:
-        done = pipeline | beam.Create(list(works)) | MakeShards(store.url, stage, modules, make)
+        done = pipeline | beam.Create(list(works)) | MakeShards(store.url, stage, make)
         _ = done | beam.Map(_keep, store.url)
     return [(key.split("/")[1], store.read(key) == b"made") for key in store.list("probe")]
 
@@ -192,10 +197,15 @@ def test_new_clips_hand_on_their_good_rows_alone(store: Store, tmp_path: Path) -
     assert table.column("id").to_pylist() == [ids[0], ids[2], ids[3]]
 
 
-def test_the_wanted_clips_of_a_tar_become_a_noise_file(store: Store, invert: NoiseStage, tmp_path: Path) -> None:
+def test_the_wanted_clips_of_a_tar_become_a_noise_file(
+    store: Store, invert: NoiseStage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     wanted = [IDS[0], IDS[2], IDS[3]]
-    work = noise_plan(store, invert, tmp_path, clips(store, IDS).files[0].path, dict.fromkeys(wanted, 1))
-    ((inputs, made),) = shards(store, [work], invert)
+    tar = clips(store, IDS).files[0].path
+    work = noise_plan(store, invert, tmp_path, tar, dict.fromkeys(wanted, 1))
+    with caplog.at_level(logging.INFO, logger="transforms.shards"):
+        ((inputs, made),) = shards(store, [work], invert)
+    assert re.search(rf"{STAGE} of {tar}: 3 rows, 0 failed, made in \d+\.\d s$", caplog.text, re.MULTILINE)
     assert made and list_receipts(store, STAGE) == [inputs]
     assert ids_of(store) == [wanted]
 
@@ -278,7 +288,7 @@ def test_threads_of_a_process_take_turns_with_the_model(
         return predict(self, *arguments, **conditioning)
 
     monkeypatch.setattr(ModelScope, "predict", noted)
-    handler = _ModelHandler(_Maker(store.url, invert, (), True))
+    handler = _ModelHandler(MakeShards(store.url, invert))
     model = handler.load_model()
     with ThreadPoolExecutor(3) as threads:
         assert len([*threads.map(lambda work: handler.run_inference([work], model), works)]) == 3
@@ -302,20 +312,33 @@ def test_out_of_memory_in_the_step_is_survived(
     assert receipt is not None and (receipt.rows, receipt.info["batch_size"]) == (5, 1)
 
 
-def test_a_stage_of_a_module_is_made_and_its_records_are_published(store: Store, tmp_path: Path) -> None:
+@pytest.fixture
+def brightness(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of a stage of one's own, just imported; what it registers is forgotten after the test."""
+    name, kind = "tests.support.brightness", "brightness"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(STAGES, kind, StageOverClips)
+    monkeypatch.setitem(options.OPTION_CLASSES, ("stages", kind), options.StageOptions)
+    monkeypatch.setitem(options._REGISTERED_BY, ("stages", kind), "tests")
+    return importlib.import_module(name)
+
+
+def test_a_stage_of_a_module_is_made_and_its_records_are_published(
+    store: Store, tmp_path: Path, brightness: Any
+) -> None:
     mp4s = {id: mp4_of(torch.full((2, 32, 32, 3), 40 * i, dtype=torch.uint8)) for i, id in enumerate(IDS)}
-    stage, writer = Brightness(BrightnessOptions(kind="brightness", name="mean", darkest=30.0)), BankWriter(store)
-    fingerprint = stage.identify(Config(), None).fingerprint
-    assert stage.name.name == BRIGHT
+    config = config_from_mapping({"noise": [], "stages": [{"kind": "brightness", "name": "mean", "darkest": 30}]})
+    (stage,), writer = stages_over_clips(config), BankWriter(store)
+    assert (type(stage), stage.name.name) == (brightness.Brightness, BRIGHT)
+    fingerprint = stage.identify(config, None).fingerprint
     tar = write_clips(store, mp4s).files[0]
     listed = [dict.fromkeys(ROWS.names, 1) | {"num": clip_number(id), "clip_file": tar.key} for id in IDS]
     rows = pa.Table.from_pylist([row | {"status": Status.OK} for row in listed], ROWS)
     known = {"fingerprints": {BRIGHT: fingerprint}, "changes": {"rows": (write_segment(writer, "plans/rows", rows),)}}
     (work,) = plan(store, tmp_path, BRIGHT, records(dict.fromkeys(IDS, 1)), 5, tar=tar.path, **known)
-    modules = ("tests.support.brightness",)
-    ((inputs, made),) = shards(store, [work], stage, modules=modules)
-    assert made and shards(store, [work], stage, modules=modules) == [(inputs, False)]
-    assert shards(store, [work], stage, make=False, modules=modules) == [(inputs, False)]
+    ((inputs, made),) = shards(store, [work], stage)
+    assert made and shards(store, [work], stage) == [(inputs, False)]
+    assert shards(store, [work], stage, make=False) == [(inputs, False)]
 
     with BuildResult(store, read_plan(store, work.plan), None, [(BRIGHT, inputs)]) as result:
         assert result.failed.codes == {"too_dark": 1}
@@ -325,7 +348,7 @@ def test_a_stage_of_a_module_is_made_and_its_records_are_published(store: Store,
     assert (snapshot.record_counts, snapshot.noise_sets) == ({BRIGHT: 4}, ())
     (entry,) = part_entries(read_parts(store, snapshot.parts[BRIGHT]))
     assert pq.read_table(pa.BufferReader(store.read(entry.path))).to_pylist() == [
-        {"num": clip_number(id), "id": id, "brightness": brightness_of(mp4s[id])} for id in IDS[1:]
+        {"num": clip_number(id), "id": id, "brightness": brightness.brightness_of(mp4s[id])} for id in IDS[1:]
     ]
     published = OverlayTable(store, snapshot.records[BRIGHT]).read().to_pylist()
     failed = {"num": clip_number(IDS[0]), "file": 0, "row": -1, "checksum": 0, "status": Status.FAILED}
