@@ -232,9 +232,8 @@ class NoiseBank:
         """Latents with the ``height``, ``width`` and ``num_frames`` that go with them, for a pipeline's ``__call__``.
 
         Args:
-            prompt: as in :meth:`noise`; or ``id=``.
             pipe: the pipeline: it is checked, and the latents are brought to its device and dtype.
-            options: as for :meth:`noise`.
+            prompt, options: as for :meth:`noise`.
         """
         sample = self.sample(prompt, pipe=pipe, **options)
         latents = from_pipeline(sample.latents, sample.model["layout"], tuple(sample.model["shape"]))
