@@ -26,8 +26,8 @@ from noisebank.fixtures.small_models import make_small_model
 from noisebank.fixtures.videos import make_sample_videos, write_video
 from noisebank.inversion import relative_error
 from noisebank.models import ModelAdapter, load_model
-from noisebank.options import PIXEL_FORMATS
-from noisebank.video.decode import ClipSpec, decode
+from noisebank.options import PIXEL_FORMATS, ClipOptions
+from noisebank.video.decode import decode
 from noisebank.video.encode import encode_mp4
 from noisebank.video.frames import decode_mp4
 
@@ -68,8 +68,8 @@ def run(videos: int = VIDEOS) -> list[dict[str, Any]]:
 
 def _measured(path: Path, pixel_format: str, models: dict[int, ModelAdapter]) -> dict[str, float]:
     """The measures of one video."""
-    unencoded = np.stack([frame.to_ndarray(format="rgb24") for frame in decode(path, _spec("yuv444p")).frames])
-    decoded = decode(path, _spec(pixel_format))
+    unencoded = np.stack([frame.to_ndarray(format="rgb24") for frame in decode(path, _clips("yuv444p")).frames])
+    decoded = decode(path, _clips(pixel_format))
     planes = _planes(decoded.frames)
     mp4 = encode_mp4(decoded.frames, decoded.fps, pixel_format)
     with av.open(io.BytesIO(mp4)) as container:
@@ -87,8 +87,8 @@ def psnr(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
     return float(10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2)))
 
 
-def _spec(pixel_format: str) -> ClipSpec:
-    return ClipSpec(frames=FRAMES, frame_stride=4, fps=None, height=SIZE, width=SIZE, pixel_format=pixel_format)
+def _clips(pixel_format: str) -> ClipOptions:
+    return ClipOptions(frames=FRAMES, frame_stride=4, size=SIZE, pixel_format=pixel_format)
 
 
 def _planes(frames: Any) -> npt.NDArray[np.uint8]:

@@ -26,12 +26,11 @@ from noisebank.fixtures.videos import write_video
 from noisebank.format.shards import ShardSample, write_shard
 from noisebank.options import ClipOptions, FetchOptions
 from noisebank.video.clips import Clip, ClipRequest, make_clips
-from noisebank.video.decode import ClipSpec, decode
+from noisebank.video.decode import decode
 from noisebank.video.encode import encode_mp4
 from noisebank.video.sandbox import Sandbox
 
 CLIPS = ClipOptions(frames=16, frame_stride=8, size=256)
-SPEC = ClipSpec(frames=16, frame_stride=8, fps=None, height=256, width=256, pixel_format="yuv420p")
 DISTINCT = 4
 ROUNDS = 2
 
@@ -63,8 +62,8 @@ def _bare(uris: list[str], folder: Path) -> None:
     for uri in uris:
         with urllib.request.urlopen(uri) as response:
             path.write_bytes(response.read())
-        decoded = decode(path, SPEC)
-        encode_mp4(decoded.frames, decoded.fps, SPEC.pixel_format)
+        decoded = decode(path, CLIPS)
+        encode_mp4(decoded.frames, decoded.fps, CLIPS.pixel_format)
 
 
 def _shard(uris: list[str], folder: Path) -> None:

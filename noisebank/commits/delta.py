@@ -19,6 +19,7 @@ from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import part_rows, update_parts
 from noisebank.format.reading import PARQUET
 from noisebank.format.receipts import Receipt
+from noisebank.format.schemas import FAILURES
 from noisebank.format.stage_names import INDEX, StageName, nest
 from noisebank.format.status import Status
 from noisebank.format.tables import ARROW, FAILURE_KEY, OverlayTable, merge_from, write_segment
@@ -42,7 +43,8 @@ class Delta:
         receipts: of all shards whose files come into the bank, the index's included.
         index: a segment over the captions made, or, if it ``replaces`` others, over theirs too.
         replaces: paths of the index files that leave the snapshot.
-        drops: names of stages over clips that leave the snapshot with all their records.
+        drops: names of stages over clips that leave the snapshot with all their records and failures; whoever drops
+            stages changes no other failures.
         touches: numbers that count as changed beside those in the tables.
         purges: whether every overlay table becomes one segment, without tombstones and healed failures.
     """
@@ -114,6 +116,7 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         moved: numbers whose caption was changed by others since ``delta`` was planned, for a replacing index.
     """
     base = _without_stages(base or Snapshot(0, "", None, "", "", ""), delta.drops)
+    changed = _healed(store, base, delta.drops) if delta.drops else delta.failures
     noise_sets = base.noise_sets if info.noise_sets is None else info.noise_sets
     writer, number = BankWriter(store, base.vacuum), base.number + 1
     tables = _TableUpdates(writer, delta.purges)
@@ -122,7 +125,7 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         key: tables.extend(f"records/{key}", base.records.get(key, ()), delta.records.get(key, ()), _is_removed)
         for key in sorted({*base.records, *delta.records, *noise_sets})
     }
-    numbered = (_with_number(table, number) for table in delta.failures)
+    numbered = (_with_number(table, number) for table in changed)
     failures = tables.extend("failures", base.failures, numbered, _is_healed, FAILURE_KEY, PARQUET)
     counted = count(store, rows, records, noise_sets)
     parts, data_bytes = _updated_parts(writer, base, delta, counted)
@@ -245,6 +248,16 @@ def _without_stages(base: Snapshot, dropped: Collection[str]) -> Snapshot:
         records={key: entries for key, entries in base.records.items() if key not in keys},
         parts={kind: entries for kind, entries in base.parts.items() if kind not in dropped},
     )
+
+
+def _healed(store: Store, base: Snapshot, dropped: Collection[str]) -> Iterator[pa.Table]:
+    """What takes the place of the failures of dropped stages."""
+    for piece in OverlayTable(store, base.failures, FAILURE_KEY, FAILURES).slices():
+        piece = piece.filter(pc.field("stage").isin(list(dropped)) & (pc.field("code") != ""))
+        empty = pa.array([""] * piece.num_rows, pa.string())
+        for name in ("code", "message"):
+            piece = piece.set_column(piece.schema.get_field_index(name), FAILURES.field(name), empty)
+        yield piece.select(FAILURES.names)
 
 
 def _with_number(table: pa.Table, number: int) -> pa.Table:

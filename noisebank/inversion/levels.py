@@ -32,15 +32,14 @@ class Levels:
         z_prev = (z_t - gain * m(z_t, t)) / scale          sampling
 
     Args:
-        prediction_type: what the network predicts: ``epsilon``, ``v_prediction``, ``sample`` or ``flow``.
+        prediction_type: what the network predicts.
         timesteps: ``[T]``, as the network takes them (int64, or float32 for flow matching).
         level_t: ``[T]`` float64, the level that a step starts from: the cumulative product of the alphas, or sigma
             for flow matching.
         level_prev: ``[T]`` float64, the (cleaner) level that it arrives at.
 
     Raises:
-        ValueError: a step cannot be inverted, such as epsilon prediction at zero signal-to-noise ratio
-            (:data:`LARGEST_SCALE`).
+        ValueError: a step cannot be inverted, such as epsilon prediction at zero signal-to-noise ratio.
     """
 
     prediction_type: PredictionType
@@ -97,8 +96,8 @@ class Levels:
         return {
             "prediction_type": self.prediction_type,
             "timesteps": [round(float(t), 4) for t in self.timesteps],
-            "level_t": [float(f"{float(level):.7g}") for level in self.level_t],
-            "level_prev": [float(f"{float(level):.7g}") for level in self.level_prev],
+            "level_t": [float(f"{level:.7g}") for level in self.level_t],
+            "level_prev": [float(f"{level:.7g}") for level in self.level_prev],
         }
 
 
@@ -108,7 +107,7 @@ def levels_digest(description: dict[str, Any]) -> str:
 
 
 def levels_from_scheduler(scheduler: Any) -> Levels:
-    """Mirror the steps of a deterministic diffusers scheduler whose timesteps are already set.
+    """Mirror the steps of a deterministic diffusers scheduler.
 
     Args:
         scheduler: a ``DDIMScheduler``, ``CogVideoXDDIMScheduler`` or ``FlowMatchEulerDiscreteScheduler`` after the

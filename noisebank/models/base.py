@@ -157,8 +157,8 @@ class ModelAdapter(ABC):
 
     def predict(self, latents: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         """The network's output for canonical ``[B, C, F, H, W]`` in its own dtype and ``timestep`` ``[B]``."""
-        network, options = getattr(self.pipe, self.network_name), self.network_options(*latents.shape[2:])
-        inputs = to_pipeline(latents, self.layout)
+        network, inputs = getattr(self.pipe, self.network_name), to_pipeline(latents, self.layout)
+        options = self.network_options(*latents.shape[2:])
         output = network(inputs, timestep=timestep, **conditioning, **options, return_dict=False)[0]
         return from_pipeline(output, self.layout, latents.shape[1:])
 
@@ -191,15 +191,15 @@ class ModelAdapter(ABC):
         return self.scheduler_levels(self.pipe.scheduler, num_inference_steps, shape)
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """Scaled latents of clips, the mode of the VAE's posterior.
+        """Scaled latents ``[B, C, F, H, W]`` float32 of clips, on the device: the mode of the VAE's posterior.
 
         Clips are encoded one at a time: the memory stays small and the result does not depend on batch mates.
 
         Args:
             frames: ``[B, F, H, W, 3]`` uint8 RGB, on the CPU or the device.
 
-        Returns:
-            ``[B, C, F, H, W]`` float32 on the device; raises :class:`ShapeMismatch` if the clips do not fit the model.
+        Raises:
+            ShapeMismatch: the clips do not fit the model.
         """
         self.rules.check(*frames.shape[1:4])
         if self.device.type == "cuda" and frames.device.type == "cpu":

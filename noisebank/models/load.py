@@ -73,11 +73,9 @@ def load_model(
         raise ConfigError(
             f"model {model!r} has digest {found}, the noise is to be made with {digest}; give that model, or plan anew"
         )
-    parts: dict[str, Any] = {}
+    parts: dict[str, Any] = {"safety_checker": None} if "safety_checker" in config.index else {}
     if motion_adapter is not None:
         parts["motion_adapter"] = diffusers.MotionAdapter.from_pretrained(motion_adapter, dtype=dtype)
-    if "safety_checker" in config.index:
-        parts["safety_checker"] = None
     try:
         pipe = getattr(diffusers, config.pipeline_class).from_pretrained(
             model, dtype={"vae": torch.float32, "default": dtype}, use_safetensors=True, **parts

@@ -17,7 +17,8 @@ class Wan(ModelAdapter):
     pipeline_class = "WanPipeline"
     network_name = "transformer"
     scheduler_class = "FlowMatchEulerDiscreteScheduler"
-    prompt_options = {"max_sequence_length": 512}  # noqa: RUF012 (the default of __call__; encode_prompt has another)
+    # 512 is the default of the pipeline's __call__; that of encode_prompt differs.
+    prompt_options = {"max_sequence_length": 512}  # noqa: RUF012
 
     @classmethod
     def clip_rules(cls, config: ModelConfig) -> ClipRules:

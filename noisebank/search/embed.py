@@ -22,7 +22,7 @@ import numpy.typing as npt
 from noisebank.errors import ConfigError
 from noisebank.storage import file_sha256
 
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _MODULES = "modules.json"
 _MIN_TOKENS = 32
 _MIN_BATCH = 2
@@ -41,7 +41,7 @@ def embedder_folder(model: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
         try:
-            folder = Path(snapshot_download(model, allow_patterns=list(_FILES)))
+            folder = Path(snapshot_download(model, allow_patterns=_FILES))
         except (HFValidationError, HfHubHTTPError, OSError) as error:
             raise ConfigError(
                 f"captions.model: {model!r} is neither a local folder nor to be had from the hub ({error})"
@@ -55,9 +55,6 @@ def embedder_digest(model: str) -> str:
     """Which model this is by its contents, whatever its path: 32 hexadecimal digits.
 
     Weights, configurations and vocabularies count; notes, and weights in formats that are never loaded, do not.
-
-    Raises:
-        ConfigError: there is no such model.
     """
     folder = embedder_folder(model)
     modules = json.loads((folder / _MODULES).read_text(encoding="utf-8"))
@@ -68,12 +65,7 @@ def embedder_digest(model: str) -> str:
 
 
 class Embedder:
-    """A loaded Sentence-BERT model; see :func:`load_embedder`.
-
-    Args:
-        model: the ``SentenceTransformer``.
-        digest: of its files (:func:`embedder_digest`).
-    """
+    """A loaded ``SentenceTransformer`` and the digest of its files; see :func:`load_embedder`."""
 
     def __init__(self, model: Any, digest: str) -> None:
         self._model = model
@@ -81,14 +73,11 @@ class Embedder:
         self.dim = int(model.get_embedding_dimension())
 
     def embed(self, captions: Sequence[str], batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """Embeddings of captions.
+        """Embeddings ``[N, D]`` float32 of captions, each row of length one.
 
         Args:
             captions: any texts; those longer than the model's context are cut by its tokenizer.
             batch_size: most captions in a batch; it does not change the result.
-
-        Returns:
-            ``[N, D]`` float32, each row of length one.
         """
         embeddings = np.empty((len(captions), self.dim), np.float32)
         with _one_thread():
@@ -133,7 +122,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def load_embedder(model: str, digest: str | None = None) -> Embedder:
-    """Loads a Sentence-BERT model from a hub id or local folder, from safetensors only.
+    """Loads a Sentence-BERT model from safetensors.
 
     Args:
         model: hub id, or folder in sentence-transformers' format.
@@ -141,10 +130,6 @@ def load_embedder(model: str, digest: str | None = None) -> Embedder:
 
     Raises:
         ConfigError: there is no such model, it needs code or pickled weights, or it is another model than ``digest``.
-
-    Example:
-        >>> load_embedder("./minilm").embed(["a dog on the beach"]).shape       # doctest: +SKIP
-        (1, 384)
     """
     folder = embedder_folder(model)
     found = embedder_digest(str(folder))

@@ -28,16 +28,15 @@ _BLOCK = 65_536
 _FLOAT_BYTES = 4
 _HNSW_LINKS = 32
 _LINK_BYTES = 4
-_FIRST_EFFORT = 8
+_EFFORTS = tuple(8 << i for i in range(28))
 _POINTS_PER_LIST = 64
 _QUERIES = 512
 _SEED = 1234
 _TIE = 1e-5
-_BLAS_FROM = 8
 
 Vectors = npt.NDArray[np.float32]
 
-faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM
+faiss.cvar.distance_compute_blas_threshold = 8
 """Batches of this many queries on Flat go through BLAS, ten times faster than one by one; FAISS's own default never
 does below 128,000 queries."""
 
@@ -62,17 +61,14 @@ def choose_index(n: int, dim: int, memory: int | None = None, final: bool = Fals
     not fit in ``memory`` bytes, with 8 bits a dimension. Product quantisation is never chosen: its recall is 0.65.
 
     Args:
-        n: vectors.
-        dim: numbers in a vector.
         memory: bytes that the index may take; None: as many as it needs.
         final: nothing will be added for long and latency matters: a graph, unless it does not fit.
 
     >>> choose_index(10_000, 384), choose_index(1_000_000, 384)
     (IndexSpec(factory='Flat', nlist=0), IndexSpec(factory='IVF4000,Flat', nlist=4000))
     """
-    full = n * dim * _FLOAT_BYTES
-    links = n * 2 * _HNSW_LINKS * _LINK_BYTES
     room = math.inf if memory is None else memory
+    full, links = n * dim * _FLOAT_BYTES, n * 2 * _HNSW_LINKS * _LINK_BYTES
     fits = full <= room
     if n <= FLAT_LIMIT and fits:
         return IndexSpec("Flat")
@@ -88,7 +84,6 @@ class TunedIndex:
 
     Args:
         index: the FAISS index; ids are the positions of the vectors, and its own nprobe or efSearch is ``effort``.
-        spec: its type.
         effort: lists visited (nprobe) or candidates kept (efSearch) a query; 0 for exact search.
         recall: recall@k by k, for k in 1 and 5.
     """
@@ -126,8 +121,7 @@ def build_index(vectors: Vectors, min_recall: float, spec: IndexSpec | None = No
         exact = exact_scores(vectors, queries, max(RECALL_AT))
         recall: dict[int, float] = {}
         effort = 0
-        for effort in _efforts(index, n):
-            set_effort(index, effort)
+        for effort in _raise_effort(index, n):
             _, positions = index.search(queries, max(RECALL_AT))
             recall = recall_of(_scores(vectors, queries, positions), exact)
             if min(recall.values()) >= min_recall:
@@ -179,14 +173,6 @@ def recall_of(found: Vectors, exact: Vectors) -> dict[int, float]:
     return recall
 
 
-def set_effort(index: Any, effort: int) -> None:
-    """Sets nprobe or efSearch, which are written with the index; nothing for exact indexes."""
-    if isinstance(index, faiss.IndexIVF):
-        index.nprobe = effort
-    elif isinstance(index, faiss.IndexHNSW):
-        index.hnsw.efSearch = effort
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """FAISS on one thread, so that its results do not depend on the machine's cores."""
@@ -198,16 +184,19 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(threads)
 
 
-def _efforts(index: Any, n: int) -> list[int]:
-    """Efforts to try, doubling up to the last that can help."""
+def _raise_effort(index: Any, n: int) -> Iterator[int]:
+    """Sets nprobe or efSearch, which are written with the index, to more and more, up to the last that can help; what
+    is exact has 0 once."""
     if isinstance(index, faiss.IndexIVF):
-        last = index.nlist
+        holder, name, last = index, "nprobe", index.nlist
     elif isinstance(index, faiss.IndexHNSW):
-        last = n
+        holder, name, last = index.hnsw, "efSearch", n
     else:
-        return [0]
-    doubling = [_FIRST_EFFORT << i for i in range(max(0, last // _FIRST_EFFORT).bit_length())]
-    return [*(effort for effort in doubling if effort < last), last]
+        yield 0
+        return
+    for effort in [*(effort for effort in _EFFORTS if effort < last), last]:
+        setattr(holder, name, effort)
+        yield effort
 
 
 def _training_sample(vectors: Vectors, spec: IndexSpec) -> Vectors:

@@ -7,6 +7,7 @@ clips' numbers) and a bitmap of deleted positions. Results of several segments a
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,21 +52,14 @@ class Entry:
 
 
 class Entries:
-    """The entries of a segment, read a row group at a time.
-
-    Args:
-        path: local Parquet file, sorted by num.
-    """
+    """The entries of a segment, a local Parquet file sorted by num, read a row group at a time."""
 
     def __init__(self, path: Path) -> None:
         self._file = pq.ParquetFile(path)
         metadata = self._file.metadata
-        self._starts = [0]
-        self._first_nums = []
-        for i in range(metadata.num_row_groups):
-            group = metadata.row_group(i)
-            self._starts.append(self._starts[-1] + group.num_rows)
-            self._first_nums.append(group.column(0).statistics.min)
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        self._starts: list[int] = [0, *itertools.accumulate(group.num_rows for group in groups)]
+        self._first_nums = [group.column(0).statistics.min for group in groups]
         self._group = lru_cache(_CACHED_GROUPS)(self._file.read_row_group)
 
     def __len__(self) -> int:
@@ -106,11 +100,10 @@ class Segment:
         self.index = index
         self.entries = entries
         self.deleted = deleted
-        self.size = int(self.index.ntotal)
-        self.live = self.size - (0 if deleted is None else int(deleted.sum()))
-        """Positions that can be found."""
+        self.size = self.live = int(index.ntotal)  # (live: those positions that can be found)
         self._selector = None
         if deleted is not None:
+            self.live -= int(deleted.sum())
             self._selector = faiss.IDSelectorBitmap(np.packbits(~deleted, bitorder="little"))
 
     def restricted(self, keep: Mask) -> Segment:
@@ -125,15 +118,16 @@ class Segment:
             k: results a query.
             exhaustive: visit everything: exact up to the precision of the stored vectors.
         """
-        index = self.index
+        index, parameters = self.index, None
+        if exhaustive and isinstance(index, faiss.IndexHNSW):
+            index = faiss.downcast_index(index.storage)
         if isinstance(index, faiss.IndexIVF):
             nprobe = index.nlist if exhaustive else index.nprobe
-            parameters: Any = faiss.SearchParametersIVF(sel=self._selector, nprobe=nprobe)
-        elif isinstance(index, faiss.IndexHNSW) and not exhaustive:
+            parameters = faiss.SearchParametersIVF(sel=self._selector, nprobe=nprobe)
+        elif isinstance(index, faiss.IndexHNSW):
             parameters = faiss.SearchParametersHNSW(sel=self._selector, efSearch=max(k, index.hnsw.efSearch))
-        else:
-            index = faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSW) else index
-            parameters = faiss.SearchParameters(sel=self._selector) if self._selector else None
+        elif self._selector:
+            parameters = faiss.SearchParameters(sel=self._selector)
         scores, positions = index.search(np.ascontiguousarray(queries), k, params=parameters)
         return np.where(positions < 0, -np.inf, scores), positions
 
@@ -182,8 +176,8 @@ def search_segments(
     origin = np.repeat(np.arange(-1, len(segments)), k)[None].repeat(len(queries), axis=0)
     origin = np.where(positions < 0, -1, origin)
     order = np.lexsort((positions, origin, -scores))[:, :k]
-    best, where, which = (np.take_along_axis(array, order, axis=1) for array in (scores, origin, positions))
-    return best, where, which
+    scores, origin, positions = (np.take_along_axis(found, order, axis=1) for found in (scores, origin, positions))
+    return scores, origin, positions
 
 
 def union_recall(segments: Sequence[Segment], count: int = _QUERIES) -> dict[int, float]:
@@ -212,11 +206,7 @@ def merge_segments_from(live: Sequence[int], sizes: Sequence[int]) -> int:
     """The first of the segments, oldest first, that should be merged into one with all that follow it.
 
     Segments are merged when they are many (their sizes grow like powers of two, see
-    :func:`noisebank.format.tables.merge_from`) or when more than a fifth of one is deleted.
-
-    Args:
-        live: positions of each that can be found.
-        sizes: positions of each.
+    :func:`noisebank.format.tables.merge_from`) or when more than a fifth of one's positions can no longer be found.
 
     >>> merge_segments_from([1000, 10], [1000, 10]), merge_segments_from([700, 10], [1000, 10])
     (2, 0)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from noisebank.errors import RowFailure
 from noisebank.format.shards import ForeignSample, read_foreign_shard
 from noisebank.sources.block import Block
-from noisebank.video.members import member_uri
+from noisebank.video.uris import member_uri
 
 if TYPE_CHECKING:
     from noisebank.sources.files import ListFile

@@ -13,14 +13,13 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from noisebank.errors import RowFailure
 from noisebank.options import ClipOptions, FetchOptions
@@ -61,16 +60,13 @@ class Clip:
     """Of the video."""
 
 
-Outcome = Clip | RowFailure
-
-
 def make_clips(
     requests: Sequence[ClipRequest],
     clips: ClipOptions,
     options: FetchOptions,
     workdir: Path | None = None,
     sandbox: Sandbox | None = None,
-) -> Iterator[tuple[ClipRequest, Outcome]]:
+) -> Iterator[tuple[ClipRequest, Clip | RowFailure]]:
     """Fetches, decodes and encodes.
 
     Args:
@@ -84,60 +80,26 @@ def make_clips(
         Each request, in the order given, with its clip or the reason why there is none. Other exceptions (a full disk)
         end the iteration.
     """
-    sandbox = sandbox or shared_sandbox()
     with tempfile.TemporaryDirectory(prefix="noisebank-", dir=workdir, ignore_cleanup_errors=True) as folder:
-        work = _Work(requests, clips, options, sandbox, Path(folder))
+        work = _Work(requests, clips, options, sandbox or shared_sandbox(), Path(folder))
         try:
-            work.start()
             for number, request in enumerate(requests):
-                yield request, work.take(number)
+                yield request, work.take(number, request)
         finally:
             work.stop()
 
 
 @dataclass
 class _Video:
-    """The requests that one download serves; ``left`` of them are still to be decoded.
+    """A downloaded video, of which ``left`` clips are still to be decoded.
 
-    All that a download writes, whatever fetches it, is in ``folder``, which goes when it failed or is decoded.
+    All that its download wrote is in ``folder``, which goes with the last of them.
     """
 
-    uri: str
+    fetched: Fetched
     folder: Path
-    numbers: list[int]
-    left: int = 0
-
-
-class _Backlog:
-    """Bytes that wait to be decoded or handed on; holds downloads back while there are too many."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._wanted = 0
-        self._stopped = False
-        self._changed = threading.Condition()
-
-    def add(self, size: int) -> None:
-        with self._changed:
-            self._bytes += size
-            self._changed.notify_all()
-
-    def wanted(self, number: int) -> None:
-        """The caller waits for this request."""
-        with self._changed:
-            self._wanted = number
-            self._changed.notify_all()
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-    def wait(self, first: int) -> None:
-        """Returns when there is room, or the caller waits for request ``first`` itself (else all would stand still)."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._bytes < self._limit or first <= self._wanted or self._stopped)
+    size: int
+    left: int
 
 
 class _Work:
@@ -151,80 +113,80 @@ class _Work:
         sandbox: Sandbox,
         folder: Path,
     ) -> None:
-        self._requests, self._clips, self._options = requests, clips, options
-        self._sandbox, self._folder = sandbox, folder
-        self._downloads = ThreadPoolExecutor(options.concurrency, "noisebank-fetch")
-        self._decodes = ThreadPoolExecutor(sandbox.size, "noisebank-decode")
-        self._lock = threading.Lock()
-        self._outcomes: list[Future[Outcome]] = [Future() for _ in requests]
-        self._backlog = _Backlog(MAX_BACKLOG_BYTES)
+        self._clips, self._options, self._sandbox, self._folder = clips, options, sandbox, folder
+        self._fetching = ThreadPoolExecutor(options.concurrency, "noisebank-fetch")
+        self._decoding = ThreadPoolExecutor(sandbox.size, "noisebank-decode")
+        self._changed = threading.Condition()
+        self._backlog = 0  # bytes that wait to be decoded or handed on
+        self._asked = 0  # number of the request that the caller waits for
+        videos: dict[str, dict[int, ClipRequest]] = {}
+        for number, request in enumerate(requests):
+            videos.setdefault(request.uri, {})[number] = request
+        self._downloads = {uri: self._fetching.submit(self._download, uri, wanted) for uri, wanted in videos.items()}
 
-    def start(self) -> None:
-        """Starts all work, in the order of the requests."""
-        videos: dict[str, _Video] = {}
-        for number, request in enumerate(self._requests):
-            video = videos.setdefault(request.uri, _Video(request.uri, self._folder / str(number), []))
-            video.numbers.append(number)
-        for video in videos.values():
-            video.left = len(video.numbers)
-            self._downloads.submit(self._guarded, video.numbers, partial(self._download, video))
-
-    def take(self, number: int) -> Outcome:
+    def take(self, number: int, request: ClipRequest) -> Clip | RowFailure:
         """Waits for the outcome of a request and hands it over: it is not kept."""
-        self._backlog.wanted(number)
-        outcome = self._outcomes[number].result()
-        self._outcomes[number] = Future()
-        if isinstance(outcome, Clip):
-            self._backlog.add(-len(outcome.mp4))
-        return outcome
+        self._ask(number)
+        try:
+            clip = self._downloads[request.uri].result().pop(number).result()
+        except RowFailure as failure:
+            return failure
+        self._add(-len(clip.mp4))
+        return clip
 
     def stop(self) -> None:
         """Gives up what has not begun; what has ends on its own (whoever interrupts a build does not wait for it)."""
-        self._backlog.stop()
-        self._downloads.shutdown(wait=False, cancel_futures=True)
-        self._decodes.shutdown(wait=False, cancel_futures=True)
+        self._ask(sys.maxsize)
+        self._fetching.shutdown(wait=False, cancel_futures=True)
+        self._decoding.shutdown(wait=False, cancel_futures=True)
 
-    def _guarded(self, numbers: list[int], step: Any) -> None:
-        """Runs a step; its failure, or any error, is the outcome of the requests concerned."""
-        try:
-            step()
-        except RowFailure as failure:
-            for number in numbers:
-                self._outcomes[number].set_result(failure)
-        except BaseException as error:  # noqa: BLE001 (handed to the caller, who is waiting)
-            for number in numbers:
-                self._outcomes[number].set_exception(error)
+    def _ask(self, number: int) -> None:
+        with self._changed:
+            self._asked = number
+            self._changed.notify_all()
 
-    def _download(self, video: _Video) -> None:
-        self._backlog.wait(video.numbers[0])
-        span = _span([self._requests[number] for number in video.numbers])
+    def _add(self, size: int) -> None:
+        with self._changed:
+            self._backlog += size
+            self._changed.notify_all()
+
+    def _download(self, uri: str, wanted: dict[int, ClipRequest]) -> dict[int, Future[Clip]]:
+        """The clips of a video by the numbers of their requests.
+
+        Waits for room, unless the caller waits for the first of them itself (else all would stand still).
+        """
+        first = min(wanted)
+        with self._changed:
+            self._changed.wait_for(lambda: self._backlog < MAX_BACKLOG_BYTES or first <= self._asked)
+        folder = self._folder / str(first)
         with _slots(self._options.concurrency, os.getpid()):
-            video.folder.mkdir()
+            folder.mkdir()
             try:
-                fetched = fetch(video.uri, video.folder / "video", self._options, *span)
-                size = sum(file.stat().st_size for file in video.folder.iterdir())
+                fetched = fetch(uri, folder / "video", self._options, _range([*wanted.values()]))
             except BaseException:
-                shutil.rmtree(video.folder)
+                shutil.rmtree(folder)
                 raise
-        self._backlog.add(size)
-        for number in video.numbers:
-            self._decodes.submit(self._guarded, [number], partial(self._decode, video, fetched, size, number))
+        video = _Video(fetched, folder, sum(file.stat().st_size for file in folder.iterdir()), len(wanted))
+        self._add(video.size)
+        return {number: self._decoding.submit(self._decode, video, request) for number, request in wanted.items()}
 
-    def _decode(self, video: _Video, fetched: Fetched, size: int, number: int) -> None:
-        request = self._requests[number]
+    def _decode(self, video: _Video, request: ClipRequest) -> Clip:
+        path, skipped_ms = video.fetched
+        span = {
+            "start_ms": (request.start_ms or 0) - skipped_ms,
+            "end_ms": None if request.end_ms is None else request.end_ms - skipped_ms,
+        }
         try:
-            spec = _spec(request, self._clips, fetched.start_ms)
-            facts, mp4 = self._sandbox.run({"path": str(fetched.path.absolute()), "spec": spec})
+            facts, mp4 = self._sandbox.run({"path": str(path.absolute()), "clips": asdict(self._clips), **span})
         finally:
-            with self._lock:
+            with self._changed:
                 video.left -= 1
-                done = video.left == 0
+                done = not video.left
             if done:
                 shutil.rmtree(video.folder)
-                self._backlog.add(-size)
-        facts.pop("bytes")
-        self._backlog.add(len(mp4))
-        self._outcomes[number].set_result(Clip(id=request.id, mp4=mp4, **facts))
+                self._add(-video.size)
+        self._add(len(mp4))
+        return Clip(id=request.id, mp4=mp4, **facts)
 
 
 @functools.cache
@@ -233,25 +195,10 @@ def _slots(concurrency: int, pid: int) -> threading.BoundedSemaphore:
     return threading.BoundedSemaphore(concurrency)
 
 
-def _span(requests: list[ClipRequest]) -> tuple[int | None, int | None]:
-    """The range that holds those of all requests of a video; (None, None) where one wants all of it."""
-    starts = [request.start_ms for request in requests if request.start_ms is not None]
-    ends = [request.end_ms for request in requests if request.end_ms is not None]
-    if not len(starts) == len(ends) == len(requests):
-        return None, None
+def _range(requests: list[ClipRequest]) -> tuple[int, int] | None:
+    """The range in ms that holds those of all requests of a video; None where one wants all of it."""
+    ranges = [(r.start_ms, r.end_ms) for r in requests if r.start_ms is not None and r.end_ms is not None]
+    if len(ranges) < len(requests):
+        return None
+    starts, ends = zip(*ranges, strict=True)
     return min(starts), max(ends)
-
-
-def _spec(request: ClipRequest, clips: ClipOptions, file_start_ms: int) -> dict[str, Any]:
-    """The fields of :class:`~.decode.ClipSpec` for a request, in a file that begins at ``file_start_ms``."""
-    height, width = clips.height_width
-    return {
-        "frames": clips.frames,
-        "frame_stride": clips.frame_stride or 1,
-        "fps": clips.fps,
-        "height": height,
-        "width": width,
-        "pixel_format": clips.pixel_format,
-        "start_ms": (request.start_ms or 0) - file_start_ms,
-        "end_ms": None if request.end_ms is None else request.end_ms - file_start_ms,
-    }

@@ -6,7 +6,10 @@ silently gives other frames than those asked for with open GOPs, edit lists and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,8 +18,13 @@ from typing import Any
 import av
 
 from noisebank.errors import RowFailure
-from noisebank.video.probe import Probe, check_dimensions, open_video, reason
+from noisebank.options import ClipOptions
 
+MAX_SIDE = 8192
+MIN_SIDE = 16
+MAX_DURATION_S = 24 * 3600
+DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc,ivf,mxf,nut,rm,gif"
+"""Formats that are read. Playlists (hls, concat, dash) are not among them: they name other files and addresses."""
 SCALER = "bicubic+accurate_rnd+full_chroma_int+bitexact"
 """swscale's flags: bicubic filters widen as they shrink (antialiasing); exact whatever the CPU's instructions."""
 _UPRIGHT: dict[int, list[tuple[str, str | None]]] = {
@@ -25,23 +33,8 @@ _UPRIGHT: dict[int, list[tuple[str, str | None]]] = {
     270: [("transpose", "clock")],
 }
 """Filters by counter-clockwise degrees, as the display matrix of a file states them."""
-
-
-@dataclass(frozen=True)
-class ClipSpec:
-    """Which frames of a video, and how they come out.
-
-    ``fps`` beats ``frame_stride``; the clip lies inside ``[start_ms, end_ms)``, counted from the video's first frame.
-    """
-
-    frames: int
-    frame_stride: int
-    fps: float | None
-    height: int
-    width: int
-    pixel_format: str
-    start_ms: int = 0
-    end_ms: int | None = None
+_Frames = Iterator[tuple[float, Any]]
+"""``av.VideoFrame`` after its time in ms, counted from the video's first frame."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class Decoded:
     """The frames of a clip with what is known of their video."""
 
     frames: list[Any]
-    """``av.VideoFrame`` of the spec's size and pixel format, BT.601, limited range."""
+    """``av.VideoFrame`` of the clip's size and pixel format, BT.601, limited range."""
     fps: Fraction
     """Of the clip."""
     source_fps: Fraction
@@ -59,166 +52,199 @@ class Decoded:
     """Of the video; where the file does not state it, up to the last frame read."""
 
 
-def decode(path: Path, spec: ClipSpec) -> Decoded:
-    """Decodes exactly ``spec.frames`` frames.
+def decode(path: Path, clips: ClipOptions, start_ms: int = 0, end_ms: int | None = None) -> Decoded:
+    """Decodes exactly ``clips.frames`` frames.
+
+    Args:
+        path: of the video.
+        clips: which frames, and how they come out; ``fps`` beats ``frame_stride``.
+        start_ms, end_ms: the range ``[start_ms, end_ms)`` that they lie in, counted from the video's first frame.
 
     Raises:
-        RowFailure: a code of :func:`.probe.open_video`, ``too_short`` (too few frames in the range) or
-            ``decode_error`` (the stream is damaged).
+        RowFailure: ``not_video``, ``no_video_stream``, ``bad_dimensions`` (a side outside 16..8192), ``bad_duration``
+            (negative or more than a day), ``too_short`` (too few frames in the range) or ``decode_error`` (the stream
+            is damaged).
     """
-    with open_video(path) as probe:
-        shaper = _Shaper(spec, probe.aspect)
-        frames: list[Any] = []
-        last_ms = 0.0
-        for at_ms, frame in _selected(probe, spec):
-            frames.append(shaper.shape(frame))
-            last_ms = at_ms
-            if len(frames) == spec.frames:
-                break
-        else:
-            raise RowFailure("too_short", _too_short(probe, spec, len(frames)))
-        source_fps = probe.fps
+    with _open(path) as video:
+        graph_of = functools.lru_cache(maxsize=1)(functools.partial(_graph, clips, video.aspect))
+        selected = itertools.islice(_selected(video, clips, start_ms, end_ms), clips.frames)
+        timed = [(at_ms, _shape(frame, graph_of)) for at_ms, frame in selected]
+        if len(timed) < clips.frames:
+            found = f"{len(timed)} of {clips.frames} frames"
+            rhythm = f"at {clips.fps:g} fps" if clips.fps else f"with frame_stride {clips.frame_stride}"
+            span = f"[{start_ms}, {'end' if end_ms is None else end_ms}) ms"
+            whole = "unknown" if video.duration_ms is None else f"{video.duration_ms} ms"
+            raise RowFailure("too_short", f"{found} {rhythm} in {span} of a video of {whole}")
         return Decoded(
-            frames=frames,
-            fps=Fraction(spec.fps).limit_denominator(1000) if spec.fps else source_fps / spec.frame_stride,
-            source_fps=source_fps,
-            source_width=probe.width,
-            source_height=probe.height,
-            duration_ms=probe.duration_ms if probe.duration_ms is not None else round(last_ms + 1000 / source_fps),
+            frames=[frame for _, frame in timed],
+            fps=Fraction(clips.fps).limit_denominator(1000) if clips.fps else video.fps / (clips.frame_stride or 1),
+            source_fps=video.fps,
+            source_width=video.width,
+            source_height=video.height,
+            duration_ms=round(timed[-1][0] + 1000 / video.fps) if video.duration_ms is None else video.duration_ms,
         )
 
 
-def _too_short(probe: Probe, spec: ClipSpec, found: int) -> str:
-    rhythm = f"at {spec.fps:g} fps" if spec.fps else f"with frame_stride {spec.frame_stride}"
-    span = f"[{spec.start_ms}, {'end' if spec.end_ms is None else spec.end_ms}) ms"
-    whole = "unknown" if probe.duration_ms is None else f"{probe.duration_ms} ms"
-    return f"{found} of {spec.frames} frames {rhythm} in {span} of a video of {whole}"
+class _Video:
+    """The first video stream of an open file; the decoder uses one thread, so that the outcome is one."""
 
+    def __init__(self, path: Path, container: Any) -> None:
+        pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not pictures:
+            kinds = ", ".join(sorted({s.type for s in container.streams})) or "none"
+            raise RowFailure("no_video_stream", f"streams in the file: {kinds}")
+        stream = pictures[0]
+        context = stream.codec_context
+        if context is None:
+            raise RowFailure("decode_error", "the codec of the video is unknown")
+        context.thread_count = 1
+        _check_dimensions(context.width, context.height)
+        rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+        aspect = stream.sample_aspect_ratio or context.sample_aspect_ratio
+        self.path, self.container, self.stream = path, container, stream
+        self.width, self.height = context.width, context.height
+        self.fps = Fraction(rate) if rate and 0 < rate <= 1000 else Fraction(25)
+        self.aspect = Fraction(aspect) if aspect and Fraction(1, 8) <= aspect <= 8 else Fraction(1)  # of a pixel
+        self.duration_ms = self._duration_ms()
 
-def _selected(probe: Probe, spec: ClipSpec) -> Iterator[tuple[float, Any]]:
-    """Time in ms and frame, for every frame that the spec wants, in order."""
-    if spec.fps is None:
-        for number, (at_ms, frame) in enumerate(_in_range(probe, spec)):
-            if number % spec.frame_stride == 0:
+    def _duration_ms(self) -> int | None:
+        """As the file states it; some do not."""
+        if self.stream.duration is not None and self.stream.time_base is not None:
+            seconds = float(self.stream.duration * self.stream.time_base)
+        elif self.container.duration is not None:
+            seconds = self.container.duration / av.time_base
+        else:
+            return None
+        if not 0 <= seconds <= MAX_DURATION_S:
+            raise RowFailure("bad_duration", f"{seconds:g} s; 0 to {MAX_DURATION_S} are read")
+        return round(seconds * 1000)
+
+    def frames(self, origin: int | None = None) -> _Frames:
+        """The frames from here to the end; time 0 is the frame at ``origin``, by default the first decoded."""
+        step_ms = float(1000 / self.fps)
+        at_ms = -step_ms
+        try:
+            for frame in self.container.decode(self.stream):
+                _check_dimensions(frame.width, frame.height)
+                if frame.pts is None:
+                    at_ms += step_ms
+                else:
+                    origin = frame.pts if origin is None else origin
+                    at_ms = float((frame.pts - origin) * frame.time_base * 1000)
                 yield at_ms, frame
+        except av.FFmpegError as error:
+            reason = _reason(error)
+            raise RowFailure("decode_error", f"decoding stopped after {at_ms / 1000:.3f} s: {reason}") from error
+
+    def frames_from(self, start_ms: int) -> _Frames:
+        """The frames from a key frame at or before ``start_ms`` on, or from the first where the file has no index."""
+        if start_ms <= 0:
+            yield from self.frames()
+            return
+        _, first = next(self.frames(), (0.0, None))
+        if first is not None and first.pts is not None and self._seek(first.pts, start_ms):
+            frames = self.frames(first.pts)
+            reached = next(frames, None)
+            if reached is not None and round(reached[0]) <= start_ms:
+                yield from itertools.chain([reached], frames)
+                return
+        with _open(self.path) as again:
+            yield from again.frames()
+
+    def _seek(self, origin: int, start_ms: int) -> bool:
+        """Goes to the last key frame before a time; False where the file has no index for that."""
+        try:
+            pts = origin + round(start_ms / 1000 / self.stream.time_base)
+            self.container.seek(pts, stream=self.stream, backward=True)
+        except (av.FFmpegError, OverflowError):
+            return False
+        return True
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[_Video]:
+    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+    try:
+        container = av.open(str(path), options=options, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise RowFailure("not_video", f"no video file: {_reason(error)}") from error
+    with container:
+        yield _Video(path, container)
+
+
+def _check_dimensions(width: int, height: int) -> None:
+    """Raises ``bad_dimensions`` for a picture that no real video has."""
+    if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
+        raise RowFailure("bad_dimensions", f"{width} x {height} pixels; {MIN_SIDE} to {MAX_SIDE} a side are read")
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's words for an error, without the file's name."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _selected(video: _Video, clips: ClipOptions, start_ms: int, end_ms: int | None) -> _Frames:
+    """The frames that a clip wants, in order; by time, those on screen then."""
+    frames = _in_range(video, start_ms, end_ms)
+    if clips.fps is None:
+        yield from itertools.islice(frames, 0, None, clips.frame_stride)
         return
-    shown: tuple[float, Any] | None = None  # the frame on screen until the next one
-    wanted = 0
-    for at_ms, frame in _in_range(probe, spec):
-        while shown is not None and spec.start_ms + wanted * 1000 / spec.fps < at_ms - 0.5:
+    shown, wanted = next(frames, None), 0
+    while shown is not None:
+        following = next(frames, None)
+        until_ms = following[0] if following is not None else shown[0] + 1000 / video.fps
+        while start_ms + wanted * 1000 / clips.fps < until_ms - 0.5:
             yield shown
             wanted += 1
-        shown = at_ms, frame
-    while shown is not None and spec.start_ms + wanted * 1000 / spec.fps < shown[0] + 1000 / probe.fps - 0.5:
-        yield shown
-        wanted += 1
+        shown = following
 
 
-def _in_range(probe: Probe, spec: ClipSpec) -> Iterator[tuple[float, Any]]:
-    """Time in ms and frame, for every frame of the range. Times count whole milliseconds, as lists state them."""
-    for at_ms, frame in _from(probe, spec.start_ms):
-        if spec.end_ms is not None and round(at_ms) >= spec.end_ms:
+def _in_range(video: _Video, start_ms: int, end_ms: int | None) -> _Frames:
+    """The frames of a range. Times count whole milliseconds, as lists state them."""
+    for at_ms, frame in video.frames_from(start_ms):
+        if end_ms is not None and round(at_ms) >= end_ms:
             return
-        if round(at_ms) < spec.start_ms:
+        if round(at_ms) < start_ms:
             continue
         if frame.is_corrupt:
             raise RowFailure("decode_error", f"the frame at {at_ms / 1000:.3f} s is damaged")
         yield at_ms, frame
 
 
-def _from(probe: Probe, start_ms: int) -> Iterator[tuple[float, Any]]:
-    """Time in ms and frame, from a key frame at or before ``start_ms`` on."""
-    if start_ms <= 0:
-        yield from _decoded(probe)
-        return
-    first = next(_decoded(probe), None)
-    origin = first[1].pts if first is not None else None
-    if origin is not None and _seek(probe, origin + round(start_ms / 1000 / probe.stream.time_base)):
-        frames = _decoded(probe, origin)
-        first = next(frames, None)
-        if first is not None and round(first[0]) <= start_ms:
-            yield first
-            yield from frames
-            return
-    with open_video(probe.path) as again:
-        yield from _decoded(again)
-
-
-def _seek(probe: Probe, pts: int) -> bool:
-    """Goes to the last key frame before ``pts``; False where the file has no index for that."""
+def _shape(frame: Any, graph_of: Callable[..., Any]) -> Any:
+    """A frame upright, scaled to cover the clip's size, centre-cropped, square pixels, in the clip's pixel format."""
+    colours = int(frame.colorspace), int(frame.color_range)
     try:
-        probe.container.seek(pts, stream=probe.stream, backward=True)
-    except (av.FFmpegError, OverflowError):
-        return False
-    return True
+        graph = graph_of(frame.width, frame.height, frame.format.name, frame.rotation % 360, *colours)
+        graph.push(frame)
+        shaped = graph.pull()
+    except (av.FFmpegError, ValueError) as error:
+        raise RowFailure("decode_error", f"a {frame.format.name} picture: {_reason(error)}") from error
+    shaped.pict_type = av.video.frame.PictureType.NONE
+    return shaped
 
 
-def _decoded(probe: Probe, origin: int | None = None) -> Iterator[tuple[float, Any]]:
-    """Time in ms since the frame at ``origin`` (by default the first decoded) and frame, from here to the end."""
-    step_ms = float(1000 / probe.fps)
-    at_ms = -step_ms
-    try:
-        for frame in probe.container.decode(probe.stream):
-            check_dimensions(frame.width, frame.height)
-            if frame.pts is None:
-                at_ms += step_ms
-            else:
-                origin = frame.pts if origin is None else origin
-                at_ms = float((frame.pts - origin) * frame.time_base * 1000)
-            yield at_ms, frame
-    except av.FFmpegError as error:
-        raise RowFailure("decode_error", f"decoding stopped after {at_ms / 1000:.3f} s: {reason(error)}") from error
-
-
-class _Shaper:
-    """One filter graph from decoded frames to those of the clip, made anew where the video changes its format."""
-
-    def __init__(self, spec: ClipSpec, aspect: Fraction) -> None:
-        self._spec, self._aspect = spec, aspect
-        self._key: tuple[Any, ...] = ()
-        self._graph: Any = None
-
-    def shape(self, frame: Any) -> Any:
-        """Upright, scaled to cover the clip's size, centre-cropped, square pixels, in the clip's pixel format."""
-        key = (frame.width, frame.height, frame.format.name, frame.rotation, frame.colorspace, frame.color_range)
-        try:
-            if key != self._key:
-                self._graph = _graph(frame, self._aspect, self._spec)
-                self._key = key
-            self._graph.push(frame)
-            shaped = self._graph.pull()
-        except (av.FFmpegError, ValueError) as error:
-            raise RowFailure("decode_error", f"a {frame.format.name} picture: {reason(error)}") from error
-        shaped.pict_type = av.video.frame.PictureType.NONE
-        return shaped
-
-
-def _graph(frame: Any, aspect: Fraction, spec: ClipSpec) -> Any:
-    """FFmpeg filters: the crop comes before the scaling, which then touches only what is kept."""
-    rotation = frame.rotation % 360
-    wide, high = Fraction(aspect), Fraction(1)  # of one pixel
-    width, height = frame.width, frame.height
-    if rotation in (90, 270):
-        wide, high, width, height = high, wide, height, width
-    scale = max(spec.height / (height * high), spec.width / (width * wide))
-    crop_width, crop_height = round(spec.width / scale / wide), round(spec.height / scale / high)
+def _graph(
+    clips: ClipOptions, aspect: Fraction, width: int, height: int, format: str, rotation: int, matrix: int, limits: int
+) -> Any:
+    """FFmpeg filters for frames of one format; the crop comes first, so that only what is kept is scaled."""
+    turned = rotation in (90, 270)
+    wide, high = (Fraction(1), aspect) if turned else (aspect, Fraction(1))  # of one pixel, upright
+    across, down = (height, width) if turned else (width, height)
+    out_height, out_width = clips.height_width
+    scale = max(out_height / (down * high), out_width / (across * wide))
+    crop_width, crop_height = round(out_width / scale / wide), round(out_height / scale / high)
+    source = f"video_size={width}x{height}:pix_fmt={format}:time_base=1/1000:colorspace={matrix}:range={limits}"
     filters: list[tuple[str, str | None]] = [
+        ("buffer", source),
         *_UPRIGHT.get(rotation, []),
         ("crop", f"{crop_width}:{crop_height}"),
-        ("scale", f"{spec.width}:{spec.height}:flags={SCALER}:out_color_matrix=bt601:out_range=tv"),
-        ("format", spec.pixel_format),
+        ("scale", f"{out_width}:{out_height}:flags={SCALER}:out_color_matrix=bt601:out_range=tv"),
+        ("format", clips.pixel_format),
         ("setsar", "1"),
+        ("buffersink", None),
     ]
     graph = av.filter.Graph()
     graph.threads = 1
-    last = graph.add(
-        "buffer",
-        f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1000"
-        f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}",
-    )
-    for name, arguments in [*filters, ("buffersink", None)]:
-        following = graph.add(name, arguments)
-        last.link_to(following)
-        last = following
-    graph.configure()
+    graph.link_nodes(*(graph.add(name, arguments) for name, arguments in filters)).configure()
     return graph

@@ -1,16 +1,22 @@
-"""Brings a video to a local file from a path, HTTP(S), an object store, YouTube or a member of a tar."""
+"""Brings a video to a local file from a path, HTTP(S), an object store, YouTube or a member of a tar.
+
+Credentials and endpoints of object stores come from the environment, as obstore reads it.
+"""
 
 from __future__ import annotations
 
+import functools
 import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from noisebank.errors import RowFailure
 from noisebank.options import FetchOptions
-from noisebank.video import http, objects, youtube
-from noisebank.video.members import HEADER_BYTES, Member, parse_member
-from noisebank.video.uris import kind_of, youtube_id
+from noisebank.video import http, youtube
+from noisebank.video.uris import HEADER_BYTES, Member, kind_of, parse_member, shown, youtube_id
+
+if TYPE_CHECKING:
+    from noisebank.storage.remote import RemoteStore
 
 _CHUNK = 1 << 20
 
@@ -24,86 +30,110 @@ class Fetched(NamedTuple):
     """Where in the video the file begins: 0 but for a range of a YouTube video."""
 
 
-def fetch(
-    uri: str,
-    destination: Path,
-    options: FetchOptions,
-    start_ms: int | None = None,
-    end_ms: int | None = None,
-) -> Fetched:
+def fetch(uri: str, destination: Path, options: FetchOptions, range_ms: tuple[int, int] | None = None) -> Fetched:
     """Fetches one video, streamed to disk.
 
     Args:
         uri: a path (used in place), ``http(s)://``, ``gs://``, ``s3://``, ``az://``, a YouTube address,
-            ``youtube:ID``, or a member of a tar at any of the first four (:func:`~.members.member_uri`).
+            ``youtube:ID``, or a member of a tar at any of the first four (:func:`~.uris.member_uri`).
         destination: file to write; unused where ``uri`` is a path.
         options: limits and retries.
-        start_ms, end_ms: the range wanted, a hint: only YouTube downloads less than the whole for it.
+        range_ms: start and end of what is wanted, a hint: only YouTube downloads less than the whole for it.
 
     Raises:
-        RowFailure: with a code of :func:`.http.download`, :func:`.objects.download` or :func:`.youtube.download`, or
-            ``missing_file``, ``too_large``, ``bad_uri``.
+        RowFailure: with a code of :func:`.http.download` or :func:`.youtube.download`, or ``bad_uri``,
+            ``missing_file``, ``forbidden``, ``too_large``, ``not_video`` (0 bytes), or, where trying again may help
+            (obstore has, several times), ``connection`` or ``short_body``.
     """
-    member = parse_member(uri)
-    if member is not None:
+    path, start_ms = destination, 0
+    if member := parse_member(uri):
         _fetch_member(member, destination, options)
-        return Fetched(destination, 0)
-    kind = kind_of(uri)
-    if kind == "local":
-        return Fetched(_local(uri, options), 0)
-    if kind == "youtube":
-        youtube.download(str(youtube_id(uri)), destination, options, start_ms, end_ms)
-        ranged = start_ms is not None and end_ms is not None
-        return Fetched(destination, start_ms if ranged and start_ms is not None else 0)
-    (http if kind == "http" else objects).download(uri, destination, options)
-    return Fetched(destination, 0)
+    elif (kind := kind_of(uri)) == "local":
+        path = Path(uri)
+    elif kind == "youtube":
+        youtube.download(str(youtube_id(uri)), destination, options, range_ms)
+        start_ms = range_ms[0] if range_ms else 0
+    else:
+        _download(uri, destination, options)
+    _check_size(shown(uri), _size(path, shown(uri)), options)
+    return Fetched(path, start_ms)
 
 
-def _local(uri: str, options: FetchOptions) -> Path:
-    """The path of a regular file within the size limit."""
-    path = Path(uri)
+def _download(uri: str, destination: Path, options: FetchOptions, span: tuple[int, int] | None = None) -> None:
+    """Writes what is at ``uri``, or its bytes ``[start, end)`` in ``span``, to ``destination``."""
+    (_download_object if kind_of(uri) == "object" else http.download)(uri, destination, options, span)
+
+
+def _download_object(uri: str, destination: Path, options: FetchOptions, span: tuple[int, int] | None) -> None:
+    import obstore
+    from obstore import exceptions
+
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if not bucket or not key or set(key) & {"#", "?"}:  # obstore would silently drop what follows # or ?
+        raise RowFailure("bad_uri", f"{uri}: {scheme}://bucket/key without # and ? is wanted")
+    try:
+        client = _bucket(f"{scheme}://{bucket}").client
+        result = obstore.get(client, key, options={"range": span} if span else None)
+        start, end = result.range
+        _check_size(uri, end - start, options)
+        with destination.open("wb") as file:
+            size = sum(file.write(chunk) for chunk in result.stream(min_chunk_size=_CHUNK))
+    except (FileNotFoundError, exceptions.NotFoundError) as error:
+        raise RowFailure("missing_file", f"{uri}: there is no such object") from error
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        raise RowFailure("forbidden", f"{uri}: access denied; check the credentials in the environment") from error
+    except (ValueError, exceptions.BaseError) as error:
+        impossible = isinstance(error, ValueError)  # (a bucket or key that no store could have)
+        reason = str(error).strip().partition("\n")[0]
+        code = "bad_uri" if impossible else "connection"
+        raise RowFailure(code, f"{uri}: {reason}", retryable=not impossible) from error
+    if size < end - start:
+        raise RowFailure("short_body", f"{uri}: {size} bytes of {end - start}", retryable=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _bucket(url: str) -> RemoteStore:
+    from noisebank.storage.remote import RemoteStore
+
+    return RemoteStore(url)
+
+
+def _size(path: Path, where: str) -> int:
+    """Bytes of a regular file."""
     try:
         found = path.stat()
     except OSError as error:
-        raise RowFailure("missing_file", f"{uri}: {error.strerror}") from error
+        raise RowFailure("missing_file", f"{where}: {error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):
-        raise RowFailure("missing_file", f"{uri}: not a regular file")
-    if found.st_size > options.max_bytes:
-        raise RowFailure("too_large", f"{uri}: {found.st_size} bytes, fetch.max_bytes is {options.max_bytes}")
-    if found.st_size == 0:
-        raise RowFailure("not_video", f"{uri}: 0 bytes")
-    return path
+        raise RowFailure("missing_file", f"{where}: not a regular file")
+    return found.st_size
+
+
+def _check_size(where: str, size: int, options: FetchOptions) -> None:
+    if size > options.max_bytes:
+        raise RowFailure("too_large", f"{where}: {size} bytes, fetch.max_bytes is {options.max_bytes}")
+    if size == 0:
+        raise RowFailure("not_video", f"{where}: 0 bytes")
 
 
 def _fetch_member(member: Member, destination: Path, options: FetchOptions) -> None:
     """Copies the data of a tar's member, after a look at its header."""
-    if member.size > options.max_bytes:
-        raise RowFailure(
-            "too_large", f"{member.tar}#{member.name}: {member.size} bytes, fetch.max_bytes is {options.max_bytes}"
-        )
-    kind = kind_of(member.tar)
-    start, end = member.span
-    if kind == "local":
-        piece, begin = _tar(member.tar), start
-    else:
-        piece, begin = destination.with_name(destination.name + ".member"), 0
-        (http if kind == "http" else objects).download(member.tar, piece, options, span=(start, end))
-    try:
-        with piece.open("rb") as source, destination.open("wb") as target:
-            source.seek(begin)
-            member.check(source.read(HEADER_BYTES))
-            left = member.size
-            while left and (chunk := source.read(min(_CHUNK, left))):
-                left -= target.write(chunk)
-    finally:
-        if kind != "local":
-            piece.unlink(missing_ok=True)
-    if left:
-        raise RowFailure("missing_file", f"{member.tar}#{member.name}: the tar ends {left} bytes early")
-
-
-def _tar(uri: str) -> Path:
-    path = Path(uri)
-    if not path.is_file():
-        raise RowFailure("missing_file", f"{uri}: no such tar")
-    return path
+    _check_size(str(member), member.size, options)
+    start, end = member.offset - HEADER_BYTES, member.offset + member.size
+    tar, local = Path(member.tar), kind_of(member.tar) == "local"
+    if not local:
+        tar = destination.with_name(destination.name + ".member")
+        _download(member.tar, tar, options, (start, end))
+        start, end = 0, end - start
+    missing = end - _size(tar, shown(member.tar))
+    if missing > 0:
+        raise RowFailure("missing_file", f"{member}: the tar ends {missing} bytes early")
+    with tar.open("rb") as source, destination.open("wb") as target:
+        source.seek(start)
+        member.check(source.read(HEADER_BYTES))
+        left = member.size
+        while chunk := source.read(min(_CHUNK, left)):
+            left -= target.write(chunk)
+    if not local:
+        tar.unlink()

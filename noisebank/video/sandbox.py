@@ -1,24 +1,30 @@
 """Runs decoding in child processes, so that a file which crashes or hangs a decoder costs its row only.
 
-The children are plain ``python -m`` processes talking over pipes: no fork of a process with threads, no import of the
-caller's ``__main__``, and they may be started from daemonic processes such as those of a Beam worker.
+The children are plain ``python -m`` processes, each on a connection of its own: no fork of a process with threads, no
+import of the caller's ``__main__``, no credentials in their environment, and daemonic processes such as those of a Beam
+worker may start them. Process pools (Python's, loky, pebble) would unpickle what comes back from a process that reads
+untrusted files, and break for all when one is killed while it answers.
 """
 
 from __future__ import annotations
 
 import atexit
+import functools
+import json
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noisebank.errors import NoiseBankError, RowFailure
-from noisebank.video.worker import Answer, receive, send
+
+if TYPE_CHECKING:
+    from noisebank.video.worker import Answer
 
 DEADLINE_S = 120.0
 REQUESTS_A_PROCESS = 1000
@@ -41,11 +47,10 @@ class Sandbox:
         import joblib  # (a quarter of a second, which only those who decode should pay)
 
         self.size = size or joblib.cpu_count()
-        self._deadline_s = deadline_s
-        self._module = module
-        self._slots: queue.LifoQueue[_Child | None] = queue.LifoQueue()
+        self._start = functools.partial(_Child, module, deadline_s)
+        self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()  # None: one to be started
         for _ in range(self.size):
-            self._slots.put(None)
+            self._idle.put(None)
 
     def run(self, request: dict[str, Any]) -> Answer:
         """The answer of a child to ``request``; waits while all are busy.
@@ -54,82 +59,78 @@ class Sandbox:
 
         Raises:
             RowFailure: the one that the child reports, or ``decoder_crashed`` or ``decoder_hung``.
+            NoiseBankError: no child can be started.
         """
-        child = self._slots.get()
+        child = self._idle.get()
         try:
-            fresh = child is None or not child.served
-            child = child or _Child(self._module)
-            answer = child.ask(request, self._deadline_s)
-            if answer is None and not fresh and child.end() != -signal.SIGALRM:
-                child = _Child(self._module)
-                answer = child.ask(request, self._deadline_s)
-            if answer is None:
-                raise _death(child.end(), self._deadline_s)
+            if child is not None:
+                try:
+                    return child.ask(request)
+                except RowFailure as failure:
+                    if failure.code != "decoder_crashed":
+                        raise
+            child = self._start()
+            return child.ask(request)
         finally:
-            if child is not None and (not child.alive or child.served >= REQUESTS_A_PROCESS):
-                child.end()
-                child = None
-            self._slots.put(child)
-        if "failure" in answer[0]:
-            code, message, retryable = answer[0]["failure"]
-            raise RowFailure(code, message, retryable=retryable)
-        return answer
+            self._idle.put(child if child is not None and child.requests_left else None)
 
     def close(self) -> None:
         """Ends the children that are idle."""
-        idle = []
-        with suppress(queue.Empty):
-            while True:
-                idle.append(self._slots.get_nowait())
-        for child in idle:
+        for child in [self._idle.get_nowait() for _ in range(self._idle.qsize())]:
             if child is not None:
                 child.end()
-            self._slots.put(None)
+            self._idle.put(None)
 
 
 class _Child:
     """One decoding process."""
 
-    def __init__(self, module: str) -> None:
-        package_root = str(Path(__file__).resolve().parents[2])
-        environment = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith("PYTHON")}
-        paths = [package_root, *filter(None, [environment.get("PYTHONPATH")])]
-        environment |= {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,  # (Ctrl-C is the parent's to handle)
-        )
-        self.served = 0
-        self.alive = self._receive() is not None
-        if not self.alive:
-            raise NoiseBankError(f"the decoding process ended with status {self.end()} at its start; see stderr")
+    def __init__(self, module: str, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._connection, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(deadline_s)],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what libraries print
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+                start_new_session=True,  # (Ctrl-C is the parent's to handle)
+            )
+        try:
+            self._connection.recv_bytes()
+        except (EOFError, ConnectionError):
+            message = f"the decoding process ended with status {self.end()} at its start; see stderr"
+            raise NoiseBankError(message) from None
+        self.requests_left = REQUESTS_A_PROCESS
 
-    def _receive(self) -> Answer | None:
-        assert self._process.stdout is not None
-        return receive(self._process.stdout)
-
-    def ask(self, request: dict[str, Any], deadline_s: float) -> Answer | None:
-        """The answer, or None where the process died."""
-        assert self._process.stdin is not None
-        self.served += 1
-        self.alive = False  # until the whole answer has come
-        answer: Answer | None = None
-        with suppress(BrokenPipeError):
-            send(self._process.stdin, {**request, "deadline_s": deadline_s})
-            answer = self._receive()
-        self.alive = answer is not None
-        return answer
+    def ask(self, request: dict[str, Any]) -> Answer:
+        """The answer; the process is ended where there is none, or where it was the last that it may give."""
+        left, self.requests_left = self.requests_left - 1, 0
+        try:
+            self._connection.send_bytes(json.dumps(request).encode())
+            facts, mp4 = json.loads(self._connection.recv_bytes()), self._connection.recv_bytes()
+            self.requests_left = left
+        except (EOFError, OSError, ValueError) as error:
+            raise _death(self.end(), self._deadline_s) from error
+        finally:
+            if not self.requests_left:
+                self.end()
+        if "failure" in facts:
+            raise RowFailure(**facts["failure"])
+        return facts, mp4
 
     def end(self) -> int:
-        """Closes the pipes, which ends an idle process, and gives its exit status."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
+        """Closes the connection, which ends an idle process, and gives its exit status."""
+        self._connection.close()
         return self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """What the children see of this process's environment, and where they find this package."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("PYTHON")}
+    paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [kept.get("PYTHONPATH")])]
+    return kept | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 
 def _death(status: int, deadline_s: float) -> RowFailure:
@@ -143,16 +144,17 @@ def _death(status: int, deadline_s: float) -> RowFailure:
     return RowFailure("decoder_crashed", f"the decoder {how}")
 
 
-_shared: tuple[int, Sandbox] | None = None
 _lock = threading.Lock()
 
 
 def shared_sandbox() -> Sandbox:
     """The sandbox of this process, made at the first call; a forked child gets its own."""
-    global _shared
     with _lock:
-        if _shared is None or _shared[0] != os.getpid():
-            sandbox = Sandbox()
-            atexit.register(sandbox.close)
-            _shared = os.getpid(), sandbox
-        return _shared[1]
+        return _sandbox_of(os.getpid())
+
+
+@functools.cache
+def _sandbox_of(pid: int) -> Sandbox:
+    sandbox = Sandbox()
+    atexit.register(sandbox.close)
+    return sandbox

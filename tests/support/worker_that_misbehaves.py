@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,12 @@ def handle(request: dict[str, Any]) -> Answer:
             pass
     if path.stem == "sleep":
         time.sleep(3600)
+    if path.stem == "half":  # of an answer
+        os.write(int(sys.argv[1]), struct.pack("!i", 1000) + b"{")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if path.stem == "nonsense":
+        os.write(int(sys.argv[1]), struct.pack("!i", 1) + b"{")
+        return {}, b""
     if path.stem == "exception":
         raise ZeroDivisionError("a bug")
     if path.stem == "prints":

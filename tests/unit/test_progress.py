@@ -18,7 +18,7 @@ from noisebank.commits.runs import collect_run, find_plan, record_plan, record_r
 from noisebank.progress import show_progress
 from noisebank.storage.local import LocalStore
 from pipelines.progress import watch_run
-from tests.support.planned import Bank, webvid_row, write_csv
+from tests.support.bank import Bank, webvid_row, write_csv
 
 RUN = "ab" * 16
 

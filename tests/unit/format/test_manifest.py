@@ -16,7 +16,7 @@ from noisebank.format.manifest import (
 )
 from noisebank.format.sealed import seal, unseal
 from noisebank.storage import Store, open_store
-from tests.support.small_bank import make, publish
+from tests.support.bank import make, publish
 
 
 @pytest.fixture

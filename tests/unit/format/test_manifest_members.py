@@ -17,7 +17,8 @@ from noisebank.format.sealed import seal, unseal
 from noisebank.storage import Store, open_store
 from noisebank.upkeep.vacuum import vacuum
 from noisebank.upkeep.verify import verify
-from tests.support.reader_bank import build, embedder
+from tests.support.bank import build
+from tests.support.made_up import embedder
 
 DOG, TEA = "a dog runs on the beach", "a cup of tea on a table"
 PIPELINE = {"family": "modelscope", "pipeline": "TextToVideoSDPipeline", "num_inference_steps": 4}

@@ -19,9 +19,9 @@ from noisebank.options import SourceOptions
 from noisebank.sources import check_columns, cut_ranges, expand, open_lists, read_range
 from noisebank.sources.files import expand_braces
 from noisebank.storage import open_store
-from noisebank.video.members import parse_member
+from noisebank.video.uris import parse_member
 from schemas.rows import LISTED
-from tests.support.planned import write_csv
+from tests.support.bank import write_csv
 
 
 def read(source: SourceOptions, tmp_path: Path, range_bytes: int = 1 << 24) -> list[dict[str, Any]]:

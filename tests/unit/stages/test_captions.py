@@ -19,7 +19,8 @@ from noisebank.storage import BankWriter, Store, open_store
 from schemas.captions import captions_schema
 from schemas.clips import CLIPS
 from schemas.rows import TASK_ROWS
-from tests.support.reader_bank import caption_rows, embedder
+from tests.support.bank import caption_rows
+from tests.support.made_up import embedder
 
 CAPTIONS = {"mine-1": "a dog", "mine-2": "two cats on a roof", "yours-1": 'rain, "heavy"\nrain', "mine-3": "a dog"}
 

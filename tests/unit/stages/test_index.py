@@ -17,14 +17,16 @@ from noisebank.errors import BankDamaged, JobFailed
 from noisebank.format.index_deletions import mark_deleted
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.receipts import segment_of
 from noisebank.ids import clip_number
 from noisebank.options import IndexOptions
 from noisebank.reader.pinned import PinnedSnapshot
-from noisebank.stages.index import IndexJob, segment_of
+from noisebank.stages.index import IndexJob
 from noisebank.stages.job import Finished, run_job
 from noisebank.storage import BankWriter, Store, open_store
 from noisebank.upkeep.purge import rebuild_worn_segments
-from tests.support.reader_bank import build, embed, embedder, index_job
+from tests.support.bank import build, embed, index_job
+from tests.support.made_up import embedder
 
 FIRST = {f"mine-{i}": f"a {animal} in a {place}" for i, (animal, place) in enumerate(
     (animal, place)

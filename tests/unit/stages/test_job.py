@@ -24,8 +24,9 @@ from noisebank.stages.noise import NoiseStage
 from noisebank.stages.over_clips import TarJob, clips_of_tar
 from noisebank.storage import BankWriter, Store, open_store
 from tests.support import media
+from tests.support.bank import caption_rows
 from tests.support.clip_shards import mp4_of, write_clips
-from tests.support.reader_bank import caption_rows, embedder
+from tests.support.made_up import embedder
 
 INPUTS = "ab" * 16
 IDS = sorted(("mine-0", "mine-1"), key=clip_number)

@@ -21,8 +21,8 @@ from noisebank.storage import open_store
 from noisebank.upkeep.compact import compact
 from noisebank.upkeep.vacuum import vacuum
 from noisebank.upkeep.verify import verify
+from tests.support.bank import make, publish
 from tests.support.races import check_race, commit_many
-from tests.support.small_bank import make, publish
 
 GATEWAY = shutil.which("versitygw", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
 COMMITS = int(os.environ.get("NOISEBANK_COMMITS", "5"))

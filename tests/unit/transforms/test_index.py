@@ -25,7 +25,7 @@ from noisebank.stages.job import Finished
 from noisebank.stages.stage import ShardWork
 from noisebank.storage import BankWriter, Store, open_store
 from schemas.rows import ROWS
-from tests.support.reader_bank import FINGERPRINT, build, embed
+from tests.support.bank import FINGERPRINTS, build, embed
 from transforms.index import BuildIndex
 from transforms.work import Done
 
@@ -45,8 +45,7 @@ def plan(store: Store, parent: int | None = None, removed: Sequence[str] = ()) -
         changes["rows"] = (write_segment(BankWriter(store), f"plans/{HASH}", gone.sort_by("num")),)
     made = {name: {} for name in ("models", "counts", "sources", "config", "tasks", "source_names")}
     fixed = {"parent": parent, "parent_uuid": "", "created": "", "folders": ("",), "changes": changes}
-    fingerprints = {"clips": "c", "captions": FINGERPRINT}
-    write_plan(store, Plan(hash=HASH, fingerprints=fingerprints, locations=(), claimed=(), **made, **fixed))
+    write_plan(store, Plan(hash=HASH, fingerprints=FINGERPRINTS, locations=(), claimed=(), **made, **fixed))
 
 
 def built(store: Store, receipts: Sequence[Receipt], expected: list[Any], **options: Any) -> None:

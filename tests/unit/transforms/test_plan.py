@@ -15,7 +15,7 @@ from noisebank.options import Config, SourceOptions
 from noisebank.planning import Plan, open_plans, read_plan, refuse
 from noisebank.planning.plan import find_refused_plan
 from noisebank.storage import open_store
-from tests.support.planned import FINGERPRINTS, Bank, Broken, webvid_row, write_csv
+from tests.support.bank import FINGERPRINTS, Bank, webvid_row, write_csv
 from transforms.plan import MakePlan
 
 ROWS = [webvid_row(video, f'a "caption", of\n{video}') for video in range(200)]
@@ -156,7 +156,7 @@ def test_finished_shards_are_claimed(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "list.csv", ROWS[:50])
     url = str(tmp_path / "bank")
     plan = make_plan(url, [path])
-    bank.make(plan, Broken(clips={"webvid-7-0-5000": ("timeout", True)}))
+    bank.make(plan, {"clips": {"webvid-7-0-5000": ("timeout", True)}})
     refuse(bank.store, plan.hash, "too many failed")
     write_csv(path, ROWS[:51])
     again = make_plan(url, [path])

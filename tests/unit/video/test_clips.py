@@ -18,8 +18,8 @@ from noisebank.video import clips as clips_module
 from noisebank.video import http
 from noisebank.video.clips import Clip, ClipRequest, make_clips
 from noisebank.video.frames import decode_mp4
-from noisebank.video.members import member_uri
 from noisebank.video.sandbox import Sandbox
+from noisebank.video.uris import member_uri
 from tests.support import media
 from tests.support.servers import VideoServer
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,21 +16,22 @@ import pytest
 
 from noisebank.errors import RowFailure
 from noisebank.fixtures.videos import make_sample_videos, set_rotation
-from noisebank.video.decode import ClipSpec, Decoded, decode
+from noisebank.options import ClipOptions
+from noisebank.video.decode import Decoded, decode
 from noisebank.video.encode import encode_mp4
 from noisebank.video.frames import decode_mp4
 from tests.support import media
 from tests.support.servers import VideoServer
 
-SPEC = ClipSpec(frames=6, frame_stride=3, fps=None, height=32, width=32, pixel_format="yuv420p")
+CLIPS = ClipOptions(frames=6, frame_stride=3, size=32)
 
 
-def spec(**changes: object) -> ClipSpec:
-    return ClipSpec(**{**vars(SPEC), **changes})  # type: ignore[arg-type]
+def decoded_by(path: Path, start_ms: int = 0, end_ms: int | None = None, **changes: Any) -> Decoded:
+    return decode(path, dataclasses.replace(CLIPS, **changes), start_ms, end_ms)
 
 
-def numbers(path: Path, **changes: object) -> list[int]:
-    return media.frame_numbers(decode(path, spec(**changes)).frames)
+def numbers(path: Path, **changes: Any) -> list[int]:
+    return media.frame_numbers(decoded_by(path, **changes).frames)
 
 
 def psnr(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
@@ -73,7 +76,7 @@ def test_the_clip_ends_before_the_range_does(tmp_path: Path) -> None:
     path = media.numbered_video(tmp_path / "a.mp4")
     assert numbers(path, start_ms=200, end_ms=801) == [5, 8, 11, 14, 17, 20]
     with pytest.raises(RowFailure, match=r"too_short: 5 of 6 frames with frame_stride 3 in \[200, 800\) ms"):
-        decode(path, spec(start_ms=200, end_ms=800))
+        decoded_by(path, start_ms=200, end_ms=800)
 
 
 def test_times_rounded_to_milliseconds_mean_their_frame(tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_fps_takes_the_frame_on_screen(tmp_path: Path) -> None:
     assert numbers(path, fps=10.0, start_ms=400) == [10, 12, 15, 17, 20, 22]
     assert numbers(path, fps=25.0, frames=50) == [*range(50)]
     with pytest.raises(RowFailure, match="too_short: 20 of 21 frames at 10 fps"):
-        decode(path, spec(fps=10.0, frames=21))
+        decoded_by(path, fps=10.0, frames=21)
 
 
 def test_fps_follows_the_timestamps_of_a_variable_rate(tmp_path: Path) -> None:
@@ -100,7 +103,7 @@ def test_fps_follows_the_timestamps_of_a_variable_rate(tmp_path: Path) -> None:
 
 def test_what_is_told_of_the_video(tmp_path: Path) -> None:
     path = media.numbered_video(tmp_path / "a.mp4", width=80, height=60, fps=Fraction(30000, 1001))
-    decoded = decode(path, SPEC)
+    decoded = decode(path, CLIPS)
     assert (decoded.source_width, decoded.source_height, decoded.duration_ms) == (80, 60, 1668)
     assert (decoded.source_fps, decoded.fps) == (Fraction(30000, 1001), Fraction(10000, 1001))
 
@@ -120,10 +123,9 @@ def corners(frame: npt.NDArray[np.uint8]) -> list[tuple[int, ...]]:
     return [tuple(int(v) for v in frame[y, x]) for y, x in [*at, (3 * height // 4, 3 * width // 4)]]
 
 
-def clip_of(path: Path, **changes: object) -> npt.NDArray[np.uint8]:
-    wanted = spec(**changes)
-    decoded = decode(path, wanted)
-    return decode_mp4(encode_mp4(decoded.frames, decoded.fps, wanted.pixel_format))
+def clip_of(path: Path, pixel_format: str = "yuv420p", **changes: Any) -> npt.NDArray[np.uint8]:
+    decoded = decoded_by(path, pixel_format=pixel_format, **changes)
+    return decode_mp4(encode_mp4(decoded.frames, decoded.fps, pixel_format))
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
@@ -132,7 +134,7 @@ def test_rotation_in_the_metadata_is_honoured(tmp_path: Path, degrees: int) -> N
     stored = np.rot90(upright, degrees // 90)  # counter-clockwise; the metadata say: turn it back clockwise
     path = media.write_video(tmp_path / "a.mp4", [stored] * 10)
     set_rotation(path, degrees)
-    frames = clip_of(path, frames=3, height=96, width=64)
+    frames = clip_of(path, frames=3, size=(96, 64))
     assert frames.shape == (3, 96, 64, 3)
     np.testing.assert_allclose(corners(frames[1]), corners(upright), atol=4)
 
@@ -140,7 +142,7 @@ def test_rotation_in_the_metadata_is_honoured(tmp_path: Path, degrees: int) -> N
 @pytest.mark.parametrize("size", [(32, 32), (48, 32), (32, 96)])
 def test_the_picture_covers_the_clip_and_is_cropped_at_its_centre(tmp_path: Path, size: tuple[int, int]) -> None:
     path = media.write_video(tmp_path / "a.mp4", [quadrants(96, 160)] * 4)
-    frames = clip_of(path, frames=2, frame_stride=1, height=size[0], width=size[1])
+    frames = clip_of(path, frames=2, frame_stride=1, size=size)
     assert frames.shape == (2, *size, 3)
     np.testing.assert_allclose(corners(frames[0]), corners(quadrants(*size)), atol=4)
     edges = np.abs(np.diff(frames[0].astype(int), axis=1)).sum((0, 2)), np.abs(np.diff(frames[0].astype(int), axis=0))
@@ -152,7 +154,7 @@ def test_pixels_that_are_not_square(tmp_path: Path) -> None:
     picture = np.full((64, 64, 3), 90, np.uint8)
     picture[:, 24:40] = 200  # a bar of a quarter of the width; shown twice as wide, cropped to a square: half of it
     path = media.write_video(tmp_path / "a.mp4", [picture] * 4, aspect=Fraction(2))
-    frames = clip_of(path, frames=2, frame_stride=1, height=64, width=64)
+    frames = clip_of(path, frames=2, frame_stride=1, size=64)
     assert int((frames[0, 32, :, 0] > 145).sum()) == pytest.approx(32, abs=2)
 
 
@@ -160,7 +162,7 @@ def test_shrinking_does_not_alias(tmp_path: Path) -> None:
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255
     path = media.write_video(tmp_path / "a.mkv", [stripes] * 4, options={"qp": "0"}, pixel_format="yuv444p")
-    frames = clip_of(path, frames=2, frame_stride=1, height=32, width=32)
+    frames = clip_of(path, frames=2, frame_stride=1, size=32)
     inner = frames[:, :, 4:-4].astype(int)
     assert inner.max() - inner.min() <= 6
     assert inner.mean() == pytest.approx(127, abs=6)
@@ -181,7 +183,7 @@ def test_colours_of_sources_in_bt709_and_bt601_come_back(tmp_path: Path, matrix:
             frame.pts, frame.time_base = number, Fraction(1, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    frames = clip_of(path, frames=2, frame_stride=2, height=64, width=64, pixel_format=pixel_format)
+    frames = clip_of(path, frames=2, frame_stride=2, size=64, pixel_format=pixel_format)
     np.testing.assert_allclose(corners(frames[0]), corners(quadrants(64, 64)), atol=4)
 
 
@@ -202,7 +204,7 @@ def planes(frames: list[object]) -> npt.NDArray[np.uint8]:
 
 
 def encoded(path: Path, pixel_format: str, size: int) -> tuple[Decoded, bytes]:
-    decoded = decode(path, spec(frames=6, height=size, width=size, pixel_format=pixel_format))
+    decoded = decoded_by(path, size=size, pixel_format=pixel_format)
     return decoded, encode_mp4(decoded.frames, decoded.fps, pixel_format)
 
 
@@ -250,7 +252,7 @@ def test_the_mp4_is_the_same_each_time_and_says_what_it_is(tmp_path: Path) -> No
 def test_broken_videos(tmp_path: Path, make: Callable[[Path], Path], code: str) -> None:
     path = make(tmp_path / "a.mp4")
     with pytest.raises(RowFailure) as caught:
-        decode(path, spec(frames=16))
+        decoded_by(path, frames=16)
     assert (caught.value.code, caught.value.retryable) == (code, False)
     assert str(tmp_path) not in caught.value.message
 
@@ -265,7 +267,7 @@ def test_a_playlist_called_mp4_reads_nothing_else(tmp_path: Path) -> None:
         for name, text in lists.items():
             (tmp_path / name).write_text(text)
             with pytest.raises(RowFailure, match="not_video"):
-                decode(tmp_path / name, SPEC)
+                decode(tmp_path / name, CLIPS)
         assert not server.requests
 
 

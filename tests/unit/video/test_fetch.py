@@ -17,8 +17,7 @@ from noisebank.errors import RowFailure
 from noisebank.options import FetchOptions
 from noisebank.video import addresses, http
 from noisebank.video.fetch import fetch
-from noisebank.video.members import member_uri, parse_member
-from noisebank.video.uris import kind_of, shown, youtube_id
+from noisebank.video.uris import kind_of, member_uri, parse_member, shown, youtube_id
 from tests.support.servers import VideoServer
 
 DATA = bytes(range(256)) * 1000
@@ -136,6 +135,8 @@ def test_userinfo_is_sent_and_never_shown(server: VideoServer, tmp_path: Path) -
     assert fetch(f"{secret}/login/a.mp4", tmp_path / "out", OPTIONS).path.read_bytes() == DATA
     failed = failure(f"{secret}/404/a.mp4?X-Signature=hush", tmp_path / "out")
     assert failed.message == f"{server.url}/404/a.mp4: HTTP 404"
+    failed = failure(member_uri(f"{secret}/a.tar?X-Signature=hush", "a.mp4", 512, 10**12), tmp_path / "out")
+    assert failed.message == f"{server.url}/a.tar#a.mp4: {10**12} bytes, fetch.max_bytes is {OPTIONS.max_bytes}"
 
 
 def test_private_hosts_are_refused_before_anything_is_sent(

@@ -20,7 +20,7 @@ from tests.support.media import numbered_video
 
 ROOT = Path(__file__).parents[3]
 SUPPORT = ROOT / "tests" / "support"
-SPEC = {"frames": 2, "frame_stride": 1, "fps": None, "height": 32, "width": 32, "pixel_format": "yuv420p"}
+CLIPS = {"frames": 2, "frame_stride": 1, "size": [32, 32]}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
 
 
 def request(path: Path) -> dict[str, Any]:
-    return {"path": str(path), "spec": SPEC}
+    return {"path": str(path), "clips": CLIPS, "start_ms": 0, "end_ms": None}
 
 
 def code(sandbox: Sandbox, name: str, folder: Path) -> tuple[str, bool]:
@@ -48,6 +48,8 @@ def test_crashes_and_hangs_cost_their_own_row(sandbox: Sandbox, tmp_path: Path) 
     for name, outcome in {
         "segfault": ("decoder_crashed", False),
         "killed": ("decoder_crashed", True),
+        "half": ("decoder_crashed", True),
+        "nonsense": ("decoder_crashed", False),
         "exception": ("decoder_crashed", False),
         "spin": ("decoder_hung", False),
         "sleep": ("decoder_hung", False),

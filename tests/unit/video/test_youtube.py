@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from noisebank.errors import RowFailure
-from noisebank.options import FetchOptions
-from noisebank.video.decode import ClipSpec, decode
+from noisebank.options import ClipOptions, FetchOptions
+from noisebank.video.decode import decode
 from noisebank.video.fetch import fetch
 from tests.support.media import frame_numbers, numbered_video
 from tests.support.servers import VideoServer
@@ -46,7 +46,7 @@ def test_the_picture_of_at_most_720_lines_is_downloaded(
     extractor(monkeypatch, lambda self, url: video(f"{server.url}/a.mp4"))
     fetched = fetch(f"youtube:{VIDEO}", tmp_path / "5", FetchOptions())
     assert fetched == (tmp_path / "5", 0)
-    decoded = decode(fetched.path, ClipSpec(4, 2, None, 32, 32, "yuv420p"))
+    decoded = decode(fetched.path, ClipOptions(frames=4, frame_stride=2, size=32))
     assert frame_numbers(decoded.frames) == [0, 2, 4, 6]
 
 
@@ -85,7 +85,7 @@ def test_a_range_is_all_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
         numbered_video(tmp_path / "out.mp4").rename(tmp_path / "out")
 
     monkeypatch.setattr(yt_dlp.YoutubeDL, "extract_info", extract_info)
-    fetched = fetch(f"youtube:{VIDEO}", tmp_path / "out", FetchOptions(), 61_500, 65_000)
+    fetched = fetch(f"youtube:{VIDEO}", tmp_path / "out", FetchOptions(), (61_500, 65_000))
     assert fetched == (tmp_path / "out", 61_500)
     assert asked[0] == f"https://www.youtube.com/watch?v={VIDEO}"
     assert [(part["start_time"], part["end_time"]) for part in asked[1]] == [(61.5, 65.0)]
