@@ -42,7 +42,6 @@ class MakePlan(beam.PTransform):
     The plan of a build that was killed is found again by its hash; only a damaged one is made again.
 
     Args:
-        config: of the build.
         fingerprints: of its stages, by name.
         models: what the snapshot is to say of its models, by stage.
         out: where the plan is written; the bank by default, a scratch folder to only look at it.
