@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisebank.errors import BankDamaged, BankNotFound, ConfigError
-from noisebank.format.index_deletions import Nums
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.reading import read_table
+from noisebank.format.schemas import RECORDS, ROWS
 from noisebank.format.stage_names import CAPTIONS, CLIPS, INDEX, NOISE, PLAN, SIDECARS, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable, slice_edges
@@ -140,10 +139,10 @@ def diff(store: Store, before: Snapshot, after: Snapshot) -> dict[str, Any]:
     ``added`` and ``removed`` are rows with a clip and a caption; ``changed_clips`` and ``changed_captions`` are held in
     another place than before (also after compaction); ``noise`` the records added, removed and changed by set.
     """
-    rows = _compare(store, before.rows, after.rows, "clip_file", "clip_row")
-    captions = _compare(store, before.rows, after.rows, "caption_file", "caption_row")
+    rows = _compare(store, before.rows, after.rows, ROWS, "clip_file", "clip_row")
+    captions = _compare(store, before.rows, after.rows, ROWS, "caption_file", "caption_row")
     noise = {
-        name: _compare(store, before.records.get(name, ()), after.records.get(name, ()), "file", "row")
+        name: _compare(store, before.records.get(name, ()), after.records.get(name, ()), RECORDS, "file", "row")
         for name in sorted({*before.records, *after.records})
     }
     return {
@@ -160,27 +159,18 @@ def diff(store: Store, before: Snapshot, after: Snapshot) -> dict[str, Any]:
 
 
 def _compare(
-    store: Store, before: tuple[FileEntry, ...], after: tuple[FileEntry, ...], file: str, row: str
+    store: Store, before: Sequence[FileEntry], after: Sequence[FileEntry], schema: pa.Schema, file: str, row: str
 ) -> dict[str, int]:
     """How many rows hold something only after, only before, or in another place."""
     counts = {"added": 0, "removed": 0, "changed": 0}
-    tables = [OverlayTable(store, entries) for entries in (before, after)]
+    tables = [OverlayTable(store, entries, schema=schema) for entries in (before, after)]
+    held = (pc.field("status") != int(Status.REMOVED)) & (pc.field(file) != pa.scalar(0, pa.uint64()))
     edges = slice_edges(tables)
     for lo, hi in zip(edges, [*edges[1:], None], strict=True):
-        old, new = (_held(table, lo, hi, file, row) for table in tables)
-        _, at_old, at_new = np.intersect1d(old[0], new[0], assume_unique=True, return_indices=True)
-        counts["added"] += len(new[0]) - len(at_new)
-        counts["removed"] += len(old[0]) - len(at_old)
-        moved = (old[1][at_old] != new[1][at_new]) | (old[2][at_old] != new[2][at_new])
-        counts["changed"] += int(moved.sum())
+        old, new = (table.slice(lo, hi).filter(held).select(["num", file, row]) for table in tables)
+        both = old.join(new, "num", join_type="full outer", right_suffix="_after")
+        moved = [pc.not_equal(both.column(name), both.column(f"{name}_after")) for name in (file, row)]
+        counts["added"] += both.column(file).null_count
+        counts["removed"] += both.column(f"{file}_after").null_count
+        counts["changed"] += pc.sum(pc.or_(*moved)).as_py() or 0
     return counts
-
-
-def _held(table: OverlayTable, lo: int, hi: int | None, file: str, row: str) -> tuple[Nums, Nums, Nums]:
-    """Numbers, files and rows of what a slice of a table holds."""
-    if not table.entries:
-        return (np.zeros(0, np.int64),) * 3
-    piece: pa.Table = table.slice(lo, hi)
-    held = (piece.column("status").to_numpy() != Status.REMOVED) & (piece.column(file).to_numpy() != 0)
-    nums, files, rows = (piece.column(name).to_numpy()[held] for name in ("num", file, row))
-    return nums, files, rows

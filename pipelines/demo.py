@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fractions import Fraction
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from noisebank.config import load_config
 from noisebank.describe import snapshot_files
 from noisebank.errors import JobFailed
 from noisebank.fixtures.captions_model import packaged_captions_model
+from noisebank.fixtures.videos import Sample, make_sample_videos, write_video
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.storage import open_store
 
@@ -55,19 +55,18 @@ def run_demo(out: Path) -> Outcome:
         raise JobFailed(f"{out}: a folder with other files in it; name an empty one with --out")
     captions_model = packaged_captions_model()
     from noisebank.fixtures.small_models import make_small_model
-    from noisebank.fixtures.videos import make_sample_videos
     from pipelines.jobs import run_stages
 
-    model, videos, rows = out / "model", out / "videos", out / "results_demo.csv"
+    model, videos, listed = out / "model", out / "videos", out / "results_demo.csv"
     if not (model / "model_index.json").exists():
         _log.info("making a small text-to-video model with random weights: %s", model)
         make_small_model("modelscope", model, spatial_ratio=4)
     _log.info("making %d captioned videos: %s", VIDEOS, videos)
     samples = make_sample_videos(videos, VIDEOS)
     with serve(videos) as address:
-        write_list(rows, samples, address)
+        write_list(listed, samples, address)
         config_file = _write_config(out, model, captions_model)
-        _log.info("building %s from %s", out / "bank", rows)
+        _log.info("building %s from %s", out / "bank", listed)
         summary = run_stages(load_config(str(config_file)), [], "build")
     return _look(out, model, summary)
 
@@ -81,16 +80,14 @@ def serve(folder: Path) -> Iterator[str]:
             _log.debug(format, *args)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
-            thread.join()
 
 
-def write_list(path: Path, samples: list[Any], address: str) -> None:
+def write_list(path: Path, samples: list[Sample], address: str) -> None:
     """A WebVid csv of the videos, and of rows that cannot get into a bank."""
     durations = [time.strftime("PT%HH%MM%SS", time.gmtime(sample.duration_ms // 1000)) for sample in samples]
     good = [
@@ -146,7 +143,7 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     inputs = bank.inputs(PROMPTS[0], eta=0.2, generator=torch.Generator().manual_seed(0), pipe=pipe)
     save_latents(out / "latents.safetensors", inputs["latents"])
     _log.info("generating a clip from the mixed noise")
-    _save_video(out / "generated.mp4", _pixels(generate(PROMPTS[0], **inputs)))
+    write_video(out / "generated.mp4", _pixels(generate(PROMPTS[0], **inputs)), fps=8)
 
     _log.info("giving stored clips back from their records")
     ids = list(dict.fromkeys(hits[0]["id"] for hits in searches.values()))
@@ -188,15 +185,6 @@ def _stored_clips(bank: Path) -> dict[str, Any]:
     tars = [str(bank / entry.path) for entry in snapshot_files(store, read_snapshot(store), "clips")]
     samples = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
     return {sample["__key__"]: decode_mp4(sample["mp4"]) for sample in samples}
-
-
-def _save_video(path: Path, frames: Any) -> None:
-    import av
-
-    from noisebank.video.encode import encode_mp4
-
-    rgb = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames]
-    path.write_bytes(encode_mp4([frame.reformat(format="yuv420p") for frame in rgb], Fraction(8), "yuv420p"))
 
 
 def _save_gif(path: Path, frames: Any) -> None:

@@ -38,8 +38,6 @@ def build_pipeline(
     """Adds a build, or one stage of it, to a pipeline; each step waits for those before it, and commit is the last.
 
     Args:
-        pipeline: to add to.
-        config: of the build.
         run_id: unique to this run.
         stage: ``build``, or ``clips``, ``captions``, ``index``, ``noise`` (all stages over clips) or ``commit``, which
             find the shards of the stages before them finished.

@@ -19,11 +19,7 @@ GRACE_S = 5.0
 
 @contextmanager
 def ended_by_interrupt(leave: Callable[[], object]) -> Iterator[None]:
-    """What runs in it is ended by Ctrl-C. For the main thread.
-
-    Args:
-        leave: says so and ends the process.
-    """
+    """What runs in it is ended by Ctrl-C: ``leave`` says so and ends the process. For the main thread."""
     interrupted, leaving = threading.Event(), threading.Lock()
     receiver, sender = socket.socketpair()
 

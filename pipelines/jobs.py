@@ -35,12 +35,7 @@ _RAISED = re.compile(r"noisebank\.errors\.(\w+): (.*?)(?: \[while running .*)?$"
 
 
 def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dict[str, Any]:
-    """Runs a build or one stage of it to its end.
-
-    Args:
-        config: of the build.
-        beam_arguments: Beam's own options.
-        stage: as for :func:`build_pipeline`.
+    """Runs a build, or one stage of it as :func:`build_pipeline` names them, to its end.
 
     Returns:
         The summary of ``noisebank build --json``; of a stage on its own: ``plan`` (hash), ``planned`` (when), ``rows``

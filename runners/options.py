@@ -68,16 +68,14 @@ def check_addresses(options: PipelineOptions, addresses: Iterable[str]) -> None:
     Raises:
         ConfigError: names the first address that cannot be read.
     """
-    elsewhere = runs_elsewhere(options)
+    elsewhere, runner = runs_elsewhere(options), _runner(options)
+    in_this_process = runner == "fnapi" and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
     workers = "on other machines" if elsewhere else "in other processes"
     for address in addresses:
         scheme, separator, _ = address.partition("://")
         wanted = f"{address}: workers {workers} cannot read it; use an address such as gs://, s3:// or az://"
         is_path = not separator or scheme == "file"
-        cannot = (
-            not _runs_in_this_process(options) if scheme == "memory" else is_path and "dataflow" in _runner(options)
-        )
-        if cannot:
+        if (scheme == "memory" and not in_this_process) or (is_path and "dataflow" in runner):
             raise ConfigError(wanted)
         if is_path and elsewhere:
             _log.warning("%s, unless this is a folder that all of them mount (with hard links)", wanted)
@@ -92,11 +90,6 @@ def check_models(options: PipelineOptions, models: Iterable[str]) -> None:
                 "folder there, or give the id of a model on the hub",
                 model,
             )
-
-
-def _runs_in_this_process(options: PipelineOptions) -> bool:
-    is_local = options.view_as(StandardOptions).runner == LOCAL
-    return is_local and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
 
 
 def _runner(options: PipelineOptions) -> str:

@@ -25,8 +25,6 @@ class BuildIndex(beam.PTransform):
     """Builds the index segment over the captions made, or finds it.
 
     Args:
-        bank: its address.
-        index: how good it must be.
         captions: the finished captions shards of the plan.
         make: whether a missing segment is built; if not, that is an error.
 

@@ -26,10 +26,11 @@ from noisebank.planning.reduce import reduce_partition
 from noisebank.planning.spill import SpilledBatch, partition_range, read_batch, spill
 from noisebank.planning.survey import Survey, survey
 from noisebank.sources import Range, cut_ranges, read_range
-from noisebank.storage import open_store
+from noisebank.storage import Store, open_store
 from transforms.work import step
 
 _RECEIPTS_A_CLAIM = 128
+_SPILLED = {"rows": LISTED, "claims": CLAIMS}
 Spilled = tuple[int, tuple[str, SpilledBatch] | None]
 """A partition, and a batch of its ``rows`` or ``claims`` (None: the partition is there although nothing is listed)."""
 
@@ -41,7 +42,6 @@ class MakePlan(beam.PTransform):
     The plan of a build that was killed is found again by its hash; only a damaged one is made again.
 
     Args:
-        config: of the build.
         fingerprints: of its stages, by name.
         models: what the snapshot is to say of its models, by stage.
         out: where the plan is written; the bank by default, a scratch folder to only look at it.
@@ -131,8 +131,7 @@ class _Read(beam.DoFn):
             rows = table.cast(LISTED)
             if not rows.num_rows:
                 continue
-            for partition, batch in spill(self._out, _spill_key(found), rows, found.bits):
-                yield partition, ("rows", batch)
+            yield from _spill(self._out, "rows", rows, found)
             self._rows.inc(rows.num_rows)
             self._invalid.inc(rows.num_rows - rows.column("invalid").null_count)
             summary = ReadRange(rows.column("position")[0].as_py(), rows.num_rows, rows_digest(rows))
@@ -157,20 +156,12 @@ class _Reduce(beam.DoFn):
             return
         partition, batches = element
         lo, hi = partition_range(partition, found.bits)
-        tables: dict[str, list[pa.RecordBatch]] = {"rows": [], "claims": []}
+        read: dict[str, list[pa.RecordBatch]] = {kind: [] for kind in _SPILLED}
         for kind, batch in sorted(batch for batch in batches if batch is not None):
-            tables[kind].append(read_batch(self._out, batch, LISTED if kind == "rows" else CLAIMS))
+            read[kind].append(read_batch(self._out, batch, _SPILLED[kind]))
+        rows, claims = (pa.Table.from_batches(read[kind], _SPILLED[kind]).combine_chunks() for kind in read)
         rules = Rules(found.due, self._config.retry_failures, list(found.sources), self._config.prune)
-        reduced = reduce_partition(
-            pa.Table.from_batches(tables["rows"], LISTED).combine_chunks(),
-            pa.Table.from_batches(tables["claims"], CLAIMS).combine_chunks(),
-            self._parent,
-            lo,
-            hi,
-            rules,
-            found.stages,
-            found.sources,
-        )
+        reduced = reduce_partition(rows, claims, self._parent, lo, hi, rules, found.stages, found.sources)
         for name, count in reduced.counts.items():
             Metrics.counter("plan", name).inc(count)
         yield write_partition(self._out, partition, reduced, scan, found)
@@ -188,10 +179,10 @@ def _claim(
         return
     claims = read_claims(open_store(bank), group, found.stages, found.fingerprints)
     if claims.num_rows:
-        for partition, batch in spill(open_store(out), _spill_key(found), claims, found.bits):
-            yield partition, ("claims", batch)
+        yield from _spill(open_store(out), "claims", claims, found)
 
 
-def _spill_key(found: Survey) -> str:
-    """A name unique to this attempt."""
-    return f"{found.spill}/{uuid.uuid4().hex}.batches"
+def _spill(out: Store, kind: str, table: pa.Table, found: Survey) -> Iterator[Spilled]:
+    """Writes rows or claims to a file whose name is unique to this attempt."""
+    for partition, batch in spill(out, f"{found.spill}/{uuid.uuid4().hex}.batches", table, found.bits):
+        yield partition, (kind, batch)

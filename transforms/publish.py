@@ -67,7 +67,6 @@ class CheckClips(beam.PTransform):
     """Stops a build before its stages over clips when so many clips failed that nothing could be published.
 
     Args:
-        config: of the build.
         clips: all finished shards of the clips.
         warn: whether it only warns, because somebody else commits, perhaps under another limit.
 
@@ -88,7 +87,6 @@ class Publish(beam.PTransform):
     """Commits what the shards of a plan came to, and records how the run ended.
 
     Args:
-        config: of the build.
         run_id: of the run; a repeated commit step finds its own snapshot by it.
         shards: all finished shards, by stage.
         index: the index of the captions made.
@@ -120,9 +118,7 @@ class RecordRun(beam.PTransform):
     shards: Mapping[str, beam.PCollection[Done]]
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[str]:
-        own = [
-            done | f"Finished {stage}" >> beam.Map(lambda item: item.finished) for stage, done in self.shards.items()
-        ]
+        own = [done | f"Finished {name}" >> beam.Map(lambda item: item.finished) for name, done in self.shards.items()]
         return plans | beam.Map(_record, self.bank, self.run_id, *map(beam.pvalue.AsIter, own))
 
 

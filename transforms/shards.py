@@ -24,8 +24,6 @@ class MakeShards(beam.PTransform):
     """Makes the shards of a stage, or finds those that are made.
 
     Args:
-        bank: its address.
-        stage: which stage, with its options.
         make: whether missing shards are made; if not, one that is missing is an error.
 
     Input: :class:`~noisebank.stages.stage.ShardWork`, a task of the stage, or one with the receipt of new clips.

@@ -4,7 +4,6 @@ video or latents: the worker that needs them reads them from the bank."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar, dataclass_transform
@@ -60,10 +59,6 @@ def writer_of(bank: str, path: str) -> BankWriter:
 class ReadTasks(beam.PTransform):
     """The tasks of a stage, spread over the workers.
 
-    Args:
-        bank: its address.
-        stage: name of the stage.
-
     Input: paths of plans. Output: :class:`~noisebank.stages.stage.ShardWork`.
     """
 
@@ -73,6 +68,5 @@ class ReadTasks(beam.PTransform):
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[ShardWork]:
         return plans | beam.FlatMap(self._tasks) | beam.Reshuffle()
 
-    def _tasks(self, path: str) -> Iterator[ShardWork]:
-        for task in plan_of(self.bank, path).tasks.get(self.stage, ()):
-            yield ShardWork(path, task)
+    def _tasks(self, path: str) -> list[ShardWork]:
+        return [ShardWork(path, task) for task in plan_of(self.bank, path).tasks.get(self.stage, ())]

@@ -11,6 +11,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
@@ -50,7 +51,7 @@ class InvertedNoise:
     statistics: dict[str, Any]
 
 
-class NoiseBank:
+class NoiseBank(AbstractContextManager["NoiseBank"]):
     """A bank, pinned to one snapshot: it keeps answering from it while others are committed; see :meth:`open`."""
 
     def __init__(
@@ -96,9 +97,6 @@ class NoiseBank:
 
     def __repr__(self) -> str:
         return f"NoiseBank({self._store.url!r}, snapshot={self.snapshot}, noise_set={self._chosen_set(self._pinned)!r})"
-
-    def __enter__(self) -> NoiseBank:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -232,9 +230,8 @@ class NoiseBank:
         """Latents with the ``height``, ``width`` and ``num_frames`` that go with them, for a pipeline's ``__call__``.
 
         Args:
-            prompt: as in :meth:`noise`; or ``id=``.
             pipe: the pipeline: it is checked, and the latents are brought to its device and dtype.
-            options: as for :meth:`noise`.
+            prompt, options: as for :meth:`noise`.
         """
         sample = self.sample(prompt, pipe=pipe, **options)
         latents = from_pipeline(sample.latents, sample.model["layout"], tuple(sample.model["shape"]))

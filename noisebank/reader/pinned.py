@@ -47,8 +47,7 @@ class Hit:
     """A clip that was found.
 
     Args:
-        id: of the clip.
-        caption: its caption.
+        id, caption: of the clip.
         score: cosine of the embeddings of its caption and the prompt; 1 where the clip was asked for by its id.
         source: the list that it came from.
         num: its number.
@@ -59,11 +58,6 @@ class Hit:
     score: float
     source: str
     num: int = field(repr=False)
-
-    @classmethod
-    def of(cls, entry: Entry, score: float) -> Hit:
-        """From an entry of the index."""
-        return cls(entry.id, entry.caption, score, entry.source, entry.num)
 
 
 @dataclass(frozen=True)
@@ -76,12 +70,7 @@ class Place:
 
 
 class PinnedSnapshot:
-    """The index and clips of one snapshot.
-
-    Args:
-        store: the bank.
-        snapshot: which of its versions.
-    """
+    """The index and clips of one snapshot of a bank."""
 
     def __init__(self, store: Store, snapshot: Snapshot) -> None:
         self.store = store
@@ -134,7 +123,7 @@ class PinnedSnapshot:
         scores, origins, positions = search_segments(segments, queries, k)
         return [
             [
-                Hit.of(segments[origin].entries.at(position), score)
+                _hit(segments[origin].entries.at(position), score)
                 for score, origin, position in zip(*(row.tolist() for row in rows), strict=True)
                 if origin >= 0
             ]
@@ -157,16 +146,12 @@ class PinnedSnapshot:
                 continue
             entry = segment.entries.at(position)
             if entry.id == id:
-                return Hit.of(entry, 1.0)
+                return _hit(entry, 1.0)
         raise ClipNotFound(f"clip {id}: not in snapshot {self.snapshot.number} of {self.store.url}; 'search' names ids")
 
 
 class PinnedSet:
     """The records of one noise set in one snapshot.
-
-    Args:
-        pinned: the snapshot.
-        name: of the set.
 
     Raises:
         BankDamaged: the files that say where records are, are missing or damaged.
@@ -190,18 +175,6 @@ class PinnedSet:
         self._shard = lru_cache(_OPEN_SHARDS)(self._open_shard)
         self._nearest: dict[str, Hit] = {}
         self._lock = threading.RLock()
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """``(C, F, H, W)`` of a record."""
-        shape = self.model["shape"]
-        if len(shape) != len(_AXES):
-            raise BankDamaged(
-                f"{self._pinned.snapshot.path}: the shape of noise set {self.name!r} is {shape}, {_AXES} is wanted; "
-                "run verify"
-            )
-        channels, frames, height, width = shape
-        return channels, frames, height, width
 
     def _find(self, num: int) -> Place | None:
         found = self._records.find(num)
@@ -295,5 +268,14 @@ class PinnedSet:
             return read_table(open_store(path.parent), path.name, without=("noise", "scale"))
 
     def _open_shard(self, key: int) -> NoiseShard:
-        store, file, dtype = self._pinned.store, self._file(key), self.model["dtype"]
-        return NoiseShard(store, file.path, file.rows, self.shape, dtype, self._layouts[key])
+        file, shape, dtype = self._file(key), tuple(self.model["shape"]), self.model["dtype"]
+        if len(shape) != len(_AXES):
+            raise BankDamaged(
+                f"{self._pinned.snapshot.path}: the shape of noise set {self.name!r} is {list(shape)}, {_AXES} is "
+                "wanted; run verify"
+            )
+        return NoiseShard(self._pinned.store, file.path, file.rows, shape, dtype, self._layouts[key])
+
+
+def _hit(entry: Entry, score: float) -> Hit:
+    return Hit(entry.id, entry.caption, score, entry.source, entry.num)
