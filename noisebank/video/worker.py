@@ -67,19 +67,19 @@ def serve(handle: Callable[[dict[str, Any]], Answer]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_SPACE, MAX_ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    connection.send_bytes(b"hello")
-    while True:
-        try:
-            request = json.loads(connection.recv_bytes())
-        except (EOFError, ConnectionError):
-            return
-        signal.setitimer(signal.ITIMER_REAL, deadline_s)
-        try:
-            facts, mp4 = handle(request)
-        except RowFailure as failure:
-            facts, mp4 = {"failure": vars(failure)}, b""
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        with suppress(ConnectionError):  # (the parent is gone, which ends the loop)
+    with suppress(ConnectionError):  # the parent is gone
+        connection.send_bytes(b"hello")
+        while True:
+            try:
+                request = json.loads(connection.recv_bytes())
+            except EOFError:
+                return
+            signal.setitimer(signal.ITIMER_REAL, deadline_s)
+            try:
+                facts, mp4 = handle(request)
+            except RowFailure as failure:
+                facts, mp4 = {"failure": vars(failure)}, b""
+            signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send_bytes(json.dumps(facts).encode())
             connection.send_bytes(mp4)
 

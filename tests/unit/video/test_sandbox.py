@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,16 @@ sandbox.run({{"path": {str(tmp_path / "spin")!r}}}) if {{hang}} else time.sleep(
             time.sleep(0.02)
         else:
             assert not Path(f"/proc/{child}/stat").exists()
+
+
+def test_a_process_whose_parent_went_while_it_started_ends_quietly() -> None:
+    ours, theirs = Pipe()
+    with theirs:
+        command = [sys.executable, "-m", "noisebank.video.worker", str(theirs.fileno()), "1"]
+        child = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+    ours.close()
+    assert child.communicate() == (None, b"")
+    assert child.returncode == 0
 
 
 def test_one_sandbox_a_process() -> None:
