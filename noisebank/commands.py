@@ -200,14 +200,14 @@ def show(arguments: argparse.Namespace) -> Outcome:
         document = diff(store, before, after)
     else:
         document = describe(store, read_snapshot(store, arguments.snapshot))
-    return Outcome(document, [_on_one_line(line) for line in _indented(document)])
+    return Outcome(document, [_on_one_line(line) for line in _indent(document)])
 
 
-def _indented(document: dict[str, Any], indent: str = "") -> Iterator[str]:
+def _indent(document: dict[str, Any], indent: str = "") -> Iterator[str]:
     for name, value in document.items():
         if isinstance(value, dict):
             yield f"{indent}{name}:" + ("" if value else " none")
-            yield from _indented(value, indent + "  ")
+            yield from _indent(value, indent + "  ")
         else:
             yield f"{indent}{name}: {'none' if value is None else value}"
 

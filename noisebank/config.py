@@ -106,10 +106,10 @@ def config_from_mapping(document: dict[str, Any], flags: dict[str, str] | None =
     config: Config = decode(document, Config, "", _DIALECT)
     _check_rhythm(document.get("clips", {}))
     _check(config)
-    return _settled(config)
+    return _normalise(config)
 
 
-def _settled(config: Config) -> Config:
+def _normalise(config: Config) -> Config:
     """What can be written in two ways in one: a square size as its side, all frames of a clip as None, and of
     ``fps`` and ``frame_stride`` the one that counts."""
     clips, (height, width) = config.clips, config.clips.height_width

@@ -56,7 +56,7 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
     else:
         plan = _plan_to_work_on(store, latest, config, stage)
         if latest and plan.hash == latest.plan:
-            return _published(plan, latest)
+            return _summarise_published(plan, latest)
         known["plan"] = plan.path
     try:
         with watch_run(store, run_id, stage):
@@ -106,7 +106,7 @@ def _plan_to_work_on(store: Store, latest: Snapshot | None, config: Config, stag
     )
 
 
-def _published(plan: Plan, latest: Snapshot) -> dict[str, Any]:
+def _summarise_published(plan: Plan, latest: Snapshot) -> dict[str, Any]:
     """The summary of a commit that finds its plan published already."""
     return {
         "plan": plan.hash,

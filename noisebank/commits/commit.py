@@ -65,7 +65,7 @@ def commit(store: Store, parent: Snapshot | None, delta: Delta, info: CommitInfo
         _check_expired(store, base, delta)
         try:
             if base is not parent:
-                moved = _moved_captions(store, parent, base, moved) if delta.replaces else moved[:0]
+                moved = _find_moved_captions(store, parent, base, moved) if delta.replaces else moved[:0]
             snapshot = draft(store, base, delta, info, touched, moved)
         except BankDamaged as error:
             if base is not None and snapshot_numbers(store, after=base.number):
@@ -170,7 +170,7 @@ def read_expired(store: Store, lists: Sequence[FileEntry]) -> set[str]:
     return {path for table in tables for path in table.column("path").to_pylist()}
 
 
-def _moved_captions(store: Store, parent: Snapshot | None, base: Snapshot | None, nums: Nums) -> Nums:
+def _find_moved_captions(store: Store, parent: Snapshot | None, base: Snapshot | None, nums: Nums) -> Nums:
     """Those of ``nums`` whose caption others changed, removed or indexed anew between ``parent`` and ``base``."""
     before, after = (_captions_of(store, snapshot, nums) for snapshot in (parent, base))
     known = {segment.index.path for segment in parent.index} if parent else set()

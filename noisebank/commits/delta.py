@@ -128,8 +128,8 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
     numbered = (_with_number(table, number) for table in changed)
     failures = tables.extend("failures", base.failures, numbered, _is_healed, FAILURE_KEY, PARQUET)
     counted = count(store, rows, records, noise_sets)
-    parts, data_bytes = _updated_parts(writer, base, delta, counted)
-    index = _updated_index(writer, base.index, delta, moved)
+    parts, data_bytes = _update_parts(writer, base, delta, counted)
+    index = _update_index(writer, base.index, delta, moved)
     names = {*base.sources, *info.sources}
     return Snapshot(
         number=number,
@@ -207,7 +207,7 @@ class _TableUpdates:
         return (*entries[:first], written) if written else entries[:first]
 
 
-def _updated_parts(
+def _update_parts(
     writer: BankWriter, base: Snapshot, delta: Delta, counted: Tally
 ) -> tuple[dict[str, tuple[FileEntry, ...]], int]:
     new = part_rows(receipt for receipt in delta.receipts if receipt.stage != INDEX)
@@ -281,7 +281,7 @@ def _is_zero(table: pa.Table, name: str) -> pa.ChunkedArray:
     return pc.equal(table.column(name), pa.scalar(0, table.schema.field(name).type))
 
 
-def _updated_index(
+def _update_index(
     writer: BankWriter, segments: tuple[IndexSegment, ...], delta: Delta, moved: Nums
 ) -> tuple[IndexSegment, ...]:
     """The segments after a commit: those before it with more bits set, and the new one.

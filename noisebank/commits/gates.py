@@ -103,23 +103,23 @@ class FailureCount:
     def _shares(self) -> Iterator[tuple[str, int, int]]:
         """What is held against ``max_failed``: a name, how many failed, how many were tried."""
         counts = self._plan.counts
-        fresh = self._fresh(self.nums)
+        fresh = self._select_fresh(self.nums)
         tried = counts["new"] + counts["changed"] + counts["newly_invalid"]
         yield "rows", len(fresh) + counts["newly_invalid"], tried
         for stage in over_clips(self._plan.tasks):  # (a new set, or new options, over clips that are there already)
             failed = np.unique(np.concatenate([_NONE, *self._nums[stage.name]]))
-            first = np.setdiff1d(np.setdiff1d(failed, self._known_failures(stage.name)), fresh)
-            tried = sum(task.rows for task in self._plan.tasks[stage.name]) + self._claimed(stage.records)
+            first = np.setdiff1d(np.setdiff1d(failed, self._read_known_failures(stage.name)), fresh)
+            tried = sum(task.rows for task in self._plan.tasks[stage.name]) + self._count_claimed(stage.records)
             yield f"clips of {stage.name}", len(first), tried
 
-    def _claimed(self, key: str) -> int:
+    def _count_claimed(self, key: str) -> int:
         """How many known rows have a record, or failed to get one, in finished shards that the plan claims."""
         kept = pc.field("status") != int(Status.REMOVED)
         tables = [table.filter(kept) for table in read_changes(self._store, self._plan, f"records/{key}")]
         nums = np.concatenate([_NONE, *(table.column("num").to_numpy() for table in tables)])
-        return len(nums) - len(self._fresh(nums))
+        return len(nums) - len(self._select_fresh(nums))
 
-    def _fresh(self, nums: Nums) -> Nums:
+    def _select_fresh(self, nums: Nums) -> Nums:
         """Those of the sorted ``nums`` that are new, or listed otherwise than in the parent."""
         if self._parent is None or not len(nums):
             return nums
@@ -128,7 +128,7 @@ class FailureCount:
         fresh: Nums = nums[(now != before) & (now != 0)]  # (0: the plan leaves the row as it is)
         return fresh
 
-    def _known_failures(self, stage: str) -> Nums:
+    def _read_known_failures(self, stage: str) -> Nums:
         """Numbers of the clips that the parent knows to have failed at a stage."""
         entries = self._parent.failures if self._parent else ()
         failed = (pc.field("code") != "") & (pc.field("stage") == stage)

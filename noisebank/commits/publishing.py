@@ -149,22 +149,24 @@ class BuildResult:
         for table in read(self.store, receipt):
             self._made[receipt.stage].add(table)
 
-    def _made_by(self, stage: str, partition: int) -> pa.Table:
+    def _read_made(self, stage: str, partition: int) -> pa.Table:
         """What the shards of a stage made in a partition."""
         if stage not in self._made:
             return _MADE.get(stage, RECORDS).empty_table()
         return self._made[stage].read(partition)
 
-    def _planned(self, name: str, lo: int, hi: int, schema: pa.Schema, key: tuple[str, ...] = ("num",)) -> pa.Table:
+    def _read_planned(
+        self, name: str, lo: int, hi: int, schema: pa.Schema, key: tuple[str, ...] = ("num",)
+    ) -> pa.Table:
         """The plan's delta of a table."""
         return OverlayTable(self.store, self.plan.changes.get(name, ()), key, schema).slice(lo, hi)
 
     def _rows(self, lo: int, hi: int, partition: int) -> pa.Table:
         """The plan's rows with what their shards made of them."""
-        planned = self._planned("rows", lo, hi, ROWS)
+        planned = self._read_planned("rows", lo, hi, ROWS)
         columns = {name: planned.column(name).to_numpy().copy() for name in ROWS.names}
         for stage in (CLIPS, CAPTIONS):
-            made = to_columns(self._made_by(stage, partition))
+            made = to_columns(self._read_made(stage, partition))
             at, found = matches(columns["num"], made.pop("num"))
             if not found.all():
                 raise BankDamaged(f"plan {self.plan.hash}: {stage} has rows that it does not know; {BUILD_AGAIN}")
@@ -187,32 +189,32 @@ class BuildResult:
     def _records(self, name: str, lo: int, hi: int, partition: int) -> pa.Table:
         """The records of a stage over clips that were made, failed, or changed in the plan already."""
         stage = StageName.of_records(name.removeprefix("records/")).name
-        return merge([self._planned(name, lo, hi, RECORDS), self._made_by(stage, partition).sort_by("num")])
+        return merge([self._read_planned(name, lo, hi, RECORDS), self._read_made(stage, partition).sort_by("num")])
 
     def _failure_rows(self, lo: int, hi: int, partition: int) -> pa.Table:
         """Failures of this build, those that the plan found, and an empty code for what has healed."""
         made = self._failures.read(partition)
-        known = self._known_failures(lo, hi)
+        known = self._read_known_failures(lo, hi)
         firsts = dict(zip(zip(*_keys(known), strict=True), known.column("first_snapshot").to_pylist(), strict=True))
         first = [firsts.get(key, 0) for key in zip(*_keys(made), strict=True)]
         made = made.set_column(
             FAILURES.get_field_index("first_snapshot"), FAILURES.field("first_snapshot"), pa.array(first, pa.int64())
         )
-        planned = self._planned("failures", lo, hi, FAILURES, FAILURE_KEY)
-        tables = (planned, self._healed(known, partition), made)
+        planned = self._read_planned("failures", lo, hi, FAILURES, FAILURE_KEY)
+        tables = (planned, self._heal(known, partition), made)
         return merge([table.sort_by([(name, "ascending") for name in FAILURE_KEY]) for table in tables], FAILURE_KEY)
 
-    def _known_failures(self, lo: int, hi: int) -> pa.Table:
+    def _read_known_failures(self, lo: int, hi: int) -> pa.Table:
         """The failures of the parent at stages of this build."""
         entries = self.parent.failures if self.parent else ()
         table = OverlayTable(self.store, entries, FAILURE_KEY, FAILURES).slice(lo, hi)
         return table.filter((pc.field("code") != "") & (pc.field("stage") != PLAN))
 
-    def _healed(self, known: pa.Table, partition: int) -> pa.Table:
+    def _heal(self, known: pa.Table, partition: int) -> pa.Table:
         """What takes the place of the failures of the clips that were made now."""
         healed = []
         for stage in pc.unique(known.column("stage")).to_pylist():
-            made = self._made_by(stage, partition)
+            made = self._read_made(stage, partition)
             if "status" in made.column_names:
                 made = made.filter(~pc.field("status").isin([int(Status.FAILED), int(Status.RETRYABLE)]))
             here = (pc.field("stage") == stage) & pc.field("num").isin(made.column("num").combine_chunks())

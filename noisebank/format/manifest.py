@@ -263,7 +263,7 @@ def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
             f"{store.url}: snapshot {number} was removed by vacuum (snapshot {document['expired_by']}); "
             "open a later one"
         )
-    return _parsed(document, number, path)
+    return _parse(document, number, path)
 
 
 def expired_stub(snapshot: Snapshot | None, by: int) -> bytes:
@@ -272,7 +272,7 @@ def expired_stub(snapshot: Snapshot | None, by: int) -> bytes:
     return seal({**{name: getattr(snapshot, name) for name in names}, "expired_by": by})
 
 
-def _parsed(document: dict[str, Any], number: int, path: str) -> Snapshot:
+def _parse(document: dict[str, Any], number: int, path: str) -> Snapshot:
     if isinstance(format := document.get("format"), int) and format > FORMAT:
         raise UnsupportedFormat(
             f"{path}: format {format}, this version reads up to {FORMAT}; install a newer noisebank"

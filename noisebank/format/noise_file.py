@@ -149,7 +149,7 @@ class NoiseWriter:
         """
         if list(noise.shape) != list(self._tensor.shape):
             raise ShapeMismatch(f"noise of shape {list(noise.shape)}: the schema takes {list(self._tensor.shape)}")
-        values, scales = _encoded(noise.detach().cpu().float(), self._tensor.value_type)
+        values, scales = _encode(noise.detach().cpu().float(), self._tensor.value_type)
         for name, column in self._columns.items():
             column.append(_checksum(values, scales) if name == "checksum" else columns[name])
         self._values.write(values.data)
@@ -173,11 +173,11 @@ class NoiseWriter:
         """
         if not self.rows:
             raise ValueError(f"{self._path}: a noise shard has at least one record")
-        noise = _mapped(self._values, self._tensor.value_type, math.prod(self._tensor.shape))
+        noise = _map_values(self._values, self._tensor.value_type, math.prod(self._tensor.shape))
         arrays: dict[str, pa.Array] = {"noise": pa.ExtensionArray.from_storage(self._tensor, noise)}
         if "scale" in self._schema.names:
             scale_type = self._schema.field("scale").type
-            arrays["scale"] = _mapped(self._scales, scale_type.value_type, scale_type.list_size)
+            arrays["scale"] = _map_values(self._scales, scale_type.value_type, scale_type.list_size)
         for name, column in self._columns.items():
             arrays[name] = pa.array(column, self._schema.field(name).type)
         batch = pa.record_batch([arrays[name] for name in self._schema.names], schema=self._schema)
@@ -265,7 +265,7 @@ class NoiseShard:
         if not length:
             return _NOTHING
         if self._mapped is None:
-            return self._fetched(offset, length)
+            return self._fetch(offset, length)
         if self._mapped.size() < offset + length:  # (asks the system: the file may have been cut since)
             raise BankDamaged(f"{self.path}: ends before byte {offset + length}; run verify")
         if length > mmap.PAGESIZE:
@@ -273,7 +273,7 @@ class NoiseShard:
             self._mapped.madvise(mmap.MADV_WILLNEED, page, offset + length - page)
         return torch.frombuffer(self._mapped, dtype=torch.uint8, count=length, offset=offset)
 
-    def _fetched(self, offset: int, length: int) -> torch.Tensor:
+    def _fetch(self, offset: int, length: int) -> torch.Tensor:
         try:
             content = bytearray(self._store.read_range(self.path, offset, length))
         except FileNotFoundError as error:
@@ -289,7 +289,7 @@ def _checksum(values: npt.NDArray[Any], scales: npt.NDArray[Any]) -> int:
     return digest.intdigest()
 
 
-def _encoded(noise: torch.Tensor, values: pa.DataType) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _encode(noise: torch.Tensor, values: pa.DataType) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Values and scales of one record as they are stored; float16 has no scales."""
     if values == pa.int8():
         quantised, scale = quantise(noise)
@@ -297,7 +297,7 @@ def _encoded(noise: torch.Tensor, values: pa.DataType) -> tuple[npt.NDArray[Any]
     return noise.half().contiguous().numpy(), _NOTHING.numpy()
 
 
-def _mapped(file: IO[bytes], values: pa.DataType, list_size: int) -> pa.FixedSizeListArray:
+def _map_values(file: IO[bytes], values: pa.DataType, list_size: int) -> pa.FixedSizeListArray:
     """The content of a file as lists of ``list_size`` values, without reading it."""
     file.flush()
     content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

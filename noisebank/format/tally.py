@@ -68,14 +68,14 @@ def tally(rows: OverlayTable, records: Mapping[str, OverlayTable], noise_sets: C
         clip_file, caption_file = (piece.column(name).to_numpy() for name in ("clip_file", "caption_file"))
         sources, counts = np.unique(piece.column("source").to_numpy()[present], return_counts=True)
         result.sources.update(dict(zip(sources.tolist(), counts.tolist(), strict=True)))
-        result.clip_files = _united(result.clip_files, clip_file[present])
-        result.caption_files = _united(result.caption_files, caption_file[present])
+        result.clip_files = _unite(result.clip_files, clip_file[present])
+        result.caption_files = _unite(result.caption_files, caption_file[present])
         complete = present & (clip_file != 0) & (caption_file != 0)
         for name, table in records.items():
             files = _files_of(nums, table.slice(lo, hi)) if table.entries else np.zeros(len(nums), np.uint64)
             files[~present] = 0
             result.records[name] += int(np.count_nonzero(files))
-            result.record_files[name] = _united(result.record_files[name], files)
+            result.record_files[name] = _unite(result.record_files[name], files)
             if name in noise_sets:
                 complete &= files != 0
         result.in_bank += int(complete.sum())
@@ -101,5 +101,5 @@ def _files_of(nums: npt.NDArray[np.int64], records: pa.Table) -> Keys:
     return files
 
 
-def _united(keys: Keys, more: Keys) -> Keys:
+def _unite(keys: Keys, more: Keys) -> Keys:
     return np.union1d(keys, more[more != 0])

@@ -120,7 +120,7 @@ def write_partition(out: Store, partition: int, reduced: Reduced, scan: Scanned,
     locations = None
     if reduced.locations.num_rows:
         sink = io.BytesIO()
-        pq.write_table(_located(reduced.locations, scan, survey), sink)
+        pq.write_table(_locate(reduced.locations, scan, survey), sink)
         locations = writer.data(sink.getvalue(), folder, ".parquet", reduced.locations.num_rows)
     return PartitionFiles(
         partition=partition,
@@ -232,7 +232,7 @@ def _runs(records: pa.Table) -> tuple[tuple[int, int, int], ...]:
     return tuple(zip(keys[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(keys)], strict=False))
 
 
-def _located(locations: pa.Table, scan: Scanned, survey: Survey) -> pa.Table:
+def _locate(locations: pa.Table, scan: Scanned, survey: Survey) -> pa.Table:
     """Duplicate and invalid rows with the file and the row where they stand."""
     files, rows = row_numbers(locations.column("position").to_numpy(), scan.starts, scan.rows_before)
     names = [survey.lists[number].name for number in files.tolist()]

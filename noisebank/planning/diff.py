@@ -277,7 +277,7 @@ class Difference:
         status, tried = (self.claimed_values(stage, claimed, column) for column in ("status", "attempt"))
         again = (status == Status.RETRYABLE) & (tried < MAX_ATTEMPTS)
         if self.claims[stage].num_rows:
-            again |= self._asked(self.claims[stage].column("code"))[claimed.claim]
+            again |= self._find_asked(self.claims[stage].column("code"))[claimed.claim]
         again &= claimed.failed
         claimed = claimed._replace(done=claimed.done & wanted, failed=claimed.failed & wanted & ~again)
         todo = wanted & ~claimed.done & ~claimed.failed
@@ -285,7 +285,7 @@ class Difference:
         failed = (stands & ~claimed.done) | claimed.failed
         return ToDo(todo, attempt.astype(np.int64), claimed, failed, retried=todo & (attempt > 1))
 
-    def _asked(self, codes: pa.ChunkedArray) -> Mask:
+    def _find_asked(self, codes: pa.ChunkedArray) -> Mask:
         """Which failures of these codes are tried again because the configuration says so."""
         if "all" in self.rules.retry_codes:
             return np.ones(len(codes), bool)
@@ -302,7 +302,7 @@ class Difference:
         found &= on_record[rows]
         pairs = zip(table.column("attempts").to_pylist(), table.column("last_snapshot").to_pylist(), strict=True)
         is_due = np.array([pair in self.rules.due for pair in pairs], bool)
-        is_due = (is_due & table.column("retryable").to_numpy()) | self._asked(table.column("code"))
+        is_due = (is_due & table.column("retryable").to_numpy()) | self._find_asked(table.column("code"))
         attempts[rows[found]] = table.column("attempts").to_numpy()[found]
         due[rows[found]] = is_due[found]
         return Tries(attempts, due)

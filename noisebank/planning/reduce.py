@@ -132,7 +132,7 @@ def _count_by_source(numbers: npt.NDArray[np.uint32], names: Mapping[int, str]) 
 def _failures(difference: Difference, source_names: Mapping[int, str]) -> tuple[pa.Table, int]:
     """The failures that this plan adds or heals, sorted by (num, stage), and how many rows are newly invalid."""
     invalid = _invalid_failures(difference.listing, source_names)
-    healed = _healed(difference, source_names, invalid.column("num").to_numpy())
+    healed = _heal(difference, source_names, invalid.column("num").to_numpy())
     known = difference.failures.filter(pc.equal(difference.failures.column("stage"), PLAN))
     place, found = matches(known.column("num").to_numpy(), invalid.column("num").to_numpy())
     if found.any():
@@ -140,7 +140,7 @@ def _failures(difference: Difference, source_names: Mapping[int, str]) -> tuple[
         for name in ("code", "message"):
             found &= pc.equal(invalid.column(name), before.column(name)).to_numpy()
         invalid = invalid.filter(pa.array(~found))
-    table = pa.concat_tables([invalid, *_claimed_failures(difference, source_names), healed])
+    table = pa.concat_tables([invalid, *_collect_claimed_failures(difference, source_names), healed])
     return table.sort_by([("num", "ascending"), ("stage", "ascending")]), invalid.num_rows
 
 
@@ -160,7 +160,7 @@ def _invalid_failures(listing: Listing, source_names: Mapping[int, str]) -> pa.T
     return _failure_table(rows.take(pa.array(first)), PLAN, values, source_names)
 
 
-def _claimed_failures(difference: Difference, source_names: Mapping[int, str]) -> list[pa.Table]:
+def _collect_claimed_failures(difference: Difference, source_names: Mapping[int, str]) -> list[pa.Table]:
     """The failures that claimed shards recorded."""
     tables = []
     for stage, to_do in {CLIPS: difference.clips, **difference.over_clips}.items():
@@ -186,7 +186,7 @@ def _failure_table(rows: pa.Table, stage: str, values: Mapping[str, Any], source
     return pa.table({name: columns[name] for name in FAILURES.names}, FAILURES)
 
 
-def _healed(difference: Difference, source_names: Mapping[int, str], invalid: npt.NDArray[np.int64]) -> pa.Table:
+def _heal(difference: Difference, source_names: Mapping[int, str], invalid: npt.NDArray[np.int64]) -> pa.Table:
     """The failures of the snapshot that no longer hold, with an empty code."""
     known = difference.failures
     nums, stages = known.column("num").to_numpy(), known.column("stage")

@@ -74,7 +74,7 @@ def read_fields(
     uris = block.text(uri)
     listed = [block.column(name) for name in (start, end)]
     (start_ms, bad_start), (end_ms, bad_end) = map(times_ms, listed)
-    video = block.text(id) if id else _hashed(uris)
+    video = block.text(id) if id else _hash(uris)
     fields = Fields(video, uris, block.text(caption), start_ms, end_ms, ranged or not id, dict(block.bad))
     missing = need_times & np.asarray(pc.or_(start_ms.is_null(), end_ms.is_null()))
     fields.refuse(bad_start | bad_end | missing, "bad_time", times, *listed)
@@ -104,7 +104,7 @@ def listed_rows(fields: Fields, source: str, base: int, position: int) -> pa.Tab
     without_id = [i for i in fields.invalid if fields.ranged or no_id[i]]
     fields.refuse(_blank(caption), "empty_caption", "no caption for", uri)
     invalid_ids = {i: f"{source}-invalid-{xxh64(_trace(fields, i)):016x}" for i in without_id}
-    ids = _replaced(_ids(fields, source, video), invalid_ids)
+    ids = _replace(_ids(fields, source, video), invalid_ids)
     times = (column.cast(pa.string()).fill_null("") for column in (fields.start_ms, fields.end_ms))
     return pa.table(
         {
@@ -117,14 +117,14 @@ def listed_rows(fields: Fields, source: str, base: int, position: int) -> pa.Tab
             "start_ms": fields.start_ms,
             "end_ms": fields.end_ms,
             "caption": caption,
-            "invalid": _replaced(pa.nulls(rows, pa.string()), fields.invalid),
+            "invalid": _replace(pa.nulls(rows, pa.string()), fields.invalid),
             "video": xxh64_of(pc.binary_join_element_wise(uri, *times, "\0")),
             "caption_hash": xxh64_of(caption),
         }
     )
 
 
-def _hashed(texts: pa.Array) -> pa.Array:
+def _hash(texts: pa.Array) -> pa.Array:
     encoded = texts.fill_null("").dictionary_encode()
     return pa.array([f"{xxh64(text):016x}" for text in encoded.dictionary.to_pylist()]).take(encoded.indices)
 
@@ -157,7 +157,7 @@ def _trace(fields: Fields, i: int) -> str:
     return "\0".join([fields.invalid[i], *(str(column[i].as_py()) for column in columns)])
 
 
-def _replaced(column: pa.Array, values: dict[int, str]) -> pa.Array:
+def _replace(column: pa.Array, values: dict[int, str]) -> pa.Array:
     if not values:
         return column
     mask = np.zeros(len(column), bool)

@@ -52,7 +52,7 @@ def times_ms(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     Each row goes by its own form, whatever its neighbours have: the two usual ones are read in columns.
     """
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        found = _rounded(column.cast(pa.float64(), safe=False))  # (what is rounded is too long)
+        found = _round(column.cast(pa.float64(), safe=False))  # (what is rounded is too long)
         return found, np.asarray(pc.and_(column.is_valid(), found.is_null()))
     texts = pc.if_else(pc.equal(column, ""), None, column)
     found, left = pa.nulls(len(texts), pa.int64()), texts
@@ -84,7 +84,7 @@ def _clocks(texts: pa.Array) -> pa.Array:
 
 def _plain_seconds(texts: pa.Array) -> pa.Array:
     """Times like ``62.5``, null where a text is none."""
-    return _rounded(pc.if_else(pc.match_substring_regex(texts, _PLAIN_SECONDS), texts, None).cast(pa.float64()))
+    return _round(pc.if_else(pc.match_substring_regex(texts, _PLAIN_SECONDS), texts, None).cast(pa.float64()))
 
 
 def _others(texts: pa.Array) -> pa.Array:
@@ -92,7 +92,7 @@ def _others(texts: pa.Array) -> pa.Array:
     return each_ms(texts, time_ms)[0]
 
 
-def _rounded(seconds: pa.Array) -> pa.Array:
+def _round(seconds: pa.Array) -> pa.Array:
     """Seconds as milliseconds, null where they are too many or less than 0."""
     fit = pc.and_(pc.greater_equal(seconds, 0), pc.less_equal(seconds, _LONGEST_SECONDS))
     return pc.round(pc.multiply(pc.if_else(fit, seconds, None), 1000)).cast(pa.int64())

@@ -104,7 +104,7 @@ class IndexJob:
         first = self._first_replaced()
         while True:
             kept, replaced = self._older[:first], self._older[first:]
-            entries, vectors = self._collected(replaced, scratch)
+            entries, vectors = self._collect(replaced, scratch)
             n, dim = vectors.shape
             spec = choose_index(n, dim, self.options.memory, self.options.final)
             tuned = build_index(vectors, self.options.min_recall, spec)
@@ -112,7 +112,7 @@ class IndexJob:
             pq.write_table(entries, scratch / _ENTRIES, compression="zstd", row_group_size=ENTRY_GROUP)
             recall = self._recall(tuned, kept, entries.column("num").to_numpy(), scratch)
             if min(recall.values()) >= self.options.min_recall or not kept:
-                return self._stored(tuned, recall, scratch, writer), replaced
+                return self._store(tuned, recall, scratch, writer), replaced
             _log.info("recall over %d segments is %s; merging them all", len(kept) + 1, recall)
             first = 0
 
@@ -125,7 +125,7 @@ class IndexJob:
         live, sizes = [old.live for old in self._older], [old.size for old in self._older]
         return min(merge_segments_from([*live, self.size], [*sizes, self.size]), len(self._older))
 
-    def _collected(self, replaced: Sequence[IndexSegment], scratch: Path) -> tuple[pa.Table, Vectors]:
+    def _collect(self, replaced: Sequence[IndexSegment], scratch: Path) -> tuple[pa.Table, Vectors]:
         """Entries sorted by num and their vectors: of the captions made, and what is live in replaced segments."""
         places: list[tuple[FileEntry, Nums]] = [(entry, np.arange(entry.rows)) for entry in self.captions]
         places += self.claimed
@@ -177,7 +177,7 @@ class IndexJob:
         masked = [segment.restricted(~np.isin(segment.entries.nums(), dead)) for segment in opened]
         return union_recall([*(s for s in masked if s.live), Segment(built.index, Entries(scratch / _ENTRIES))])
 
-    def _stored(self, built: TunedIndex, recall: dict[int, float], scratch: Path, writer: BankWriter) -> IndexSegment:
+    def _store(self, built: TunedIndex, recall: dict[int, float], scratch: Path, writer: BankWriter) -> IndexSegment:
         info = {
             "kind": built.spec.factory,
             "metric": "inner_product",

@@ -176,7 +176,7 @@ class _Inversion:
             decoded = ahead.submit(self._decode_batch, samples)
             while (batch := decoded.result()).failures:
                 decoded = ahead.submit(self._decode_batch, samples)
-                yield from self._inverted(batch)
+                yield from self._invert(batch)
 
     def _decode_batch(self, samples: Iterator[ShardSample]) -> _Batch:
         taken = [(sample.id, self._decode(sample)) for sample in islice(samples, self.batch_size)]
@@ -205,7 +205,7 @@ class _Inversion:
             )
         return frames
 
-    def _inverted(self, batch: _Batch) -> Iterator[ClipRecord | RowFailure]:
+    def _invert(self, batch: _Batch) -> Iterator[ClipRecord | RowFailure]:
         made = invert_clips(
             self.adapter,
             batch.frames,

@@ -123,7 +123,7 @@ class StageOverClips(Stage):
     def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> TarJob | None:
         if work.clips is not None and not work.clips.rows:
             return None
-        tar, clips = _wanted_clips(store, work)
+        tar, clips = _read_wanted_clips(store, work)
         stage = self.name.name
         planned = plan.models.get(stage, {})
         return TarJob(self, tar, clips, plan.fingerprints[stage], planned, lambda: model.get(planned["digest"]))
@@ -201,7 +201,7 @@ def record_inputs(fingerprint: str, clips: pa.Table) -> str:
     return inputs_hash(fingerprint, clips.column("id"), clips.column("sha256"), *again)
 
 
-def _wanted_clips(store: Store, work: ShardWork) -> tuple[str, pa.Table]:
+def _read_wanted_clips(store: Store, work: ShardWork) -> tuple[str, pa.Table]:
     """The tar of a piece of work, and which of its clips are wanted, with the number of the try."""
     if work.clips is not None:
         tar = next(entry.path for entry in work.clips.files if kind_of(entry.path) == CLIPS)

@@ -32,7 +32,7 @@ class LocalStore(Store):
         path = self._path(key)
         with suppress(FileNotFoundError):
             return path.read_bytes() == data
-        temporary = self._written(path, lambda file: file.write(data))
+        temporary = self._write_temporary(path, lambda file: file.write(data))
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -119,15 +119,15 @@ class LocalStore(Store):
 
     def _replace(self, key: str, write: Callable[[BinaryIO], object]) -> None:
         path = self._path(key)
-        temporary = self._written(path, write)
+        temporary = self._write_temporary(path, write)
         temporary.replace(path)
         _sync_folder(path.parent)
 
-    def _written(self, path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    def _write_temporary(self, path: Path, write: Callable[[BinaryIO], object]) -> Path:
         """A temporary file beside ``path``, written and synced."""
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
         try:
-            with self._created(temporary) as file:
+            with self._create_file(temporary) as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -136,7 +136,7 @@ class LocalStore(Store):
             raise
         return temporary
 
-    def _created(self, path: Path, attempts: int = 32) -> BinaryIO:
+    def _create_file(self, path: Path, attempts: int = 32) -> BinaryIO:
         """A new file with its folder, which another process that finds it empty may remove at any moment."""
         try:
             if not path.parent.is_dir():
@@ -147,7 +147,7 @@ class LocalStore(Store):
         except (FileNotFoundError, FileExistsError):  # (mkdir may raise either)
             if attempts == 1:
                 raise
-            return self._created(path, attempts - 1)
+            return self._create_file(path, attempts - 1)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -121,10 +121,10 @@ class _Compaction:
     def _clips(self) -> _Moves:
         moves = _Moves("clip_file", "clip_row")
         files = self._files(CLIPS, self.rows, moves)
-        sidecars = self._named(SIDECARS, [file.key for file in files])
+        sidecars = self._find_named(SIDECARS, [file.key for file in files])
         outdated = {}
         for file in files:
-            nums = self._outdated(file, sidecars[file.key])
+            nums = self._find_outdated(file, sidecars[file.key])
             has_failed_rows = sidecars[file.key].rows > file.piece.file.rows
             if len(nums) or (self.purge and has_failed_rows):
                 outdated[file.key] = nums
@@ -191,14 +191,14 @@ class _Compaction:
         order = np.lexsort((rows, keys))
         order = order[keys[order] != 0]
         unique, starts = np.unique(keys[order], return_index=True)
-        entries = self._named(kind, unique.tolist())
+        entries = self._find_named(kind, unique.tolist())
         places = np.split(order, starts[1:]) if len(unique) else []
         return [
             _File(FileRows(entries[key], rows[at].astype(np.int64), nums[at]), names[key])
             for key, at in zip(unique.tolist(), places, strict=True)
         ]
 
-    def _named(self, kind: str, keys: Iterable[int]) -> dict[int, FileEntry]:
+    def _find_named(self, kind: str, keys: Iterable[int]) -> dict[int, FileEntry]:
         """The data files of a kind; there is one of each of ``keys``.
 
         Raises:
@@ -211,7 +211,7 @@ class _Compaction:
             )
         return entries
 
-    def _outdated(self, file: _File, sidecar: FileEntry) -> Nums:
+    def _find_outdated(self, file: _File, sidecar: FileEntry) -> Nums:
         """The numbers of the live clips of a tar whose caption has changed since it was written."""
         table = verified_table(self.store, sidecar, ["clip_row", "caption_hash"]).filter(pc.field("clip_row") >= 0)
         written = table.column("caption_hash").to_numpy()[file.piece.rows]

@@ -86,9 +86,9 @@ def repack_clips(
         BankDamaged: a file is missing or damaged, or does not hold what rows say.
     """
     taken = [
-        _taken(dataclasses.replace(tar, file=sidecar), verified_table(writer.store, sidecar)) for tar, sidecar in pieces
+        _take(dataclasses.replace(tar, file=sidecar), verified_table(writer.store, sidecar)) for tar, sidecar in pieces
     ]
-    table = _renewed(pa.concat_tables(taken).sort_by("num"), captions)
+    table = _renew(pa.concat_tables(taken).sort_by("num"), captions)
     texts = dict(zip(table.column("num").to_pylist(), table.column("caption").to_pylist(), strict=True))
 
     def copy(writer: BankWriter, scratch: Path) -> Made:
@@ -105,7 +105,7 @@ def repack_clips(
 
 def repack_captions(writer: BankWriter, pieces: Sequence[FileRows], fingerprint: str) -> Repacked:
     """One captions file with rows of several; arguments and errors as for :func:`repack_clips`."""
-    tables = [_taken(piece, verified_table(writer.store, piece.file)) for piece in pieces]
+    tables = [_take(piece, verified_table(writer.store, piece.file)) for piece in pieces]
     table = pa.concat_tables(tables).sort_by("num")
     info = {"dim": table.schema.field("embedding").type.list_size}
 
@@ -124,7 +124,7 @@ def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], t
     """
     store = writer.store
     suffix = Path(pieces[0].file.path).suffix
-    tables = [_taken(piece, read_table(store, piece.file.path, without=("noise", "scale"))) for piece in pieces]
+    tables = [_take(piece, read_table(store, piece.file.path, without=("noise", "scale"))) for piece in pieces]
     table = pa.concat_tables(tables).sort_by("num")
 
     def copy(writer: BankWriter, scratch: Path) -> Made:
@@ -162,7 +162,7 @@ def _copy_noise(path: Path, streams: Sequence[Iterator[StoredRecord]]) -> dict[s
         return writer.finish()
 
 
-def _taken(piece: FileRows, table: pa.Table) -> pa.Table:
+def _take(piece: FileRows, table: pa.Table) -> pa.Table:
     """The rows of a piece out of its file's table; failed rows of a sidecar do not count as positions.
 
     Raises:
@@ -176,7 +176,7 @@ def _taken(piece: FileRows, table: pa.Table) -> pa.Table:
     return taken
 
 
-def _renewed(sidecar: pa.Table, captions: Mapping[int, str]) -> pa.Table:
+def _renew(sidecar: pa.Table, captions: Mapping[int, str]) -> pa.Table:
     """The sidecar of the new tar: rows counted afresh, changed captions in place."""
     nums = sidecar.column("num").to_pylist()
     texts = [captions.get(num, text) for num, text in zip(nums, sidecar.column("caption").to_pylist(), strict=True)]

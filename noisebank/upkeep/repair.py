@@ -139,7 +139,7 @@ def _records(store: Store, snapshot: Snapshot, name: str, keys: Keys) -> list[pa
         lost = np.isin(piece.column("file").to_numpy(), keys)
         gone = piece.filter(pa.array(lost))
         for column, value in (("file", 0), ("row", -1), ("status", int(Status.REMOVED))):
-            gone = _filled(gone, column, np.ones(gone.num_rows, bool), value)
+            gone = _fill(gone, column, np.ones(gone.num_rows, bool), value)
         changed.append(gone)
     return changed
 
@@ -159,11 +159,11 @@ def _captions_only_in(store: Store, snapshot: Snapshot, damaged: list[IndexSegme
 
 def _without(table: pa.Table, rows: npt.NDArray[np.bool_], hash_column: str, kind: str) -> pa.Table:
     for column, value in ((hash_column, 0), (f"{kind}_file", 0), (f"{kind}_row", -1)):
-        table = _filled(table, column, rows, value)
+        table = _fill(table, column, rows, value)
     return table
 
 
-def _filled(table: pa.Table, name: str, rows: npt.NDArray[np.bool_], value: int) -> pa.Table:
+def _fill(table: pa.Table, name: str, rows: npt.NDArray[np.bool_], value: int) -> pa.Table:
     """``table`` with ``value`` in a column where ``rows`` is true."""
     at = table.schema.get_field_index(name)
     field = table.schema.field(at)
