@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from noisebank.commands import Command, add_read_commands
 from noisebank.errors import ConfigError, Interrupted, NoiseBankError
@@ -66,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     """Says what argparse says of a usage error, then raises it; the process is left alone."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         print(f"{self.prog}: error: {message}", file=sys.stderr)
@@ -88,24 +91,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def _parser() -> _Parser:
-    parser = _Parser(
-        prog="noisebank",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = _Parser(prog="noisebank", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"noisebank {version('noisebank')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, help: str, run: Command, *, takes_rest: bool = False) -> argparse.ArgumentParser:
-        command = subparsers.add_parser(
-            name,
-            help=help,
-            description=help[0].upper() + help[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        command = subparsers.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
         command.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
         command.add_argument("-v", "--verbose", action="store_true", help="log more, with tracebacks")
         command.set_defaults(run=run, takes_rest=takes_rest, parser=command)

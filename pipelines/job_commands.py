@@ -89,23 +89,19 @@ def _help(field: dataclasses.Field[Any]) -> str:
 
 def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
     """The configuration of a job command, and what is left for Beam."""
-    flags = {key.removeprefix(FLAG): value for key, value in vars(arguments).items() if key.startswith(FLAG)}
-    flags = {name: str(value) for name, value in flags.items()}
+    flags = {key.removeprefix(FLAG): str(value) for key, value in vars(arguments).items() if key.startswith(FLAG)}
     document = load_document(arguments.config, flags)
     beam: list[str] = []
-    rest = list(arguments.rest)
-    while rest:
-        word = rest.pop(0)
+    words = iter(arguments.rest)
+    for word in words:
         flag, equals, value = word.removeprefix("--").partition("=")
         name = flag.replace("-", "_")
         if not (word.startswith("--") and member_flag(name)):
             beam.append(word)
-            continue
-        if not equals:
-            if not rest:
-                raise ConfigError(f"--{flag}: a value is wanted")
-            value = rest.pop(0)
-        flags[name] = value
+        elif (given := value if equals else next(words, None)) is not None:
+            flags[name] = given
+        else:
+            raise ConfigError(f"--{flag}: a value is wanted")
     config = config_from_mapping(document, flags)
     if not config.sources:
         raise ConfigError("sources: at least one list is wanted; name a file with -c, or give --sources")
@@ -136,8 +132,7 @@ def _report(summary: dict[str, Any], stage: str) -> Outcome:
     lines.append(f"rows: {rows}")
     for name, figures in summary["stages"].items():
         lines.append(f"{name}: " + ", ".join(f"{value:g} {what}" for what, value in figures.items()))
-    for code, count in summary.get("failed_by_code", {}).items():
-        lines.append(f"failed {code}: {count}")
+    lines += [f"failed {code}: {count}" for code, count in summary.get("failed_by_code", {}).items()]
     lines += [f"build would refuse: {problem}" for problem in summary.get("refused", ())]
     return Outcome(summary, lines)
 

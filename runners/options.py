@@ -9,14 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from apache_beam.options.pipeline_options import (
-    DirectOptions,
-    FlinkRunnerOptions,
-    PipelineOptions,
-    PortableOptions,
-    SparkRunnerOptions,
-    StandardOptions,
-)
+from apache_beam.options import pipeline_options as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from noisebank.errors import ConfigError
 
@@ -54,9 +48,9 @@ def runs_elsewhere(options: PipelineOptions) -> bool:
     """Whether the workers run on other machines than this, as far as the options tell."""
     name = _runner(options)
     masters = {
-        "flink": options.view_as(FlinkRunnerOptions).flink_master,
-        "portable": options.view_as(PortableOptions).job_endpoint or "embed",
-        "spark": options.view_as(SparkRunnerOptions).spark_master_url or "local",
+        "flink": options.view_as(beam.FlinkRunnerOptions).flink_master,
+        "portable": options.view_as(beam.PortableOptions).job_endpoint or "embed",
+        "spark": options.view_as(beam.SparkRunnerOptions).spark_master_url or "local",
     }
     return "dataflow" in name or (name in masters and not _ON_THIS_MACHINE.fullmatch(masters[name]))
 
@@ -69,7 +63,9 @@ def check_addresses(options: PipelineOptions, addresses: Iterable[str]) -> None:
         ConfigError: names the first address that cannot be read.
     """
     elsewhere, runner = runs_elsewhere(options), _runner(options)
-    in_this_process = runner == "fnapi" and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
+    in_this_process = (
+        runner == "fnapi" and options.view_as(beam.DirectOptions).direct_running_mode != "multi_processing"
+    )
     workers = "on other machines" if elsewhere else "in other processes"
     for address in addresses:
         scheme, separator, _ = address.partition("://")
@@ -94,4 +90,4 @@ def check_models(options: PipelineOptions, models: Iterable[str]) -> None:
 
 def _runner(options: PipelineOptions) -> str:
     """The runner's short name, such as ``dataflow``."""
-    return str(options.view_as(StandardOptions).runner).rpartition(".")[2].lower().removesuffix("runner")
+    return str(options.view_as(beam.StandardOptions).runner).rpartition(".")[2].lower().removesuffix("runner")

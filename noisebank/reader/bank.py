@@ -218,12 +218,11 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
             embed = partial(self._embed, pinned)
             hits = records.nearest(wanted, embed) if id is None else [pinned.clip(one) for one in wanted]
             inverted = [normalise(record, normalize) for record in records.batch(hits)]
-        fresh = [False] * len(hits) if min_similarity is None else [hit.score < min_similarity for hit in hits]
-        if any(fresh):
-            for hit in compress(hits, fresh):
-                _log.warning(
-                    "nearest caption %r scores %.3f, below %g: fresh noise", hit.caption, hit.score, min_similarity
-                )
+        fresh = [min_similarity is not None and hit.score < min_similarity for hit in hits]
+        for hit in compress(hits, fresh):
+            _log.warning(
+                "nearest caption %r scores %.3f, below %g: fresh noise", hit.caption, hit.score, min_similarity
+            )
         return mix_records(inverted, hits, fresh, eta, records.model, prior, generator, digest)
 
     def inputs(self, prompt: str | Sequence[str] | None = None, *, pipe: Any = None, **options: Any) -> dict[str, Any]:
