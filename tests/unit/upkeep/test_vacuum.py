@@ -337,14 +337,14 @@ def test_what_came_and_went_while_a_vacuum_was_overtaken_goes_too(
 ) -> None:
     publish(store, make(store, {"a-1": "one"}).delta)
     publish(store, make(store, {"a-1": "two"}).delta)
-    commit, captions, published = type(store).commit, ["three", "four", "five"], []
+    create, captions, published = type(store).create, ["three", "four", "five"], []
 
     def overtaken(self: Store, key: str, data: bytes) -> bool:
         if captions and b'"operation":"vacuum"' in data.replace(b'": "', b'":"'):
             published.append(publish(store, make(store, {"a-1": captions.pop(0)}).delta))
-        return commit(self, key, data)
+        return create(self, key, data)
 
-    monkeypatch.setattr(type(store), "commit", overtaken)
+    monkeypatch.setattr(type(store), "create", overtaken)
     done = vacuum(store)
     assert (done.snapshot.number, done.expired) == (6, (4, 3, 2, 1))
     kept = {entry.path for entry in snapshot_files(store, done.snapshot)} | {f.path for f in published[-1].own_files}
@@ -364,7 +364,7 @@ def test_a_writer_without_pause_does_not_keep_a_vacuum_waiting(
 
     def write() -> None:
         while not stop.is_set():
-            made = make(store, {f"b-{len(written)}": "b"}, generation=read_snapshot(store).vacuum)
+            made = make(store, {f"b-{len(written)}": "b"}, vacuum=read_snapshot(store).vacuum)
             written.append(publish(store, made.delta).number)
 
     def scan_while_others_write(self: Store, prefix: str = "") -> Iterator[StoredFile]:
