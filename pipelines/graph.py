@@ -56,7 +56,7 @@ def build_pipeline(
 
     def shards(of: Stage, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         make = stage in (BUILD, NOISE if of.name.is_over_clips else of.name.kind)
-        return work | f"Make {of.name.name}" >> MakeShards(bank, of, make)
+        return work | f"Make {of.name.name}" >> MakeShards(bank, of, make, make or stage == COMMIT)
 
     first, *following = all_stages(config)
     made = {CLIPS: shards(first, plans | f"Tasks {CLIPS}" >> ReadTasks(bank, CLIPS))}
@@ -71,7 +71,8 @@ def build_pipeline(
             made[name] = shards(one, (follow, tasks) | f"Shards {name}" >> beam.Flatten())
     index = None
     if INDEX in kinds:
-        index = plans | "Index" >> BuildIndex(bank, config.index, made[CAPTIONS], stage in (BUILD, INDEX))
+        make = stage in (BUILD, INDEX)
+        index = plans | "Index" >> BuildIndex(bank, config.index, made[CAPTIONS], make, make or stage == COMMIT)
     if stage in (BUILD, COMMIT):
         _ = plans | "Publish" >> Publish(config, run_id, made, index)
     else:

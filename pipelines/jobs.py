@@ -19,7 +19,16 @@ from noisebank.commits.runs import collect_run
 from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.options import Config
-from noisebank.planning.plan import ROW_COUNTS, Plan, differences, open_plans, plan_path, read_plan, removal_problems
+from noisebank.planning.plan import (
+    ROW_COUNTS,
+    Plan,
+    check_files,
+    differences,
+    open_plans,
+    plan_path,
+    read_plan,
+    removal_problems,
+)
 from noisebank.stages.configured import identify_stages
 from noisebank.storage import Store, open_store
 from pipelines.graph import build_pipeline
@@ -88,6 +97,7 @@ def _plan_to_work_on(store: Store, latest: Snapshot | None, config: Config, stag
 
     Raises:
         ConfigError: there is no open plan, or all are of other configurations; says what differs.
+        BankDamaged: a file of the plan that is to be committed is missing or damaged.
     """
     plans = open_plans(store, latest.uuid if latest else "", refused=stage == "commit")
     if latest and latest.operation == "build" and not (plans and stage != "commit"):
@@ -99,6 +109,8 @@ def _plan_to_work_on(store: Store, latest: Snapshot | None, config: Config, stag
         )
     for plan in plans:
         if not differences(plan, config):
+            if stage == "commit":
+                check_files(store, plan)
             return plan
     raise ConfigError(
         f"{'; '.join(differences(plans[0], config))} of {plans[0].created}; give the configuration and flags that it "

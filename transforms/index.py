@@ -27,6 +27,7 @@ class BuildIndex(beam.PTransform):
     Args:
         captions: the finished captions shards of the plan.
         make: whether a missing segment is built; if not, that is an error.
+        verify: as of :class:`.shards.MakeShards`.
 
     Input: the plan's path. Output: :class:`.work.Done`; nothing if no captions were made.
     """
@@ -35,16 +36,21 @@ class BuildIndex(beam.PTransform):
     index: IndexOptions
     captions: beam.PCollection[Done]
     make: bool = True
+    verify: bool = True
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[Done]:
         files = self.captions | "Files" >> beam.FlatMap(lambda done: done.finished.receipt.files)
-        return plans | "Build" >> beam.FlatMap(_build, self.bank, self.index, self.make, beam.pvalue.AsList(files))
+        return plans | "Build" >> beam.FlatMap(
+            _build, self.bank, self.index, self.make, self.verify, beam.pvalue.AsList(files)
+        )
 
 
-def _build(path: str, bank: str, index: IndexOptions, make: bool, captions: Iterable[FileEntry]) -> Iterator[Done]:
+def _build(
+    path: str, bank: str, index: IndexOptions, make: bool, verify: bool, captions: Iterable[FileEntry]
+) -> Iterator[Done]:
     writer = writer_of(bank, path)
     if job := index_job(writer.store, plan_of(bank, path), captions, index):
-        finished = run_and_count(job, writer, make)
+        finished = run_and_count(job, writer, make, verify)
         segment, replaces = segment_of(finished.receipt)
         _log.info("index: %s, recall %.3f, %d earlier segments merged", segment.kind, segment.recall, len(replaces))
         yield Done(ShardWork(path, Task(INDEX, ())), finished)

@@ -25,6 +25,7 @@ class MakeShards(beam.PTransform):
 
     Args:
         make: whether missing shards are made; if not, one that is missing is an error.
+        verify: whether shards that are found are read and compared; a damaged one counts as missing.
 
     Input: :class:`~noisebank.stages.stage.ShardWork`, a task of the stage, or one with the receipt of new clips.
     Output: :class:`.work.Done`, one a shard.
@@ -33,6 +34,7 @@ class MakeShards(beam.PTransform):
     bank: str
     stage: Stage
     make: bool = True
+    verify: bool = True
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         if not (self.stage.has_model and self.make):
@@ -46,7 +48,7 @@ class MakeShards(beam.PTransform):
         """The finished shard; none where there is nothing to make."""
         plan, writer = plan_of(self.bank, work.plan), writer_of(self.bank, work.plan)
         job = self.stage.job(writer.store, plan, work, model)
-        return [Done(work, run_and_count(job, writer, self.make))] if job else []
+        return [Done(work, run_and_count(job, writer, self.make, self.verify))] if job else []
 
 
 class _MakeShard(beam.DoFn):
@@ -78,9 +80,9 @@ class _ModelHandler(ModelHandler[ShardWork, list[Done], LazyModel]):
         return f"noisebank_{self._shards.stage.name.kind}"
 
 
-def run_and_count(job: ShardJob, writer: BankWriter, make: bool) -> Finished:
+def run_and_count(job: ShardJob, writer: BankWriter, make: bool, verify: bool) -> Finished:
     """Runs a job; where its shard is to be made, Beam's metrics and the log tell of it."""
-    finished = run_job(job, writer, make)
+    finished = run_job(job, writer, make, verify)
     if make:
         receipt, failed = finished.receipt, len(finished.receipt.failures)
         kind, how = ("done", "made") if finished.made else ("skipped", "found")

@@ -56,6 +56,7 @@ class BuildResult:
         self._scratch = open_store(self._folder.name)
         self.failed = FailureCount(store, plan, parent)
         rows = sum(entry.rows for entries in plan.changes.values() for entry in entries)
+        rows += sum(task.rows for tasks in plan.tasks.values() for task in tasks)
         self._bits = max(0, (rows // _PARTITION_ROWS).bit_length())
         self._made: dict[str, Spool] = {}
         self._failures = self._spool("failed", FAILURES)

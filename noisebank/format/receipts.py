@@ -132,21 +132,28 @@ def find_receipt(store: Store, stage: str, inputs: str, *, verify: bool = False)
     return receipt
 
 
-def find_receipts(store: Store, names: Iterable[tuple[str, str]]) -> Iterator[Receipt]:
+def find_receipts(store: Store, names: Iterable[tuple[str, str]], *, verify: bool = False) -> Iterator[Receipt]:
     """The receipts of many finished shards, ``(stage, inputs)`` each, in order; some are read ahead.
 
+    ``verify``: their files are read and compared (:func:`find_receipt`).
     What one says in its ``info`` as the one before of its stage does (a model's description) is in memory once.
 
     Raises:
-        BankDamaged: one of them, or a file that it names, has disappeared.
+        BankDamaged: one of them, or a file that it names, has disappeared or (``verify``) is damaged.
     """
     said: dict[str, dict[str, Any]] = {}
     names = iter(names)
+
+    def find(name: tuple[str, str]) -> Receipt | None:
+        return find_receipt(store, *name, verify=verify)
+
     with ThreadPoolExecutor(_READERS) as pool:
         while ahead := list(islice(names, 4 * _READERS)):
-            for name, receipt in zip(ahead, pool.map(lambda name: find_receipt(store, *name), ahead), strict=True):
+            for name, receipt in zip(ahead, pool.map(find, ahead), strict=True):
                 if receipt is None:
-                    raise BankDamaged(f"{receipt_path(*name)}: a finished shard has disappeared; run the build again")
+                    raise BankDamaged(
+                        f"{receipt_path(*name)}: a finished shard has disappeared or is damaged; run the build again"
+                    )
                 before = said.get(receipt.stage, {})
                 info = {key: before[key] if before.get(key) == value else value for key, value in receipt.info.items()}
                 said[receipt.stage] = info

@@ -47,19 +47,21 @@ def changed_records(difference: Difference, stage: str) -> pa.Table:
     known, to_do = difference.records[stage], difference.over_clips.get(stage)
     taken = np.zeros(len(difference.nums), bool)
     replaced = difference.drops_clip
-    stale = np.zeros(len(known["num"]), bool)
     after = {key: np.zeros(0, values.dtype) for key, values in known.items()}
     if to_do:
         taken = to_do.claimed.done | to_do.claimed.failed
         columns = ("file", "row", "checksum", "status")
         after = {key: difference.claimed_values(stage, to_do.claimed, key)[taken] for key in columns}
         after["num"] = difference.nums[taken]
-        stale = ~difference.parent.is_current(stage, known["file"])
-    else:  # (nobody makes a record of the new clip for a set that is not configured, and the old record is not its)
+        made = known["file"] != 0
+        stale = made & ~difference.parent.is_current(stage, known["file"])
+    else:  # (nobody makes a record of the new clip for a set that is not configured: neither the old record nor the old
+        # failure is the new clip's)
+        made, stale = np.ones(len(known["num"]), bool), np.zeros(len(known["num"]), bool)
         replaced = replaced | difference.clips.todo | difference.clips.claimed.done
-    stale |= np.isin(known["num"], difference.nums[replaced])
+    stale |= made & np.isin(known["num"], difference.nums[replaced])
     removed = np.isin(known["num"], difference.known["num"][difference.removed])
-    dropped = (known["file"] != 0) & stale | removed
+    dropped = stale | removed
     dropped &= (known["status"] != Status.REMOVED) & ~np.isin(known["num"], difference.nums[taken])
     gone = {key: values[dropped] for key, values in known.items()}
     gone |= {"file": np.zeros_like(gone["file"]), "status": np.full(int(dropped.sum()), Status.REMOVED)}

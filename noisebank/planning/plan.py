@@ -178,22 +178,30 @@ def read_plan(store: Store, path: str) -> Plan:
     return Plan.from_bytes(store.read(path), path)
 
 
+def check_files(store: Store, plan: Plan) -> None:
+    """Compares the files of a plan with the digests in their names.
+
+    Raises:
+        BankDamaged: one is missing or differs.
+    """
+    for file in sorted(plan.files):
+        if not fits_name(store, file):
+            raise BankDamaged(f"{file}: missing, or differs from the digest in its name; run 'noisebank build' again")
+
+
 def drop_damaged(store: Store, hash: str) -> None:
     """Removes the plan of this hash, if it, a file of it or a finished shard that it claims is damaged or missing, so
     that it is made again."""
     path = plan_path(hash)
     try:
         plan = read_plan(store, path)
-        for _ in find_receipts(store, plan.claimed):
+        for _ in find_receipts(store, plan.claimed, verify=True):
             pass
-        bad = [file for file in sorted(plan.files) if not fits_name(store, file)]
-        problem = f"{bad[0]}: missing, or differs from the digest in its name" if bad else ""
+        check_files(store, plan)
     except FileNotFoundError:
         return
     except BankDamaged as error:
-        problem = str(error)
-    if problem:
-        _log.warning("%s; planning again", problem)
+        _log.warning("%s: planning again", error)
         store.delete(path)
 
 

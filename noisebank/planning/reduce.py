@@ -195,6 +195,8 @@ def _heal(difference: Difference, source_names: Mapping[int, str], invalid: npt.
     ours = pc.is_in(known.column("source"), value_set=pa.array(list(source_names.values()), pa.string())).to_numpy()
     healed = np.where(of_plan, (ours | difference.rules.prune) & ~np.isin(nums, invalid), gone)
     ready = {CLIPS: difference.held | difference.clips.claimed.done}
+    replaced = difference.drops_clip | difference.clips.todo | difference.clips.claimed.done
+    ready |= dict.fromkeys(difference.records, replaced)  # (of sets that are not configured)
     ready |= {stage: to_do.claimed.done for stage, to_do in difference.over_clips.items()}
     for stage, done in ready.items():
         healed |= pc.equal(stages, stage).to_numpy() & np.isin(nums, difference.nums[done])

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +49,7 @@ def spill(store: Store, key: str, table: pa.Table, bits: int) -> list[tuple[int,
     counts = np.bincount(partitions, minlength=1 << bits)
     stops = np.cumsum(counts)
     batches = []
-    with _writing(store, key) as path, path.open("wb") as file:
+    with _writing(store, key) as file:
         for partition in np.flatnonzero(counts).tolist():
             rows = table.slice(stops[partition] - counts[partition], counts[partition])
             (batch,) = rows.to_batches()
@@ -65,16 +65,28 @@ def read_batch(store: Store, batch: SpilledBatch, schema: pa.Schema) -> pa.Recor
 
 
 @contextmanager
-def _writing(store: Store, key: str) -> Iterator[Path]:
-    """A path to write ``key`` at: its own where the store is local, for nobody reads it before it is named."""
+def _writing(store: Store, key: str) -> Iterator[IO[bytes]]:
+    """A file to write ``key`` to: its own where the store is local, for nobody reads it before it is named."""
     path = store.local_path(key)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield path
+        with _create(path) as file:
+            yield file
         return
     with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        yield Path(scratch, "spill")
+        with Path(scratch, "spill").open("wb") as file:
+            yield file
         store.upload(Path(scratch, "spill"), key)
+
+
+def _create(path: Path, attempts: int = 32) -> IO[bytes]:
+    """A new file with its folder, which another process that finds it empty may remove at any moment."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
+    except (FileNotFoundError, FileExistsError):  # (mkdir may raise either)
+        if attempts == 1:
+            raise
+        return _create(path, attempts - 1)
 
 
 class Spool:
@@ -90,13 +102,15 @@ class Spool:
     def __init__(self, store: Store, name: str, schema: pa.Schema, bits: int) -> None:
         self._store, self._name, self._schema, self._bits = store, name, schema, bits
         self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
         self._batches: dict[int, list[SpilledBatch]] = {}
         self._files = 0
 
     def add(self, table: pa.Table) -> None:
         """Takes one more table."""
         self._waiting.append(table)
-        if sum(waiting.num_rows for waiting in self._waiting) >= _SPOOLED_ROWS:
+        self._waiting_rows += table.num_rows
+        if self._waiting_rows >= _SPOOLED_ROWS:
             self._spill()
 
     def read(self, partition: int) -> pa.Table:
@@ -107,7 +121,7 @@ class Spool:
 
     def _spill(self) -> None:
         table = pa.concat_tables([self._schema.empty_table(), *self._waiting])
-        self._waiting = []
+        self._waiting, self._waiting_rows = [], 0
         if table.num_rows:
             self._files += 1
             for partition, batch in spill(self._store, f"{self._name}-{self._files}", table, self._bits):

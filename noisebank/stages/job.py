@@ -68,20 +68,21 @@ class Finished:
     seconds: float
 
 
-def run_job(job: ShardJob, writer: BankWriter, make: bool = True) -> Finished:
+def run_job(job: ShardJob, writer: BankWriter, make: bool = True, verify: bool = True) -> Finished:
     """Finds the receipt of a shard, or makes the shard.
 
     Args:
         job: the shard.
         writer: of the bank.
-        make: whether a missing shard is made. What was found is read again and compared then, so that damaged work is
-            made again; otherwise it is the work of an earlier stage, whose readers notice damage.
+        make: whether a missing shard is made.
+        verify: whether what is found is read again and compared, and damaged work counts as missing. Not where it is
+            the work of an earlier stage, whose readers notice damage.
 
     Raises:
         JobFailed: the shard is missing and not to be made.
     """
     began = time.perf_counter()
-    receipt = find_receipt(writer.store, job.stage, job.inputs, verify=make)
+    receipt = find_receipt(writer.store, job.stage, job.inputs, verify=verify)
     is_made = False
     if receipt is None:
         if not make:

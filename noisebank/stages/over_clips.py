@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from noisebank.errors import BankDamaged, ConfigError
+from noisebank.errors import BankDamaged, ConfigError, JobFailed
 from noisebank.format.layout import is_free
 from noisebank.format.manifest import Snapshot
 from noisebank.format.parts import kind_of
@@ -166,13 +166,26 @@ class TarJob:
 
         Raises:
             BankDamaged: the tar lacks a clip.
+            JobFailed: the stage does not account for every clip.
         """
         with tempfile.TemporaryDirectory(prefix=f"noisebank-{self.maker.kind}-") as scratch:
             path = Path(scratch, f"records{self.maker.suffix}")
             samples = self._samples(_local(writer.store, self.tar, Path(scratch)))
             written = self.maker.write(path, samples, self.clips, self.planned, self.model)
+            self._check(written)
             files = (writer.file(path, self.stage, self.maker.suffix, written.rows),) if written.rows else ()
-        return Made(files, written.rows, tuple(written.failures), {"tar": self.tar, **written.info})
+        return Made(files, written.rows, tuple(written.failures), {**written.info, "tar": self.tar})
+
+    def _check(self, written: Written) -> None:
+        """Refuses a stage, perhaps of a user's own, that does not account for every clip."""
+        failed = [failure.num for failure in written.failures]
+        if written.rows + len(failed) != len(self.clips) or len(set(failed)) != len(failed):
+            raise JobFailed(
+                f"stage {self.stage}: {written.rows} records and {len(failed)} failures of the {len(self.clips)} clips "
+                f"of {self.tar}; each clip needs one record or one failure"
+            )
+        if others := {failure.stage for failure in written.failures} - {self.stage}:
+            raise JobFailed(f"stage {self.stage}: failures under another stage's name: {', '.join(sorted(others))}")
 
     def _samples(self, tar: Path) -> Iterator[ShardSample]:
         """The wanted clips of the tar, in its order."""
