@@ -14,10 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from noisebank.errors import BankDamaged
 from noisebank.format.index_deletions import mark_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import part_rows, update_parts
-from noisebank.format.reading import PARQUET
+from noisebank.format.reading import PARQUET, VERIFY
 from noisebank.format.receipts import Receipt
 from noisebank.format.schemas import FAILURES
 from noisebank.format.stage_names import INDEX, StageName, nest
@@ -26,6 +27,7 @@ from noisebank.format.tables import ARROW, FAILURE_KEY, OverlayTable, merge_from
 from noisebank.format.tally import Tally, count_failures, tally
 from noisebank.ids import source_number
 from noisebank.storage import BankWriter, FileEntry, Store
+from noisebank.storage.files import is_intact
 
 Nums = npt.NDArray[np.int64]
 Tables = Iterable[pa.Table]
@@ -191,7 +193,11 @@ class _TableUpdates:
         key: tuple[str, ...] = ("num",),
         suffix: str = ARROW,
     ) -> tuple[FileEntry, ...]:
-        """``entries`` and one more with ``tables``; rows that are gone leave when everything is merged."""
+        """``entries`` and one more with ``tables``; rows that are gone leave when everything is merged.
+
+        Raises:
+            BankDamaged: a segment that is to be merged differs from its checksum: the merged one would hide it.
+        """
         new = write_segment(self.writer, folder, tables, suffix)
         if new is not None:
             entries = (*entries, new)
@@ -200,6 +206,9 @@ class _TableUpdates:
         first = 0 if self.purges else merge_from([entry.rows for entry in entries])
         if first == len(entries):
             return entries
+        for entry in entries[first:]:
+            if not is_intact(self.writer.store, entry):
+                raise BankDamaged(f"{entry.path}: its content differs from its checksum; {VERIFY}")
         merged: Tables = OverlayTable(self.writer.store, entries[first:], key).slices()
         if first == 0:
             merged = (table.filter(pc.invert(is_gone(table))) for table in merged)
