@@ -321,7 +321,7 @@ def _decisions(config: Config) -> dict[str, Any]:
         "noise": sorted(noise.name for noise in config.noise),
         "stages": sorted(own.name for own in config.stages),
         **{
-            f"{stage}.{name}": value
+            f"{stage}.{name}": tuple(value) if isinstance(value, tuple) else value  # (a Size shows as its numbers)
             for stage, options in stages.items()
             for name, value in output_options(options).items()
             if name not in MODEL_PATHS
