@@ -18,7 +18,7 @@ from noisebank.errors import BankDamaged
 from noisebank.format.index_deletions import mark_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import part_rows, update_parts
-from noisebank.format.reading import PARQUET, VERIFY
+from noisebank.format.reading import PARQUET, VERIFY, reading
 from noisebank.format.receipts import Receipt
 from noisebank.format.schemas import FAILURES
 from noisebank.format.stage_names import INDEX, StageName, nest
@@ -27,7 +27,7 @@ from noisebank.format.tables import ARROW, FAILURE_KEY, OverlayTable, merge_from
 from noisebank.format.tally import Tally, count_failures, tally
 from noisebank.ids import source_number
 from noisebank.storage import BankWriter, FileEntry, Store
-from noisebank.storage.files import is_intact
+from noisebank.storage.files import stored_sha256
 
 Nums = npt.NDArray[np.int64]
 Tables = Iterable[pa.Table]
@@ -207,7 +207,9 @@ class _TableUpdates:
         if first == len(entries):
             return entries
         for entry in entries[first:]:
-            if not is_intact(self.writer.store, entry):
+            with reading(entry.path):
+                digest = stored_sha256(self.writer.store, entry.path)
+            if digest != entry.sha256:
                 raise BankDamaged(f"{entry.path}: its content differs from its checksum; {VERIFY}")
         merged: Tables = OverlayTable(self.writer.store, entries[first:], key).slices()
         if first == 0:
