@@ -16,7 +16,7 @@ from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
 from noisebank.commits.runs import collect_run
-from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError
+from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError, SnapshotConflict
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.options import Config
 from noisebank.planning.plan import (
@@ -72,7 +72,13 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
             _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
     except NoiseBankError as error:
         now = latest_snapshot(store)
-        if stage != "build" or latest is None or now is None or now.vacuum == latest.vacuum:
+        if (
+            stage != "build"
+            or isinstance(error, SnapshotConflict)
+            or latest is None
+            or now is None
+            or now.vacuum == latest.vacuum
+        ):
             raise
         _log.warning("%s. A purge or vacuum took what this build worked on: planning again", error)
         return run_stages(config, beam_arguments, stage)
