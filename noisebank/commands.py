@@ -195,11 +195,8 @@ def _with_sorted_header(data: bytes) -> bytes:
 def show(arguments: argparse.Namespace) -> Outcome:
     """What is in a bank."""
     store = open_store(arguments.bank)
-    if arguments.diff:
-        before, after = (read_snapshot(store, number) for number in arguments.diff)
-        document = diff(store, before, after)
-    else:
-        document = describe(store, read_snapshot(store, arguments.snapshot))
+    snapshots = [read_snapshot(store, number) for number in arguments.diff or [arguments.snapshot]]
+    document = diff(store, *snapshots) if arguments.diff else describe(store, *snapshots)
     return Outcome(document, [_on_one_line(line) for line in _indent(document)])
 
 

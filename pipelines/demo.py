@@ -29,9 +29,11 @@ from noisebank.config import load_config
 from noisebank.describe import snapshot_files
 from noisebank.errors import JobFailed
 from noisebank.fixtures.captions_model import packaged_captions_model
+from noisebank.fixtures.small_models import make_small_model
 from noisebank.fixtures.videos import Sample, make_sample_videos, write_video
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.storage import open_store
+from noisebank.video.frames import decode_mp4
 
 _log = logging.getLogger(__name__)
 VIDEOS = 12
@@ -54,7 +56,6 @@ def run_demo(out: Path) -> Outcome:
     if out.exists() and any(out.iterdir()) and not (out / "bank.yaml").exists():
         raise JobFailed(f"{out}: a folder with other files in it; name an empty one with --out")
     captions_model = packaged_captions_model()
-    from noisebank.fixtures.small_models import make_small_model
     from pipelines.jobs import run_stages
 
     model, videos, listed = out / "model", out / "videos", out / "results_demo.csv"
@@ -178,8 +179,6 @@ def _pixels(generated: Any) -> Any:
 def _stored_clips(bank: Path) -> dict[str, Any]:
     """The frames of each clip, uint8 ``[F, H, W, 3]``, as webdataset finds them in the tars of the latest snapshot."""
     import webdataset
-
-    from noisebank.video.frames import decode_mp4
 
     store = open_store(bank)
     tars = [str(bank / entry.path) for entry in snapshot_files(store, read_snapshot(store), "clips")]

@@ -153,9 +153,7 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
     fingerprints, models = identify_stages(config, latest)
     with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
         _run(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
-        store = open_store(scratch)
-        (path,) = (key for key in store.list("plans") if key.endswith("/plan.json"))
-        plan = read_plan(store, path)
+        (plan,) = open_plans(open_store(scratch), latest.uuid if latest else "")
         rows = _plan_rows(plan) | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
         refused = removal_problems(plan, config)
         return {"parent": plan.parent, "rows": rows, "stages": plan.todo(), "refused": refused}

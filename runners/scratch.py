@@ -7,9 +7,9 @@ kernel closes it when they end, by themselves or killed, and the reading ends wi
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 
 _PIPE = "in-use"
 _REMOVE = 'cat; rm -rf "$1"'
@@ -26,13 +26,8 @@ def use_scratch_folder() -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     hold_scratch_folder()
     with Path(folder, _PIPE).open("rb") as pipe:
-        subprocess.Popen(
-            ["sh", "-c", _REMOVE, "sh", folder],
-            stdin=pipe,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # (Ctrl-C does not end it)
-        )
+        line = ["sh", "-c", _REMOVE, "sh", folder]
+        Popen(line, stdin=pipe, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)  # (Ctrl-C does not end it)
 
 
 def hold_scratch_folder() -> None:

@@ -96,7 +96,8 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         return reopen, (self._store.url, self.snapshot)
 
     def __repr__(self) -> str:
-        return f"NoiseBank({self._store.url!r}, snapshot={self.snapshot}, noise_set={self._chosen_set(self._pinned)!r})"
+        noise_set = self._chosen_set(self._pinned.snapshot)
+        return f"NoiseBank({self._store.url!r}, snapshot={self.snapshot}, {noise_set=})"
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -113,7 +114,7 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
     @property
     def noise_sets(self) -> tuple[str, ...]:
         """The noise sets of the snapshot."""
-        return _noise_sets(self._pinned.snapshot)
+        return tuple(sorted(self._pinned.snapshot.models["noise"]))
 
     def refresh(self) -> int:
         """Moves to the latest snapshot, and returns its number."""
@@ -273,22 +274,23 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
             return InvertedNoise(id, records.noise(clip), statistics)
 
     def _pin(self, snapshot: Snapshot) -> None:
-        if self._set_name is not None and self._set_name not in _noise_sets(snapshot):
-            known = ", ".join(_noise_sets(snapshot)) or "none"
-            raise UnknownNoiseSet(f"{self._store.url}: no noise set {self._set_name!r}; it has {known}")
+        if self._set_name not in (None, *snapshot.models["noise"]):
+            raise self._unknown_set(f"no noise set {self._set_name!r}", snapshot)
         self._pinned = PinnedSnapshot(self._store, snapshot)
 
-    def _chosen_set(self, pinned: PinnedSnapshot) -> str | None:
+    def _chosen_set(self, snapshot: Snapshot) -> str | None:
         """The noise set that was named, or the only one."""
-        names = _noise_sets(pinned.snapshot)
+        names = list(snapshot.models["noise"])
         return self._set_name or (names[0] if len(names) == 1 else None)
 
     def _set(self, pinned: PinnedSnapshot) -> PinnedSet:
-        name = self._chosen_set(pinned)
-        if name is None:
-            known = ", ".join(_noise_sets(pinned.snapshot)) or "none"
-            raise UnknownNoiseSet(f"{self._store.url}: name a noise_set; it has {known}")
+        if (name := self._chosen_set(pinned.snapshot)) is None:
+            raise self._unknown_set("name a noise_set", pinned.snapshot)
         return pinned.noise_set(name)
+
+    def _unknown_set(self, problem: str, snapshot: Snapshot) -> UnknownNoiseSet:
+        known = ", ".join(sorted(snapshot.models["noise"])) or "none"
+        return UnknownNoiseSet(f"{self._store.url}: {problem}; it has {known}")
 
     def _embed(self, pinned: PinnedSnapshot, prompts: Sequence[str]) -> Any:
         for prompt in prompts:
@@ -352,7 +354,3 @@ def _check(records: PinnedSet, pipe: Any, num_inference_steps: int | None) -> li
     for mismatch in mismatches:
         warnings.warn(f"noise set {records.name!r}: {mismatch}", stacklevel=3)
     return mismatches
-
-
-def _noise_sets(snapshot: Snapshot) -> tuple[str, ...]:
-    return tuple(sorted(snapshot.models["noise"]))
