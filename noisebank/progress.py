@@ -54,8 +54,7 @@ class Progress:
 @contextmanager
 def show_progress(what: str, unit: str) -> Iterator[Progress]:
     """Shows what is reported to :meth:`Progress.report` while the block runs."""
-    hidden = not sys.stderr.isatty()
-    bar: tqdm[NoReturn] = tqdm(desc=what, unit=f" {unit}", unit_scale=True, disable=hidden, file=sys.stderr)
+    bar: tqdm[NoReturn] = tqdm(desc=what, unit=f" {unit}", unit_scale=True, disable=None, file=sys.stderr)
     with logging_redirect_tqdm(), bar:
         progress = Progress(what, unit, bar)
         yield progress

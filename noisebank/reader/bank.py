@@ -41,7 +41,6 @@ class InvertedNoise:
     """One record as stored.
 
     Args:
-        id: of the clip.
         noise: ``[C, F, H, W]`` float32, sigma-normalised: what a pipeline's ``latents=`` wants, but for the layout.
         statistics: the other columns of its shard: ``mean`` and ``std`` by channel, ``reconstruction_error``...
     """
@@ -57,9 +56,7 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
     def __init__(
         self, store: Store, snapshot: Snapshot, noise_set: str | None = None, embedder: str | Embedder | None = None
     ) -> None:
-        self._store = store
-        self._set_name = noise_set
-        self._given_embedder = embedder
+        self._store, self._set_name, self._given_embedder = store, noise_set, embedder
         self._loaded_embedder: Embedder | None = None
         self._lock = threading.RLock()
         self._pin(snapshot)

@@ -72,8 +72,7 @@ class PinnedSnapshot:
     """The index and clips of one snapshot of a bank."""
 
     def __init__(self, store: Store, snapshot: Snapshot) -> None:
-        self.store = store
-        self.snapshot = snapshot
+        self.store, self.snapshot = store, snapshot
         self._lock = threading.RLock()
         self.scratch = Path(tempfile.mkdtemp(prefix="noisebank-reader-"))
         self._removal = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
@@ -162,9 +161,8 @@ class PinnedSet:
         self.model: dict[str, Any] = snapshot.models["noise"][name]
         self._pinned = pinned
         store, scratch = pinned.store, pinned.scratch
-        records = snapshot.records.get(name, ())
+        records, parts = snapshot.records.get(name, ()), snapshot.parts.get(f"noise/{name}", ())
         self._records = OverlayTable(verified_store(store, records, scratch), records)
-        parts = snapshot.parts.get(f"noise/{name}", ())
         part = read_parts(verified_store(store, parts, scratch), parts).sort_by("path")
         self._layouts = {row["key"]: RecordLayout.from_info(row) for row in part.to_pylist()}
         self._files: dict[int, FileEntry] = {entry.key: entry for entry in part_entries(part)}
