@@ -135,11 +135,10 @@ def test_what_is_found_is_verified_by_its_content_where_it_can_be_made_again(
     store.delete(entry.path)
     if damage is not None:
         store.put(entry.path, damage)
+    with pytest.raises(JobFailed, match="captions: a shard of 3 rows is not finished"):
+        run_job(job, writer, make=False)
     if damage == b"made herE":  # (of the right size: whoever reads the file finds out)
-        assert run_job(job, writer, make=False).receipt == first.receipt
-    else:
-        with pytest.raises(JobFailed, match="captions: a shard of 3 rows is not finished"):
-            run_job(job, writer, make=False)
+        assert run_job(job, writer, make=False, verify=False).receipt == first.receipt
     caplog.clear()
     again = run_job(job, writer)
     assert f"{first.receipt.path}: {entry.path} is gone or damaged; its shard counts as not made" in caplog.text
