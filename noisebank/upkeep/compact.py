@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.errors import BankDamaged
 from noisebank.format.manifest import Snapshot, read_snapshot
-from noisebank.format.parts import kind_of, part_entries, read_parts
+from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.reading import verified_table
 from noisebank.format.receipts import Receipt
 from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS, StageName
@@ -36,32 +37,14 @@ from noisebank.upkeep.repack import FileRows, Repacked, repack_captions, repack_
 from noisebank.upkeep.vacuum import vacuum
 
 Nums = npt.NDArray[np.int64]
-_FULL_SHARD = ClipOptions().maxcount
 _NONE = np.zeros(0, np.int64)
-
-
-@dataclass(frozen=True)
-class _File:
-    """A data file, and which of its rows something still refers to."""
-
-    piece: FileRows
-    fingerprint: str
-
-    @property
-    def key(self) -> int:
-        return self.piece.file.key
-
-    @property
-    def live(self) -> int:
-        return len(self.piece.rows)
-
-    @property
-    def dead(self) -> int:
-        return self.piece.file.rows - self.live
+_HELD = pc.field("status") != int(Status.REMOVED)
+_PLACES = {CLIPS: ("clip_file", "clip_row"), CAPTIONS: ("caption_file", "caption_row")}
+"""By kind, the columns that say where a row's data is; of records they are file and row."""
 
 
 def compact(
-    store: Store, *, maxcount: int = _FULL_SHARD, purge: bool = False, progress: ReportProgress = silent
+    store: Store, *, maxcount: int = ClipOptions.maxcount, purge: bool = False, progress: ReportProgress = silent
 ) -> Snapshot:
     """Merges small shards, renews captions in tars, and commits the result.
 
@@ -98,18 +81,20 @@ class _Compaction:
 
     def __init__(self, store: Store, base: Snapshot, maxcount: int, purge: bool, progress: ReportProgress) -> None:
         self.store, self.base, self.maxcount, self.purge, self.progress = store, base, maxcount, purge, progress
-        self.rows = _present(OverlayTable(store, base.rows).read())
+        self.rows = OverlayTable(store, base.rows).read().filter(_HELD)
         self.writer = BankWriter(store, base.vacuum)
         self.receipts: list[Receipt] = []
-        self._part = cache(self._read_part)
+        self.made: defaultdict[str, list[Repacked]] = defaultdict(list)
+        self._part = cache(lambda kind: read_parts(store, base.parts.get(kind, ())))
 
     def delta(self) -> Delta:
         """What changes; every shard is written."""
-        clips, captions = self._clips(), self._captions()
-        after = captions.applied(clips.applied(self.rows))
-        moved = after.filter(pa.array(clips.touches(self.rows) | captions.touches(self.rows)))
-        records = {key: [self._records(key, after)] for key, entries in self.base.records.items() if entries}
-        delta = Delta([moved], records, receipts=self.receipts)
+        self._repack_clips()
+        self._repack_captions()
+        after, moved = self._follow(CLIPS, self.rows)
+        after, also_moved = self._follow(CAPTIONS, after)
+        records = {key: [self._repack_records(key, after)] for key, entries in self.base.records.items() if entries}
+        delta = Delta([after.filter(pa.array(moved | also_moved))], records, receipts=self.receipts)
         if not self.purge:
             return delta
         index, replaces, receipts = rebuild_worn_segments(self.writer, self.base)
@@ -118,84 +103,70 @@ class _Compaction:
             delta, index=index, replaces=replaces, purges=purges, receipts=[*self.receipts, *receipts]
         )
 
-    def _clips(self) -> _Moves:
-        moves = _Moves("clip_file", "clip_row")
-        files = self._files(CLIPS, self.rows, moves)
+    def _repack_clips(self) -> None:
+        files = self._files(CLIPS, self.rows)
         sidecars = self._find_named(SIDECARS, [file.key for file in files])
         outdated = {}
         for file in files:
             nums = self._find_outdated(file, sidecars[file.key])
-            has_failed_rows = sidecars[file.key].rows > file.piece.file.rows
+            has_failed_rows = sidecars[file.key].rows > file.file.rows
             if len(nums) or (self.purge and has_failed_rows):
                 outdated[file.key] = nums
-        for group in self._groups(files, outdated):
+        for group in self._group(files, outdated):
             texts = self._texts(np.concatenate([outdated.get(file.key, _NONE) for file in group]))
-            pieces = [(file.piece, sidecars[file.key]) for file in group]
-            self._add(moves, repack_clips(self.writer, pieces, texts, group[0].fingerprint))
-        return moves
+            self._add(CLIPS, repack_clips(self.writer, [(file, sidecars[file.key]) for file in group], texts))
 
-    def _captions(self) -> _Moves:
-        moves = _Moves("caption_file", "caption_row")
-        for group in self._groups(self._files(CAPTIONS, self.rows, moves)):
-            pieces = [file.piece for file in group]
-            self._add(moves, repack_captions(self.writer, pieces, group[0].fingerprint))
-        return moves
+    def _repack_captions(self) -> None:
+        for group in self._group(self._files(CAPTIONS, self.rows)):
+            self._add(CAPTIONS, repack_captions(self.writer, group))
 
-    def _records(self, key: str, rows: pa.Table) -> pa.Table:
+    def _repack_records(self, key: str, rows: pa.Table) -> pa.Table:
         """The records of a stage over clips that move so that the clips of one tar, as ``rows`` now say, have one
         file."""
-        stage, moves = StageName.of_records(key).name, _Moves("file", "row")
-        records = _present(OverlayTable(self.store, self.base.records[key]).read())
+        stage = StageName.of_records(key).name
+        records = OverlayTable(self.store, self.base.records[key]).read().filter(_HELD)
         records = records.filter(pc.is_in(records.column("num"), value_set=rows.column("num").combine_chunks()))
-        groups: dict[tuple[int, str], list[_File]] = {}
-        for file in self._files(stage, records, moves):
-            for tar, part in _by_tar(file, rows):
+        groups: dict[tuple[int, str], list[FileRows]] = {}
+        for file in self._files(stage, records):
+            for tar, part in _split_by_tar(file, rows):
                 groups.setdefault((tar, file.fingerprint), []).append(part)
-        tars = dict(zip(*(self._part(CLIPS).column(column).to_pylist() for column in ("key", "path")), strict=True))
-        tars |= {
-            entry.key: entry.path
-            for receipt in self.receipts
-            for entry in receipt.files
-            if kind_of(entry.path) == CLIPS
-        }
-        for (tar, fingerprint), files in sorted(groups.items()):
+        tars = [*part_entries(self._part(CLIPS)), *(made.receipt.files[0] for made in self.made[CLIPS])]
+        paths = {entry.key: entry.path for entry in tars}
+        for (tar, _), files in sorted(groups.items()):
             if any(map(self._is_worn, files)) or (tar and len(files) > 1):
-                pieces = [file.piece for file in files]
-                self._add(moves, repack_records(self.writer, stage, pieces, tars.get(tar, ""), fingerprint))
-        return moves.applied(records).filter(pa.array(moves.touches(records)))
+                self._add(stage, repack_records(self.writer, stage, files, paths.get(tar, "")))
+        after, moved = self._follow(stage, records)
+        return after.filter(pa.array(moved))
 
-    def _groups(self, files: Sequence[_File], outdated: Collection[int] = ()) -> Iterator[list[_File]]:
+    def _group(self, files: Sequence[FileRows], outdated: Collection[int] = ()) -> Iterator[list[FileRows]]:
         """The files to rewrite, those that make one new shard together; next fit, in the order of their numbers."""
-        chosen = [f for f in files if self._is_worn(f) or f.key in outdated or f.live * 2 < self.maxcount]
-        group: list[_File] = []
-        for file in [*sorted(chosen, key=lambda f: (f.fingerprint, int(f.piece.nums.min()))), None]:
-            if group and (
-                file is None
-                or file.fingerprint != group[0].fingerprint
-                or sum(member.live for member in group) + file.live > self.maxcount
-            ):
-                if len(group) > 1 or self._is_worn(group[0]) or group[0].key in outdated:
-                    yield group
-                group = []
-            if file is not None:
-                group.append(file)
+        chosen = [f for f in files if self._is_worn(f) or f.key in outdated or len(f.rows) * 2 < self.maxcount]
+        chosen.sort(key=lambda file: (file.fingerprint, int(file.nums.min())))
+        for _, same in groupby(chosen, key=lambda file: file.fingerprint):
+            groups: list[list[FileRows]] = [[]]
+            for file in same:
+                if sum(len(member.rows) for member in groups[-1]) + len(file.rows) > self.maxcount:
+                    groups.append([])
+                groups[-1].append(file)
+            yield from (g for g in groups if len(g) > 1 or any(self._is_worn(f) or f.key in outdated for f in g))
 
-    def _is_worn(self, file: _File) -> bool:
-        return file.dead > 0 if self.purge else file.live * 2 < file.piece.file.rows
+    def _is_worn(self, file: FileRows) -> bool:
+        live = len(file.rows)
+        return live < file.file.rows if self.purge else live * 2 < file.file.rows
 
-    def _files(self, kind: str, table: pa.Table, moves: _Moves) -> list[_File]:
+    def _files(self, kind: str, table: pa.Table) -> list[FileRows]:
         """The data files that the rows of a table refer to, and the positions in each, ascending."""
         part = self._part(kind)
         names = dict(zip(*(part.column(column).to_pylist() for column in ("key", "fingerprint")), strict=True))
-        nums, keys, rows = (table.column(column).to_numpy() for column in ("num", moves.file, moves.row))
+        places = _PLACES.get(kind, ("file", "row"))
+        nums, keys, rows = (table.column(column).to_numpy() for column in ("num", *places))
         order = np.lexsort((rows, keys))
         order = order[keys[order] != 0]
         unique, starts = np.unique(keys[order], return_index=True)
         entries = self._find_named(kind, unique.tolist())
-        places = np.split(order, starts[1:]) if len(unique) else []
         return [
-            _File(FileRows(entries[key], rows[at].astype(np.int64), nums[at]), names[key])
-            for key, at in zip(unique.tolist(), places, strict=True)
+            FileRows(entries[key], rows[at].astype(np.int64), nums[at], names[key])
+            for key, at in zip(unique.tolist(), np.split(order, starts)[1:], strict=True)
         ]
 
     def _find_named(self, kind: str, keys: Iterable[int]) -> dict[int, FileEntry]:
@@ -211,80 +182,48 @@ class _Compaction:
             )
         return entries
 
-    def _find_outdated(self, file: _File, sidecar: FileEntry) -> Nums:
+    def _find_outdated(self, file: FileRows, sidecar: FileEntry) -> Nums:
         """The numbers of the live clips of a tar whose caption has changed since it was written."""
         table = verified_table(self.store, sidecar, ["clip_row", "caption_hash"]).filter(pc.field("clip_row") >= 0)
-        written = table.column("caption_hash").to_numpy()[file.piece.rows]
-        held = self.rows.column("caption").to_numpy()[self._at(file.piece.nums)]
-        changed: Nums = file.piece.nums[(held != 0) & (held != written)]
+        written = table.column("caption_hash").to_numpy()[file.rows]
+        held = self._rows_of(file.nums).column("caption").to_numpy()
+        changed: Nums = file.nums[(held != 0) & (held != written)]
         return changed
 
     def _texts(self, nums: Nums) -> dict[int, str]:
         """The captions held of ``nums``."""
         texts: dict[int, str] = {}
-        rows = self.rows.take(pa.array(self._at(nums)))
-        for file in self._files(CAPTIONS, rows, _Moves("caption_file", "caption_row")):
-            column = (
-                verified_table(self.store, file.piece.file, ["caption"])
-                .column("caption")
-                .take(pa.array(file.piece.rows))
-            )
-            texts |= dict(zip(file.piece.nums.tolist(), column.to_pylist(), strict=True))
+        for file in self._files(CAPTIONS, self._rows_of(nums)):
+            table = verified_table(self.store, file.file, ["caption"]).take(pa.array(file.rows))
+            texts |= dict(zip(file.nums.tolist(), table.column("caption").to_pylist(), strict=True))
         return texts
 
-    def _at(self, nums: Nums) -> Nums:
-        """Positions of ``nums`` in the rows."""
-        return np.searchsorted(self.rows.column("num").to_numpy(), nums)
+    def _rows_of(self, nums: Nums) -> pa.Table:
+        return self.rows.take(pa.array(np.searchsorted(self.rows.column("num").to_numpy(), nums)))
 
-    def _read_part(self, kind: str) -> pa.Table:
-        return read_parts(self.store, self.base.parts.get(kind, ()))
-
-    def _add(self, moves: _Moves, made: Repacked) -> None:
+    def _add(self, kind: str, made: Repacked) -> None:
+        self.made[kind].append(made)
         self.receipts.append(made.receipt)
         self.progress(len(self.receipts), 0)
-        moves.add(made)
+
+    def _follow(self, kind: str, table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+        """The table, sorted by num, with the new places of the rows that went into new shards, and which these are."""
+        places = _PLACES.get(kind, ("file", "row"))
+        nums = table.column("num").to_numpy()
+        files, rows = (table.column(name).to_numpy().copy() for name in places)
+        moved = np.zeros(len(nums), bool)
+        for made in self.made[kind]:
+            at = np.searchsorted(nums, made.nums)
+            files[at], rows[at], moved[at] = made.receipt.files[0].key, np.arange(len(at)), True
+        for name, values in zip(places, (files, rows), strict=True):
+            table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+        return table, moved
 
 
-class _Moves:
-    """Where rows went: new values of the columns that name a file and a row in it."""
-
-    def __init__(self, file: str, row: str) -> None:
-        self.file, self.row = file, row
-        self._nums = [np.zeros(0, np.int64)]
-        self._keys = [np.zeros(0, np.uint64)]
-        self._rows = [np.zeros(0, np.int32)]
-
-    def add(self, made: Repacked) -> None:
-        """Takes note of a new shard."""
-        count = len(made.nums)
-        self._nums.append(made.nums)
-        self._keys.append(np.full(count, made.receipt.files[0].key, np.uint64))
-        self._rows.append(np.arange(count, dtype=np.int32))
-
-    def touches(self, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which rows of a table went somewhere."""
-        return np.isin(table.column("num").to_numpy(), np.concatenate(self._nums))
-
-    def applied(self, table: pa.Table) -> pa.Table:
-        """The table, sorted by num, with the new places of the rows that moved."""
-        at = np.searchsorted(table.column("num").to_numpy(), np.concatenate(self._nums))
-        for name, values in ((self.file, self._keys), (self.row, self._rows)):
-            column = table.column(name).to_numpy().copy()
-            column[at] = np.concatenate(values)
-            table = table.set_column(table.schema.get_field_index(name), name, pa.array(column))
-        return table
-
-
-def _by_tar(file: _File, rows: pa.Table) -> Iterator[tuple[int, _File]]:
+def _split_by_tar(file: FileRows, rows: pa.Table) -> Iterator[tuple[int, FileRows]]:
     """The parts of a noise file by the key of the tar that holds their clips; 0 where the clip is gone."""
-    piece = file.piece
-    at = np.searchsorted(rows.column("num").to_numpy(), piece.nums)
+    at = np.searchsorted(rows.column("num").to_numpy(), file.nums)
     tars = rows.column("clip_file").to_numpy()[at]
     for tar in np.unique(tars).tolist():
         here = tars == tar
-        yield tar, _File(FileRows(piece.file, piece.rows[here], piece.nums[here]), file.fingerprint)
-
-
-def _present(table: pa.Table) -> pa.Table:
-    """A table of rows or records without tombstones."""
-    return table.filter(pc.not_equal(table.column("status"), pa.scalar(int(Status.REMOVED), pa.uint8())))
+        yield tar, dataclasses.replace(file, rows=file.rows[here], nums=file.nums[here])

@@ -38,11 +38,18 @@ Nums = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class FileRows:
-    """What to take out of one file: rows by their position, ascending, and the numbers that they should have."""
+    """What to take out of one file of a stage's ``fingerprint``: rows by their position, ascending, and the numbers
+    that they should have."""
 
     file: FileEntry
     rows: Nums
     nums: Nums
+    fingerprint: str
+
+    @property
+    def key(self) -> int:
+        """Of the file."""
+        return self.file.key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,32 +62,36 @@ class Repacked:
 
 @dataclasses.dataclass(frozen=True)
 class _CopyJob:
-    """A shard that is copied together."""
+    """A shard that is copied together: ``copy`` writes its files and tells what its receipt should say."""
 
     stage: str
     fingerprint: str
     inputs: str
-    size: int
-    copy: Callable[[BankWriter, Path], Made]
+    table: pa.Table
+    copy: Callable[[Path], tuple[tuple[FileEntry, ...], dict[str, Any]]]
+
+    @property
+    def size(self) -> int:
+        return self.table.num_rows  # type: ignore[no-any-return]
 
     def make(self, writer: BankWriter) -> Made:
         with tempfile.TemporaryDirectory(prefix="noisebank-repack-") as scratch:
-            return self.copy(writer, Path(scratch))
+            files, info = self.copy(Path(scratch))
+        return Made(files, self.size, info=info)
+
+    def run(self, writer: BankWriter) -> Repacked:
+        return Repacked(run_job(self, writer).receipt, self.table.column("num").to_numpy())
 
 
 def repack_clips(
-    writer: BankWriter,
-    pieces: Sequence[tuple[FileRows, FileEntry]],
-    captions: Mapping[int, str],
-    fingerprint: str,
+    writer: BankWriter, pieces: Sequence[tuple[FileRows, FileEntry]], captions: Mapping[int, str]
 ) -> Repacked:
     """One tar and sidecar with clips of several.
 
     Args:
         writer: of the bank.
-        pieces: clips of tars, each with the tar's sidecar; every file is read once.
+        pieces: clips of tars of one fingerprint, each with the tar's sidecar; every file is read once.
         captions: by number, the captions that changed since.
-        fingerprint: of the clips stage, the same for all.
 
     Raises:
         BankDamaged: a file is missing or damaged, or does not hold what rows say.
@@ -91,33 +102,34 @@ def repack_clips(
     table = _renew(pa.concat_tables(taken).sort_by("num"), captions)
     texts = dict(zip(table.column("num").to_pylist(), table.column("caption").to_pylist(), strict=True))
 
-    def copy(writer: BankWriter, scratch: Path) -> Made:
+    def copy(scratch: Path) -> tuple[tuple[FileEntry, ...], dict[str, Any]]:
         streams = [
-            _clips(verified_path(writer.store, tar.file, scratch), rows)
+            _read_clips(verified_path(writer.store, tar.file, scratch), rows)
             for (tar, _), rows in zip(pieces, taken, strict=True)
         ]
-        ordered = heapq.merge(*streams, key=lambda clip: clip[0])
-        samples = (_with_caption(sample, texts[num]) for num, sample in ordered)
-        return Made(write_clips(writer, scratch, samples, lambda: table), table.num_rows)
+        samples = (
+            dataclasses.replace(sample, caption=texts[num], info={**sample.info, "caption": texts[num]})
+            for num, sample in heapq.merge(*streams, key=lambda clip: clip[0])
+        )
+        return write_clips(writer, scratch, samples, lambda: table), {}
 
-    return _run(writer, _CopyJob(CLIPS, fingerprint, clip_inputs(fingerprint, table), table.num_rows, copy), table)
+    fingerprint = pieces[0][0].fingerprint
+    return _CopyJob(CLIPS, fingerprint, clip_inputs(fingerprint, table), table, copy).run(writer)
 
 
-def repack_captions(writer: BankWriter, pieces: Sequence[FileRows], fingerprint: str) -> Repacked:
+def repack_captions(writer: BankWriter, pieces: Sequence[FileRows]) -> Repacked:
     """One captions file with rows of several; arguments and errors as for :func:`repack_clips`."""
     tables = [_take(piece, verified_table(writer.store, piece.file)) for piece in pieces]
     table = pa.concat_tables(tables).sort_by("num")
-    info = {"dim": table.schema.field("embedding").type.list_size}
 
-    def copy(writer: BankWriter, scratch: Path) -> Made:
-        return Made((write_captions(writer, table),), table.num_rows, info=info)
+    def copy(scratch: Path) -> tuple[tuple[FileEntry, ...], dict[str, Any]]:
+        return (write_captions(writer, table),), {"dim": table.schema.field("embedding").type.list_size}
 
-    return _run(
-        writer, _CopyJob(CAPTIONS, fingerprint, caption_inputs(fingerprint, table), table.num_rows, copy), table
-    )
+    fingerprint = pieces[0].fingerprint
+    return _CopyJob(CAPTIONS, fingerprint, caption_inputs(fingerprint, table), table, copy).run(writer)
 
 
-def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], tar: str, fingerprint: str) -> Repacked:
+def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], tar: str) -> Repacked:
     """One file with records of several, bit for bit; ``tar`` is the path of the one that has their clips now.
 
     Other arguments and errors as for :func:`repack_clips`.
@@ -127,7 +139,7 @@ def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], t
     tables = [_take(piece, read_table(store, piece.file.path, without=("noise", "scale"))) for piece in pieces]
     table = pa.concat_tables(tables).sort_by("num")
 
-    def copy(writer: BankWriter, scratch: Path) -> Made:
+    def copy(scratch: Path) -> tuple[tuple[FileEntry, ...], dict[str, Any]]:
         paths = [verified_path(store, piece.file, scratch) for piece in pieces]
         path = scratch / f"records{suffix}"
         info: dict[str, Any] = {"tar": tar}
@@ -135,17 +147,14 @@ def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], t
             pq.write_table(table, path)
         else:
             info |= _copy_noise(path, [stored_records(p, piece.rows) for p, piece in zip(paths, pieces, strict=True)])
-        return Made((writer.file(path, stage, suffix, table.num_rows),), table.num_rows, info=info)
+        return (writer.file(path, stage, suffix, table.num_rows),), info
 
+    fingerprint = pieces[0].fingerprint
     clips = table.select(["id", "sha256"]).append_column("attempt", pa.array(np.ones(table.num_rows, np.int16)))
-    return _run(writer, _CopyJob(stage, fingerprint, record_inputs(fingerprint, clips), table.num_rows, copy), table)
+    return _CopyJob(stage, fingerprint, record_inputs(fingerprint, clips), table, copy).run(writer)
 
 
-def _run(writer: BankWriter, job: _CopyJob, table: pa.Table) -> Repacked:
-    return Repacked(run_job(job, writer).receipt, table.column("num").to_numpy())
-
-
-def _clips(tar: Path, rows: pa.Table) -> Iterator[tuple[int, ShardSample]]:
+def _read_clips(tar: Path, rows: pa.Table) -> Iterator[tuple[int, ShardSample]]:
     """The wanted clips of a tar with their numbers."""
     nums = dict(zip(rows.column("id").to_pylist(), rows.column("num").to_pylist(), strict=True))
     return ((nums[sample.id], sample) for sample in read_shard(tar) if sample.id in nums)
@@ -188,7 +197,3 @@ def _renew(sidecar: pa.Table, captions: Mapping[int, str]) -> pa.Table:
     for name, values in columns.items():
         sidecar = sidecar.set_column(sidecar.schema.get_field_index(name), name, values)
     return sidecar
-
-
-def _with_caption(sample: ShardSample, caption: str) -> ShardSample:
-    return dataclasses.replace(sample, caption=caption, info={**sample.info, "caption": caption})
