@@ -28,10 +28,10 @@ from noisebank.errors import (
 if TYPE_CHECKING:
     from noisebank.reader.bank import InvertedNoise, NoiseBank
     from noisebank.reader.noise_sample import NoiseSample
-    from noisebank.reader.pinned import Hit
+    from noisebank.search.segments import Hit
 
 _READER = {
-    "Hit": ".reader.pinned",
+    "Hit": ".search.segments",
     "InvertedNoise": ".reader.bank",
     "NoiseBank": ".reader.bank",
     "NoiseSample": ".reader.noise_sample",

@@ -25,8 +25,9 @@ from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.models.layout import from_pipeline, pipeline_inputs
 from noisebank.reader.mixing import normalise
 from noisebank.reader.noise_sample import NoiseSample, mix_records
-from noisebank.reader.pinned import Hit, PinnedSet, PinnedSnapshot
+from noisebank.reader.pinned import PinnedSet, PinnedSnapshot
 from noisebank.reader.priors import Generators, Prior
+from noisebank.search.segments import Hit
 from noisebank.storage import Store, open_store
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import torch
 from noisebank.errors import ShapeMismatch
 from noisebank.models.layout import to_pipeline
 from noisebank.reader.mixing import marginal_variance, mix, noise_digest
-from noisebank.reader.pinned import Hit
 from noisebank.reader.priors import PRIORS, Generators, Prior
+from noisebank.search.segments import Hit
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,11 +26,12 @@ from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.noise_file import NoiseShard, RecordLayout
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.reading import read_table, verified_path, verified_store
+from noisebank.format.schemas import RECORDS
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
 from noisebank.ids import clip_number
 from noisebank.search.index import Vectors
-from noisebank.search.segments import Entry, Segment, open_segment, search_segments
+from noisebank.search.segments import Hit, Segment, open_segment, search_segments
 from noisebank.storage import FileEntry, Store, open_store
 
 _AXES = "CFHW"
@@ -40,24 +40,6 @@ _REMEMBERED_PLACES = 65_536
 _REMEMBERED_PROMPTS = 4096
 _FIRST_TRIES = 16
 _FETCHED_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A clip that was found.
-
-    Args:
-        id, caption: of the clip.
-        score: cosine of the embeddings of its caption and the prompt; 1 where the clip was asked for by its id.
-        source: the list that it came from.
-        num: its number.
-    """
-
-    id: str
-    caption: str
-    score: float
-    source: str
-    num: int = field(repr=False)
 
 
 class Place(NamedTuple):
@@ -121,7 +103,7 @@ class PinnedSnapshot:
         scores, origins, positions = search_segments(segments, queries, k)
         return [
             [
-                _hit(segments[origin].entries.at(position), score)
+                segments[origin].entries.at(position, score)
                 for score, origin, position in zip(*(row.tolist() for row in rows), strict=True)
                 if origin >= 0
             ]
@@ -142,9 +124,8 @@ class PinnedSnapshot:
             position = segment.entries.find(number)
             if position is None or (segment.deleted is not None and segment.deleted[position]):
                 continue
-            entry = segment.entries.at(position)
-            if entry.id == id:
-                return _hit(entry, 1.0)
+            if (clip := segment.entries.at(position)).id == id:
+                return clip
         raise ClipNotFound(f"clip {id}: not in snapshot {self.snapshot.number} of {self.store.url}; 'search' names ids")
 
 
@@ -162,7 +143,7 @@ class PinnedSet:
         self._pinned = pinned
         store, scratch = pinned.store, pinned.scratch
         records, parts = snapshot.records.get(name, ()), snapshot.parts.get(f"noise/{name}", ())
-        self._records = OverlayTable(verified_store(store, records, scratch), records)
+        self._records = OverlayTable(verified_store(store, records, scratch), records, schema=RECORDS)
         part = read_parts(verified_store(store, parts, scratch), parts).sort_by("path")
         self._layouts = {row["key"]: RecordLayout.from_info(row) for row in part.to_pylist()}
         self._files: dict[int, FileEntry] = {entry.key: entry for entry in part_entries(part)}
@@ -242,7 +223,7 @@ class PinnedSet:
     @cached_property
     def _with_records(self) -> list[Segment]:
         """The segments of the index with only the captions whose clip has a record."""
-        table = self._records.read() if self._records.entries else pa.table({"num": [], "file": [], "status": []})
+        table = self._records.read()
         nums, files, status = (table.column(name).to_numpy() for name in ("num", "file", "status"))
         nums = nums[(files != 0) & (status == Status.OK)]
         return [segment.restricted(np.isin(segment.entries.nums(), nums)) for segment in self._pinned.segments]
@@ -272,7 +253,3 @@ class PinnedSet:
                 "wanted; run verify"
             )
         return NoiseShard(self._pinned.store, file.path, file.rows, shape, dtype, self._layouts[key])
-
-
-def _hit(entry: Entry, score: float) -> Hit:
-    return Hit(entry.id, entry.caption, score, entry.source, entry.num)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,21 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What stands at a position of an index segment."""
+class Hit:
+    """A clip that was found.
 
-    num: int
+    Args:
+        id, caption: of the clip.
+        score: cosine of the embeddings of its caption and the prompt; 1 where the clip was asked for by its id.
+        source: the list that it came from.
+        num: its number.
+    """
+
     id: str
-    source: str
     caption: str
+    score: float
+    source: str
+    num: int = field(repr=False)
 
 
 class Entries:
@@ -65,12 +73,13 @@ class Entries:
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def at(self, position: int) -> Entry:
-        """The entry at ``position``."""
+    def at(self, position: int, score: float = 1.0) -> Hit:
+        """The clip at ``position``, found with a score."""
         group = bisect.bisect_right(self._starts, position) - 1
         row = position - self._starts[group]
         table = self._group(group)
-        return Entry(*(table.column(name)[row].as_py() for name in ("num", "id", "source", "caption")))
+        values = {name: table.column(name)[row].as_py() for name in ("num", "id", "source", "caption")}
+        return Hit(score=score, **values)
 
     def find(self, num: int) -> int | None:
         """The position of the clip ``num``; None if it is not in the segment."""
@@ -180,7 +189,7 @@ def search_segments(
     return scores, origin, positions
 
 
-def union_recall(segments: Sequence[Segment], count: int = _QUERIES) -> dict[int, float]:
+def union_recall(segments: Sequence[Segment]) -> dict[int, float]:
     """recall@1 and recall@5 of searching all segments, against visiting everything in them.
 
     The queries are blends of two live captions drawn from the union (:func:`noisebank.search.index.blend`), always the
@@ -189,14 +198,14 @@ def union_recall(segments: Sequence[Segment], count: int = _QUERIES) -> dict[int
     random = np.random.default_rng(_SEED)
     pools = [np.arange(s.size) if s.deleted is None else np.flatnonzero(~s.deleted) for s in segments]
     shares = np.asarray([len(pool) for pool in pools]) / sum(len(pool) for pool in pools)
-    counts = random.multinomial(2 * count, shares)
+    counts = random.multinomial(2 * _QUERIES, shares)
     drawn = [
         segment.vectors(random.choice(pool, number))
         for segment, pool, number in zip(segments, pools, counts, strict=True)
         if number
     ]
     vectors = random.permutation(np.concatenate(drawn))
-    queries = blend(vectors[:count], vectors[count:])
+    queries = blend(vectors[:_QUERIES], vectors[_QUERIES:])
     exact, _, _ = search_segments(segments, queries, max(RECALL_AT), exhaustive=True)
     found, _, _ = search_segments(segments, queries, max(RECALL_AT))
     return recall_of(found, exact)

@@ -106,8 +106,8 @@ class IndexJob:
             kept, replaced = self._older[:first], self._older[first:]
             entries, vectors = self._collect(replaced, scratch)
             n, dim = vectors.shape
-            spec = choose_index(n, dim, self.options.memory, self.options.final)
-            tuned = build_index(vectors, self.options.min_recall, spec)
+            kind = choose_index(n, dim, self.options.memory, self.options.final)
+            tuned = build_index(vectors, self.options.min_recall, kind)
             tuned.write(scratch / _INDEX)
             pq.write_table(entries, scratch / _ENTRIES, compression="zstd", row_group_size=ENTRY_GROUP)
             recall = self._recall(tuned, kept, entries.column("num").to_numpy(), scratch)
@@ -179,7 +179,7 @@ class IndexJob:
 
     def _store(self, built: TunedIndex, recall: dict[int, float], scratch: Path, writer: BankWriter) -> IndexSegment:
         info = {
-            "kind": built.spec.factory,
+            "kind": built.kind,
             "metric": "inner_product",
             "size": built.index.ntotal,
             "dim": built.index.d,
@@ -192,7 +192,7 @@ class IndexJob:
         rows = int(built.index.ntotal)
         files = [(scratch / suffix, suffix, rows) for suffix in (_INDEX, _ENTRIES, _INFO)]
         index, entries, how = writer.group(files, INDEX)
-        return IndexSegment(index, entries, how, None, built.spec.factory, rows, min(recall.values()))
+        return IndexSegment(index, entries, how, None, built.kind, rows, min(recall.values()))
 
 
 def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: IndexOptions) -> IndexJob | None:

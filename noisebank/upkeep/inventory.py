@@ -30,7 +30,7 @@ class Inventory:
     """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
         listed = (file for file in store.scan() if is_ours(file.key) and not file.key.startswith(f"{FOLDER}/"))
         self.files = {file.key: file for file in listed}
         self._paths_in = cache(self._read_part)
@@ -40,7 +40,7 @@ class Inventory:
         """Adds those of the files that were written after the listing."""
         for path in filter(is_ours, paths - self.files.keys()):
             with suppress(FileNotFoundError):
-                self.files[path] = StoredFile(path, self._store.size(path), time.time())
+                self.files[path] = StoredFile(path, self.store.size(path), time.time())
 
     def paths(self, snapshot: Snapshot) -> set[str]:
         """The files and receipts of a snapshot.
@@ -53,11 +53,11 @@ class Inventory:
 
     def _read_part(self, entry: FileEntry) -> set[str]:
         """The files that a manifest part names, and their receipts."""
-        part = read_parts(self._store, [entry])
+        part = read_parts(self.store, [entry])
         stages, inputs, paths = (part.column(name).to_pylist() for name in ("stage", "inputs", "path"))
         return {*paths, *map(receipt_path, stages, inputs)}
 
     def _read_receipt(self, path: str) -> frozenset[str] | None:
         """The files that the receipt at ``path`` names; None if it is gone, damaged or something else."""
-        receipt = read_receipt(self._store, path)
+        receipt = read_receipt(self.store, path)
         return None if receipt is None else frozenset(entry.path for entry in receipt.files)

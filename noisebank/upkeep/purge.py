@@ -10,7 +10,7 @@ from noisebank.format.parts import read_parts
 from noisebank.format.receipts import Receipt, read_receipt, receipt_path, segment_of
 from noisebank.format.stage_names import CAPTIONS
 from noisebank.format.status import Status
-from noisebank.format.tables import FAILURE_KEY, OverlayTable
+from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches
 from noisebank.options import IndexOptions
 from noisebank.stages.index import IndexJob
 from noisebank.stages.job import run_job
@@ -57,10 +57,12 @@ def forget(store: Store, snapshot: Snapshot) -> None:
 
     Nobody looks for them: builds want the receipts of shards that are not published yet.
     """
-    present = {num for piece in OverlayTable(store, snapshot.rows).slices() for num in piece.column("num").to_pylist()}
+    pieces = OverlayTable(store, snapshot.rows).slices()
+    present = np.concatenate([np.zeros(0, np.int64), *(piece.column("num").to_numpy() for piece in pieces)])
     for parts in snapshot.parts.values():
         part = read_parts(store, parts)
         for stage, inputs in zip(part.column("stage").to_pylist(), part.column("inputs").to_pylist(), strict=True):
             receipt = read_receipt(store, receipt_path(stage, inputs))
-            if receipt is not None and any(failure.num not in present for failure in receipt.failures):
+            failed = np.array([failure.num for failure in receipt.failures] if receipt else [], np.int64)
+            if receipt is not None and not matches(present, failed)[1].all():
                 store.delete(receipt.path)

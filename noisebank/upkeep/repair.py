@@ -8,7 +8,7 @@ taken down: tables made of them would bring those back.)
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.errors import BankDamaged, ConfigError
 from noisebank.format.index_deletions import Nums, read_deleted, read_nums
+from noisebank.format.layout import is_ours
 from noisebank.format.manifest import IndexSegment, Snapshot, read_snapshot
 from noisebank.format.parts import read_parts
 from noisebank.format.receipts import read_receipt, receipt_path
@@ -30,7 +31,9 @@ from noisebank.storage import Store
 from noisebank.upkeep.verify import Verification
 
 Keys = npt.NDArray[np.uint64]
-_FOREIGN = "foreign"
+_NO_CLIP = {"video": 0, "clip_file": 0, "clip_row": -1}
+_NO_CAPTION = {"caption": 0, "caption_file": 0, "caption_row": -1}
+_NO_RECORD = {"file": 0, "row": -1, "status": int(Status.REMOVED)}
 
 
 @dataclass
@@ -61,7 +64,7 @@ def repair(store: Store, report: Verification) -> Snapshot:
         ConfigError: the report is of an older snapshot.
         SnapshotConflict: another writer changed some of the same clips meanwhile; verify again.
     """
-    damaged = {damage.path for damage in report.damaged if not damage.reason.startswith(_FOREIGN)}
+    damaged = {damage.path for damage in report.damaged if is_ours(damage.path)}
     snapshot = report.snapshot
     if snapshot is None:
         raise BankDamaged(f"{', '.join(sorted(damaged))}: cannot be repaired; restore it from a copy")
@@ -69,20 +72,18 @@ def repair(store: Store, report: Verification) -> Snapshot:
         return snapshot
     if snapshot != read_snapshot(store):
         raise ConfigError(f"snapshot {snapshot.number} is not the newest; only that can be repaired: verify it")
-    loss = _loss(store, snapshot, damaged)
+    loss = _find_loss(store, snapshot, damaged)
     for path in sorted(loss.receipts):
         store.delete(path)
     delta = Delta(
-        rows=_rows(store, snapshot, loss),
-        records={
-            key: _records(store, snapshot, key, loss.keys(StageName.of_records(key).name)) for key in snapshot.records
-        },
+        rows=_empty_rows(store, snapshot, loss),
+        records={key: _remove_records(store, snapshot, key, loss) for key in snapshot.records},
         replaces=frozenset(segment.index.path for segment in loss.index),
     )
     return commit(store, snapshot, delta, CommitInfo(run_id=f"repair-{uuid.uuid4().hex}", operation="repair"))
 
 
-def _loss(store: Store, snapshot: Snapshot, damaged: set[str]) -> _Loss:
+def _find_loss(store: Store, snapshot: Snapshot, damaged: set[str]) -> _Loss:
     """Sorts the damaged paths by what they hold.
 
     Raises:
@@ -103,48 +104,39 @@ def _loss(store: Store, snapshot: Snapshot, damaged: set[str]) -> _Loss:
             loss.files[kind] = here.column("key").to_numpy()
         names = zip(here.column("stage").to_pylist(), here.column("inputs").to_pylist(), strict=True)
         loss.receipts.update(receipt_path(stage, inputs) for stage, inputs in names)
-    loss.receipts.update(_index_receipts(store, damaged) if loss.index else ())
+    for path in store.list("index") if loss.index else ():
+        receipt = read_receipt(store, path) if path.endswith(".json") else None
+        if receipt is not None and any(entry.path in damaged for entry in receipt.files):
+            loss.receipts.add(path)
     return loss
 
 
-def _index_receipts(store: Store, damaged: Collection[str]) -> list[str]:
-    """The receipts of index jobs that made one of the damaged files."""
-    found = []
-    for path in store.list("index"):
-        receipt = read_receipt(store, path) if path.endswith(".json") else None
-        if receipt is not None and any(entry.path in damaged for entry in receipt.files):
-            found.append(path)
-    return found
-
-
-def _rows(store: Store, snapshot: Snapshot, loss: _Loss) -> list[pa.Table]:
+def _empty_rows(store: Store, snapshot: Snapshot, loss: _Loss) -> list[pa.Table]:
     """The rows that lose their clip or caption, as they are afterwards."""
     clips, captions = loss.keys("clips", "sidecars"), loss.keys("captions")
-    unindexed = _captions_only_in(store, snapshot, loss.index)
+    unindexed = _find_unindexed(store, snapshot, loss.index)
     changed = []
     for piece in OverlayTable(store, snapshot.rows).slices():
         nums = piece.column("num").to_numpy()
         held = piece.column("status").to_numpy() != Status.REMOVED
         no_clip = held & np.isin(piece.column("clip_file").to_numpy(), clips)
         no_caption = held & (np.isin(piece.column("caption_file").to_numpy(), captions) | np.isin(nums, unindexed))
-        piece = _without(_without(piece, no_clip, "video", "clip"), no_caption, "caption", "caption")
+        piece = _fill(_fill(piece, no_clip, _NO_CLIP), no_caption, _NO_CAPTION)
         changed.append(piece.filter(pa.array(no_clip | no_caption)))
     return changed
 
 
-def _records(store: Store, snapshot: Snapshot, name: str, keys: Keys) -> list[pa.Table]:
-    """Tombstones of the records in damaged noise files."""
+def _remove_records(store: Store, snapshot: Snapshot, name: str, loss: _Loss) -> list[pa.Table]:
+    """Tombstones of the records in damaged files of a stage over clips."""
+    keys = loss.keys(StageName.of_records(name).name)
     changed = []
     for piece in OverlayTable(store, snapshot.records[name]).slices() if len(keys) else ():
         lost = np.isin(piece.column("file").to_numpy(), keys)
-        gone = piece.filter(pa.array(lost))
-        for column, value in (("file", 0), ("row", -1), ("status", int(Status.REMOVED))):
-            gone = _fill(gone, column, np.ones(gone.num_rows, bool), value)
-        changed.append(gone)
+        changed.append(_fill(piece, lost, _NO_RECORD).filter(pa.array(lost)))
     return changed
 
 
-def _captions_only_in(store: Store, snapshot: Snapshot, damaged: list[IndexSegment]) -> Nums:
+def _find_unindexed(store: Store, snapshot: Snapshot, damaged: list[IndexSegment]) -> Nums:
     """The numbers of the rows whose caption no whole segment of the index finds."""
     if not damaged:
         return np.zeros(0, np.int64)
@@ -157,15 +149,10 @@ def _captions_only_in(store: Store, snapshot: Snapshot, damaged: list[IndexSegme
     return np.concatenate(missing)
 
 
-def _without(table: pa.Table, rows: npt.NDArray[np.bool_], hash_column: str, kind: str) -> pa.Table:
-    for column, value in ((hash_column, 0), (f"{kind}_file", 0), (f"{kind}_row", -1)):
-        table = _fill(table, column, rows, value)
+def _fill(table: pa.Table, rows: npt.NDArray[np.bool_], values: Mapping[str, int]) -> pa.Table:
+    """``table`` with these values in its columns where ``rows`` is true."""
+    for name, value in values.items():
+        column = table.column(name)
+        filled = pc.if_else(pa.array(rows), pa.scalar(value, column.type), column)
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), filled)
     return table
-
-
-def _fill(table: pa.Table, name: str, rows: npt.NDArray[np.bool_], value: int) -> pa.Table:
-    """``table`` with ``value`` in a column where ``rows`` is true."""
-    at = table.schema.get_field_index(name)
-    field = table.schema.field(at)
-    values = np.where(rows, np.array(value, field.type.to_pandas_dtype()), table.column(at).to_numpy())
-    return table.set_column(at, field, pa.array(values, field.type))

@@ -97,30 +97,20 @@ def vacuum(
             if not dry_run:
                 finish_vacuum(store, base, progress)
             inventory, readable, unreadable = Inventory(store), [], []
-        newer, damaged = _readable(store, base, keep, after=readable[0].number if readable else 0)
+        newer, damaged = _read_snapshots(store, base, keep, after=readable[0].number if readable else 0)
         readable, unreadable = newer + readable, damaged + unreadable
-        newest, parents = _newest(readable, keep), _parents_of_open_plans(store, readable, before)
-        held = [snapshot for snapshot in readable if snapshot.number in parents and snapshot not in newest]
-        expiring = [snapshot for snapshot in readable if snapshot not in newest + held]
-        garbage, receipts = _garbage(inventory, newest + held, expiring, before)
-        going = sorted([*(snapshot.number for snapshot in expiring), *unreadable], reverse=True)
-        found = Vacuumed(
-            base,
-            expired=tuple(going),
-            files=tuple(sorted(file.key for file in (*garbage, *receipts))),
-            bytes=sum(file.bytes for file in (*garbage, *receipts)),
-            held=tuple(snapshot.number for snapshot in held),
-        )
+        found, receipts = _find_garbage(inventory, readable, unreadable, keep, before)
         if dry_run:
             return found
         if found.expired or found.files:
-            snapshot = _snapshot(store, base, [*map(snapshot_path, going), *(file.key for file in garbage)])
+            listed = [*map(snapshot_path, found.expired), *(path for path in found.files if path not in receipts)]
+            snapshot = _draft(store, base, listed)
             if not store.create(snapshot.path, snapshot.to_bytes()):
                 _log.info("snapshot %d was taken by another writer; looking again what may go", snapshot.number)
                 continue
             finish_vacuum(store, snapshot, progress)
-            for file in receipts:
-                store.delete(file.key)
+            for path in receipts:
+                store.delete(path)
             found = dataclasses.replace(found, snapshot=snapshot)
         store.sweep(before)
         return found
@@ -134,24 +124,20 @@ def finish_vacuum(store: Store, snapshot: Snapshot, progress: ReportProgress = s
     present = read_expired(store, snapshot.expired) & {file.key for file in store.scan()}
     snapshots = sorted(path for path in present if path.startswith(f"{FOLDER}/"))
     for path in snapshots:
-        _leave_stub(store, path, snapshot.number)
+        old: Snapshot | None = None
+        try:
+            old = read_snapshot(store, snapshot_number(path))
+        except SnapshotExpired:
+            continue
+        except BankDamaged as error:
+            _log.warning("%s", error)
+        store.put(path, expired_stub(old, snapshot.number))
     with ThreadPoolExecutor(_DELETERS) as pool:
         for done, _ in enumerate(pool.map(store.delete, present.difference(snapshots)), len(snapshots) + 1):
             progress(done, len(present))
 
 
-def _leave_stub(store: Store, path: str, by: int) -> None:
-    old: Snapshot | None = None
-    try:
-        old = read_snapshot(store, snapshot_number(path))
-    except SnapshotExpired:
-        return
-    except BankDamaged as error:
-        _log.warning("%s", error)
-    store.put(path, expired_stub(old, by))
-
-
-def _readable(store: Store, base: Snapshot, keep: int, after: int) -> tuple[list[Snapshot], list[int]]:
+def _read_snapshots(store: Store, base: Snapshot, keep: int, after: int) -> tuple[list[Snapshot], list[int]]:
     """``base`` and all snapshots from it back to ``after`` (excluded) that have not expired, newest first; the numbers
     of damaged older ones.
 
@@ -165,25 +151,19 @@ def _readable(store: Store, base: Snapshot, keep: int, after: int) -> tuple[list
         except SnapshotExpired:
             continue
         except BankDamaged:
-            if sum(_contents(readable)) < keep:
+            if sum(_have_own_content(readable)) < keep:
                 raise
             unreadable.append(number)
     return readable, unreadable
 
 
-def _newest(readable: list[Snapshot], keep: int) -> list[Snapshot]:
-    """The snapshots that have one of the newest ``keep`` contents."""
-    newer = accumulate(_contents(readable), initial=0)
-    return [snapshot for snapshot, contents in zip(readable, newer, strict=False) if contents < keep]
-
-
-def _contents(readable: list[Snapshot]) -> list[bool]:
+def _have_own_content(readable: list[Snapshot]) -> list[bool]:
     """Which of the snapshots count: all but a vacuum's own whose parent, with the same content, is there too."""
     numbers = {snapshot.number for snapshot in readable}
     return [snapshot.operation != "vacuum" or snapshot.parent not in numbers for snapshot in readable]
 
 
-def _parents_of_open_plans(store: Store, readable: list[Snapshot], before: float) -> set[int]:
+def _find_parents_of_open_plans(store: Store, readable: list[Snapshot], before: float) -> set[int]:
     """Numbers of the snapshots that builds younger than ``before`` may be updating at this moment."""
     closed = {snapshot.plan for snapshot in readable} | set(refused_plans(store))
     parents = set()
@@ -199,7 +179,7 @@ def _parents_of_open_plans(store: Store, readable: list[Snapshot], before: float
     return parents
 
 
-def _snapshot(store: Store, base: Snapshot, paths: list[str]) -> Snapshot:
+def _draft(store: Store, base: Snapshot, paths: list[str]) -> Snapshot:
     """The vacuum's own snapshot: the content of ``base``, and one more list of what is expired."""
     number = base.number + 1
     sink = pa.BufferOutputStream()
@@ -220,21 +200,28 @@ def _snapshot(store: Store, base: Snapshot, paths: list[str]) -> Snapshot:
     )
 
 
-def _garbage(
-    inventory: Inventory, kept: list[Snapshot], expiring: list[Snapshot], before: float
-) -> tuple[list[StoredFile], list[StoredFile]]:
-    """What may go: files that only expiring snapshots refer to, old leftovers that none does; and their receipts.
+def _find_garbage(
+    inventory: Inventory, readable: list[Snapshot], unreadable: list[int], keep: int, before: float
+) -> tuple[Vacuumed, set[str]]:
+    """What may go: files that only expiring snapshots refer to, old leftovers that none does; and the receipts among
+    them.
 
     Finished shards that nobody has published stay as long as one of them is younger than ``before``: their build may
     still be running. (Receipts are not listed in the vacuum's snapshot: their names come back when a shard is made
     again, and one whose files are gone counts for nothing.)
     """
+    newer = accumulate(_have_own_content(readable), initial=0)
+    newest = [snapshot for snapshot, contents in zip(readable, newer, strict=False) if contents < keep]
+    parents = _find_parents_of_open_plans(inventory.store, readable, before)
+    held = [snapshot for snapshot in readable if snapshot.number in parents and snapshot not in newest]
+    kept = newest + held
+    expiring = [snapshot for snapshot in readable if snapshot not in kept]
     wanted = set().union(*(inventory.paths(snapshot) for snapshot in kept))
     dropped = set().union(*(_all_paths(inventory, snapshot) for snapshot in expiring)) - wanted
     inventory.add(dropped)
     present = inventory.files.values()
     data = [file for file in present if not is_work(file.key) and file.key not in wanted]
-    unpublished, outdated = {}, []
+    unpublished, receipts = {}, set()
     for file in data:
         paths = inventory.receipt_paths(file.key) if file.key.endswith(".json") else None
         if paths is None:
@@ -242,24 +229,30 @@ def _garbage(
         if paths and paths <= wanted:
             wanted.add(file.key)
         elif paths & dropped:
-            outdated.append(file)
+            receipts.add(file.key)
         else:
             unpublished[file] = paths
     is_active = any(file.modified >= before for file in unpublished)
     if is_active:
         wanted = wanted.union({file.key for file in unpublished}, *unpublished.values())
-    old = [file for file in unpublished if file.key not in wanted]
-    receipts = {*outdated, *old}
-    garbage = [
+    receipts.update(file.key for file in unpublished if file.key not in wanted)
+    going = [
         file
         for file in data
-        if file.key not in wanted and file not in receipts and (file.key in dropped or file.modified < before)
+        if file.key in receipts or (file.key not in wanted and (file.key in dropped or file.modified < before))
     ]
-    garbage += _old_work([file for file in present if is_work(file.key)], kept, expiring, before, is_active)
-    return garbage, sorted(receipts, key=lambda file: file.key)
+    going += _find_old_work([file for file in present if is_work(file.key)], kept, expiring, before, is_active)
+    found = Vacuumed(
+        readable[0],
+        expired=tuple(sorted([*(snapshot.number for snapshot in expiring), *unreadable], reverse=True)),
+        files=tuple(sorted(file.key for file in going)),
+        bytes=sum(file.bytes for file in going),
+        held=tuple(snapshot.number for snapshot in held),
+    )
+    return found, receipts
 
 
-def _old_work(
+def _find_old_work(
     files: list[StoredFile], kept: list[Snapshot], expiring: list[Snapshot], before: float, is_active: bool
 ) -> list[StoredFile]:
     """Plans that expiring snapshots carried out, and old ones; the newest open one stays while work is going on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from noisebank.storage.files import stored_sha256
 _READERS = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Damage:
     """A file that is not as it should be."""
 
@@ -69,49 +70,30 @@ def verify(store: Store, number: int | None = None, progress: ReportProgress = s
     except BankDamaged as error:
         return Verification(None, 0, 0, (Damage(snapshot_path(number or snapshot_numbers(store)[-1]), str(error)),))
     own = snapshot.own_files
-    read = _Counter(snapshot.total_bytes, progress)
-    damaged = list(_damaged_files(store, own, read))
-    data = _data_files(store, snapshot, {damage.path for damage in damaged})
-    damaged += _damaged_files(store, data, read)
-    if not {entry.path for entry in own} & {damage.path for damage in damaged}:
-        damaged += _contradictions(store, snapshot)
-    damaged += _foreign_files(store)
-    return Verification(
-        snapshot,
-        len(own) + len(data),
-        read.done,
-        tuple(sorted(damaged, key=lambda damage: (damage.path, damage.reason))),
-    )
+    done = 0
 
+    def find_damaged(entries: Sequence[FileEntry]) -> Iterator[Damage]:
+        nonlocal done
+        with ThreadPoolExecutor(_READERS) as pool:
+            for entry, reason in zip(entries, pool.map(partial(_find_fault, store), entries), strict=True):
+                if reason:
+                    yield Damage(entry.path, reason)
+                done += entry.bytes
+                progress(done, snapshot.total_bytes)
 
-@dataclass
-class _Counter:
-    """Bytes read so far, reported as they grow."""
-
-    total: int
-    report: ReportProgress
-    done: int = 0
-
-    def add(self, entry: FileEntry) -> None:
-        self.done += entry.bytes
-        self.report(self.done, self.total)
-
-
-def _data_files(store: Store, snapshot: Snapshot, unreadable: set[str]) -> list[FileEntry]:
-    """The data files that the readable ones of the manifest parts name."""
+    damaged = list(find_damaged(own))
+    unreadable = {damage.path for damage in damaged}
     parts = [part for kind in snapshot.parts.values() for part in kind if part.path not in unreadable]
-    return part_entries(read_parts(store, parts))
+    data = part_entries(read_parts(store, parts))
+    damaged += find_damaged(data)
+    if not unreadable:
+        damaged += _find_contradictions(store, snapshot)
+    foreign = (file.key for file in store.scan() if not is_ours(file.key))
+    damaged += (Damage(path, "foreign: not a file of a bank; move it elsewhere") for path in foreign)
+    return Verification(snapshot, len(own) + len(data), done, tuple(sorted(damaged)))
 
 
-def _damaged_files(store: Store, entries: Sequence[FileEntry], read: _Counter) -> Iterator[Damage]:
-    with ThreadPoolExecutor(_READERS) as pool:
-        for entry, reason in zip(entries, pool.map(lambda e: _fault(store, e), entries), strict=True):
-            if reason:
-                yield Damage(entry.path, reason)
-            read.add(entry)
-
-
-def _fault(store: Store, entry: FileEntry) -> str:
+def _find_fault(store: Store, entry: FileEntry) -> str:
     """What is wrong with a file; empty if nothing is."""
     try:
         size = store.size(entry.path)
@@ -119,16 +101,15 @@ def _fault(store: Store, entry: FileEntry) -> str:
             return f"truncated: {size} of {entry.bytes} bytes"
         if size > entry.bytes:
             return f"too long: {size} bytes, {entry.bytes} are wanted"
-        return (
-            "" if stored_sha256(store, entry.path) == entry.sha256 else "changed: its content differs from its checksum"
-        )
+        is_same = stored_sha256(store, entry.path) == entry.sha256
+        return "" if is_same else "changed: its content differs from its checksum"
     except FileNotFoundError:
         return "missing"
     except (BankDamaged, OSError) as error:
         return f"unreadable: {error}"
 
 
-def _contradictions(store: Store, snapshot: Snapshot) -> Iterator[Damage]:
+def _find_contradictions(store: Store, snapshot: Snapshot) -> Iterator[Damage]:
     """Where the numbers of a snapshot disagree with its own tables."""
     try:
         counted = count(store, snapshot.rows, snapshot.records, snapshot.noise_sets)
@@ -146,7 +127,8 @@ def _contradictions(store: Store, snapshot: Snapshot) -> Iterator[Damage]:
         }
         for kind, part in named.items():
             known, wanted = np.unique(part.column("key").to_numpy()), counted.live(kind)
-            stated[f"{kind}: files that rows refer to"] = (_hex(known), _hex(wanted))
+            named_keys, live_keys = ([f"{key:016x}" for key in keys.tolist()] for keys in (known, wanted))
+            stated[f"{kind}: files that rows refer to"] = (named_keys, live_keys)
         for segment in snapshot.index:
             stated[f"{segment.index.path}: positions"] = (segment.size, len(read_nums(store, segment)))
             deleted = segment.deleted.rows if segment.deleted else 0
@@ -160,13 +142,3 @@ def _contradictions(store: Store, snapshot: Snapshot) -> Iterator[Damage]:
     latest = latest_snapshot(store)
     if latest is not None and (gap := set(range(1, latest.number)) - set(snapshot_numbers(store))):
         yield Damage(snapshot_path(min(gap)), "missing: snapshot numbers have no gaps")
-
-
-def _foreign_files(store: Store) -> Iterator[Damage]:
-    for file in store.scan():
-        if not is_ours(file.key):
-            yield Damage(file.key, "foreign: not a file of a bank; move it elsewhere")
-
-
-def _hex(keys: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> list[str]:
-    return [f"{key:016x}" for key in keys.tolist()]
