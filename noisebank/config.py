@@ -8,6 +8,7 @@ as it stands, and ``null`` unsets what may be unset. A flag beats the file. What
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -104,7 +105,9 @@ def config_from_mapping(document: dict[str, Any], flags: dict[str, str] | None =
     """
     document = _lay_flags(document, flags)
     config: Config = decode(document, Config, "", _DIALECT)
-    _check_rhythm(document.get("clips", {}))
+    fps, stride = (document.get("clips", {}).get(key) for key in ("fps", "frame_stride"))
+    if {None, "null"}.isdisjoint((fps, stride)):
+        raise ConfigError(f"clips.fps: {fps} and clips.frame_stride: {stride} are both given; leave one out or null")
     _check(config)
     return _normalise(config)
 
@@ -121,16 +124,9 @@ def _normalise(config: Config) -> Config:
 
 def to_mapping(config: Config) -> dict[str, Any]:
     """The configuration as plain JSON and YAML values; :func:`config_from_mapping` gives it back."""
-    plain: dict[str, Any] = _plain(dataclasses.asdict(config))
+    given = dataclasses.asdict(config, dict_factory=lambda items: {k: v for k, v in items if v is not None})
+    plain: dict[str, Any] = json.loads(json.dumps(given))
     return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value
 
 
 def flag_names() -> dict[str, dataclasses.Field[Any]]:
@@ -210,13 +206,6 @@ def _options_of(section: str, kind: Any, name: str) -> Any:
 
 
 _DIALECT = Dialect(ConfigError, _adapt, "text (in quotes, if YAML takes it for something else)", optional=True)
-
-
-def _check_rhythm(clips: dict[str, Any]) -> None:
-    """What the configuration alone cannot tell from a default."""
-    fps, stride = clips.get("fps"), clips.get("frame_stride")
-    if {None, "null"}.isdisjoint((fps, stride)):
-        raise ConfigError(f"clips.fps: {fps} and clips.frame_stride: {stride} are both given; leave one out or null")
 
 
 def _check(config: Config) -> None:

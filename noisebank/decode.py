@@ -95,6 +95,7 @@ class _Shape(NamedTuple):
     items: tuple[Any, ...] | None = None
 
 
+_hints = cache(get_type_hints)
 _WORDS = {NoneType: "nothing", bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -114,11 +115,6 @@ def _shape(kind: Any) -> _Shape:
     if origin is Mapping:
         return _Shape(dict, "a mapping")
     return _Shape({Any: object, float: (int, float)}.get(kind, kind), _WORDS.get(kind, "text"))
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
 
 
 def _fits(value: Any, kind: Any) -> bool:

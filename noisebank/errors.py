@@ -52,8 +52,7 @@ class ShapeMismatch(NoiseBankError, ValueError):
 class ClipNotFound(NoiseBankError, KeyError):
     """No clip of this id is in the snapshot, or it has no record in the noise set."""
 
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
+    __str__ = Exception.__str__  # (a KeyError would quote the message)
 
 
 class UnknownNoiseSet(NoiseBankError, ValueError):

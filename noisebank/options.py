@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from noisebank.errors import FAILURE_CODES, ConfigError
@@ -71,17 +72,12 @@ def option(
     """A dataclass field with its help text, limits (numbers have both) and whether it is part of the fingerprint."""
     if (minimum is None) != (maximum is None):
         raise TypeError(f"an option has a minimum and a maximum or neither, not {minimum} and {maximum}")
-    metadata = {
-        "help": help,
-        "hashed": hashed,
-        "choices": choices,
-        "minimum": minimum,
-        "maximum": maximum,
-        "parse": parse,
-    }
-    if default is dataclasses.MISSING:
-        return field(metadata=metadata)
-    return field(default=default, metadata=metadata)
+    limits = {"choices": choices, "minimum": minimum, "maximum": maximum}
+    return field(default=default, metadata={"help": help, "hashed": hashed, "parse": parse, **limits})
+
+
+_share = partial(option, hashed=False, minimum=0, maximum=1)
+"""An :func:`option` that is a share, from 0 to 1, of something, and changes no output."""
 
 
 @dataclass(frozen=True)
@@ -171,9 +167,7 @@ class CaptionOptions:
 class IndexOptions:
     """How good the search index must be, and what it may cost. Counts for the segments that are built from then on."""
 
-    min_recall: float = option(
-        0.95, "smallest recall@1 and recall@5 against exact search", hashed=False, minimum=0.0, maximum=1.0
-    )
+    min_recall: float = _share(0.95, "smallest recall@1 and recall@5 against exact search")
     memory: int | None = option(
         None,
         "bytes that a segment may take in memory (2GB); one that would take more holds 8 bits a dimension",
@@ -220,12 +214,9 @@ class NoiseOptions:
     )
     compile: bool = option(False, "torch.compile the network: minutes at the start, then faster", hashed=False)
     motion_adapter: str | None = option(None, "AnimateDiff: hub id or folder of the motion adapter")
-    measured: float = option(
+    measured: float = _share(
         1.0,
-        "share of the clips whose reconstruction errors are measured, at 2 num_inference_steps network calls a clip",
-        hashed=False,
-        minimum=0,
-        maximum=1,
+        "share of the clips whose reconstruction errors are measured, at 2 num_inference_steps network calls each",
     )
     max_reconstruction_error: float = option(
         0.5,
@@ -309,19 +300,9 @@ class Config:
     modules: tuple[str, ...] = option(
         (), "your own packages, imported before all else: inverters, kinds of source and stages", hashed=False
     )
-    max_failed: float = option(
-        0.05,
-        "largest share of new, changed and newly invalid rows that may fail",
-        hashed=False,
-        minimum=0,
-        maximum=1,
-    )
-    max_removed: float = option(
-        0.1, "largest share of a source's rows that may disappear", hashed=False, minimum=0, maximum=1
-    )
-    max_changed: float = option(
-        0.1, "largest share of a source's rows that may change", hashed=False, minimum=0, maximum=1
-    )
+    max_failed: float = _share(0.05, "largest share of new, changed and newly invalid rows that may fail")
+    max_removed: float = _share(0.1, "largest share of a source's rows that may disappear")
+    max_changed: float = _share(0.1, "largest share of a source's rows that may change")
     prune: bool = option(False, "remove the rows of sources that are not in the configuration", hashed=False)
     retry_failures: tuple[str, ...] = option(
         (),

@@ -1,10 +1,12 @@
-"""A process that was started by another and is of no use without it."""
+"""A process that ends with the one that started it, and a computation on one thread."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 def end_with(parent: int) -> None:
@@ -16,3 +18,18 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def one_thread(get_number: Callable[[], int], set_number: Callable[[int], None]) -> Iterator[None]:
+    """A library on one thread: how several share a matrix product depends on the machine, and shows in the last bits.
+
+    Args:
+        get_number, set_number: the library's own, of its number of threads.
+    """
+    number = get_number()
+    set_number(1)
+    try:
+        yield
+    finally:
+        set_number(number)

@@ -36,7 +36,6 @@ from noisebank.storage import FileEntry, Store, open_store
 
 _AXES = "CFHW"
 _OPEN_SHARDS = 128
-_REMEMBERED_PLACES = 65_536
 _REMEMBERED_PROMPTS = 4096
 _FIRST_TRIES = 16
 _FETCHED_AT_ONCE = 16
@@ -147,14 +146,13 @@ class PinnedSet:
         part = read_parts(verified_store(store, parts, scratch), parts).sort_by("path")
         self._layouts = {row["key"]: RecordLayout.from_info(row) for row in part.to_pylist()}
         self._files: dict[int, FileEntry] = {entry.key: entry for entry in part_entries(part)}
-        self.place = lru_cache(_REMEMBERED_PLACES)(self._find)
-        """Where the record of the clip of a number is; None if it has none."""
         self._columns = lru_cache(_OPEN_SHARDS)(self._read_columns)
         self._shard = lru_cache(_OPEN_SHARDS)(self._open_shard)
         self._nearest: dict[str, Hit] = {}
         self._lock = threading.RLock()
 
     def _find(self, num: int) -> Place | None:
+        """Where the record of the clip ``num`` is; None if it has none."""
         found = self._records.find(num)
         if found is None:
             return None
@@ -203,7 +201,7 @@ class PinnedSet:
         if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]:
             queries = embed(missing)
             for prompt, query, near in zip(missing, queries, self._pinned.nearest(queries, _FIRST_TRIES), strict=True):
-                known[prompt] = next((hit for hit in near if self.place(hit.num)), None) or self._nearest_of_all(query)
+                known[prompt] = next((hit for hit in near if self._find(hit.num)), None) or self._nearest_of_all(query)
             with self._lock:
                 self._nearest |= {prompt: known[prompt] for prompt in missing}
                 while len(self._nearest) > _REMEMBERED_PROMPTS:
@@ -229,7 +227,7 @@ class PinnedSet:
         return [segment.restricted(np.isin(segment.entries.nums(), nums)) for segment in self._pinned.segments]
 
     def _place_of(self, clip: Hit) -> Place:
-        place = self.place(clip.num)
+        place = self._find(clip.num)
         if place is None:
             raise ClipNotFound(f"clip {clip.id}: no record in noise set {self.name!r}; 'failures' may say why")
         return place

@@ -12,7 +12,6 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from noisebank.errors import ConfigError
+from noisebank.processes import one_thread
 from noisebank.storage import file_sha256
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -27,6 +27,7 @@ _MODULES = "modules.json"
 _MIN_TOKENS = 32
 _MIN_BATCH = 2
 _turn = threading.Lock()
+"""Torch has one number of threads for the whole process, so callers take turns."""
 
 
 def embedder_folder(model: str) -> Path:
@@ -79,8 +80,10 @@ class Embedder:
             captions: any texts; those longer than the model's context are cut by its tokenizer.
             batch_size: most captions in a batch; it does not change the result.
         """
+        import torch
+
         embeddings = np.empty((len(captions), self.dim), np.float32)
-        with _one_thread():
+        with _turn, one_thread(torch.get_num_threads, torch.set_num_threads):
             for rows in self._batches(captions, batch_size):
                 batch = [captions[row] for row in rows]
                 embeddings[rows] = self._model.encode(
@@ -102,23 +105,6 @@ class Embedder:
             for start in range(0, len(rows), batch_size):
                 batch = rows[start : start + batch_size]
                 yield np.pad(batch, (0, max(0, fewest - len(batch))), mode="edge")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Computes in one thread: how several share a matrix product depends on its size, and shows in the last bits.
-
-    Torch keeps this setting for the whole process, so callers take turns.
-    """
-    import torch
-
-    with _turn:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 def load_embedder(model: str, digest: str | None = None) -> Embedder:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from noisebank.errors import JobFailed
+from noisebank.processes import one_thread
 
 FLAT_LIMIT = 50_000
 FULL_LIMIT = 2_000_000
@@ -98,7 +98,7 @@ def build_index(vectors: Vectors, min_recall: float, kind: str) -> TunedIndex:
         JobFailed: the recall is lower even at the highest effort.
     """
     n, dim = vectors.shape
-    with one_thread():
+    with one_thread(faiss.omp_get_max_threads, faiss.omp_set_num_threads):
         index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:  # (it has inverted lists)
             sample = np.random.default_rng(_SEED).choice(n, min(n, index.nlist * _POINTS_PER_LIST), replace=False)
@@ -136,12 +136,8 @@ def blend(first: Vectors, second: Vectors) -> Vectors:
 
 def exact_scores(vectors: Vectors, queries: Vectors, k: int) -> Vectors:
     """The ``k`` best inner products ``[Q, k]`` of each query, descending; -inf where there are fewer vectors."""
-    best = np.full((len(queries), k), -np.inf, np.float32)
-    for start in range(0, len(vectors), _BLOCK):
-        block = np.ascontiguousarray(vectors[start : start + _BLOCK])
-        scores, _ = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
-        best = np.sort(np.concatenate([best, scores], axis=1), axis=1)[:, : -k - 1 : -1]
-    return best
+    scores, positions = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return np.where(positions < 0, np.float32(-np.inf), scores)
 
 
 def recall_of(found: Vectors, exact: Vectors) -> dict[int, float]:
@@ -159,17 +155,6 @@ def recall_of(found: Vectors, exact: Vectors) -> dict[int, float]:
         hits = (found[:, :k] >= exact[:, k - 1 : k] - _TIE) & (found[:, :k] > -np.inf)
         recall[k] = float(hits.sum() / wanted.sum())
     return recall
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """FAISS on one thread, so that its results do not depend on the machine's cores."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
 
 
 def _raise_effort(index: Any, n: int) -> Iterator[int]:
