@@ -10,7 +10,7 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
@@ -70,37 +70,31 @@ def _command(*arguments: _Argument, exclusive: bool = False) -> Callable[[Comman
     return declare
 
 
-def _at_least(kind: Callable[[str], float], smallest: int) -> Callable[[str], float]:
-    """A type for ``add_argument``: a number of a kind, from ``smallest`` on."""
+def _number(kind: Callable[[str], float], smallest: int, largest: float = math.inf) -> Callable[[str], float]:
+    """A type for ``add_argument``: a number of a kind, from ``smallest`` to ``largest``."""
 
     def parse(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not value >= smallest:
+        if not smallest <= value <= largest:
             wanted = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; {wanted}, at least {smallest}")
+            limits = f"at least {smallest}" + ("" if math.isinf(largest) else f", at most {largest}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; {wanted}, {limits}")
         return value
 
     return parse
 
 
-def seed(text: str) -> int:
-    """A seed as ``torch.Generator.manual_seed`` takes it."""
-    value = int(text)
-    if not -(2**63) <= value < 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; 64 bits are")
-    return value
-
-
+_SEED = _number(int, -(2**63), 2**64 - 1)  # (as ``torch.Generator.manual_seed`` takes it)
 _SNAPSHOT = _argument("--snapshot", type=int, metavar="N", help="an earlier snapshot (default: the latest)")
 _MODEL = _argument("--model", metavar="FOLDER", help="the captions model, where it moved since the bank was built")
 
 
 @_command(
     _argument("prompt", help="text to look for"),
-    _argument("-k", type=_at_least(int, 1), default=5, help="how many (default: 5)"),
+    _argument("-k", type=_number(int, 1), default=5, help="how many (default: 5)"),
     _SNAPSHOT,
     _MODEL,
 )
@@ -120,9 +114,9 @@ def _on_one_line(text: str) -> str:
     _argument("prompt", help="text to generate from"),
     _argument("--set", dest="noise_set", metavar="NAME", help="noise set, where a bank has several"),
     _argument(
-        "--eta", type=_at_least(float, 0), default=0.2, help="weight of the inverted noise, 0 to inf (default: 0.2)"
+        "--eta", type=_number(float, 0), default=0.2, help="weight of the inverted noise, 0 to inf (default: 0.2)"
     ),
-    _argument("--seed", type=seed, default=0, help="seed of the fresh noise (default: 0)"),
+    _argument("--seed", type=_SEED, default=0, help="seed of the fresh noise (default: 0)"),
     _argument("-o", "--output", required=True, metavar="FILE", help="where to write key 'latents'"),
     _SNAPSHOT,
     _MODEL,
@@ -245,8 +239,8 @@ def verify(arguments: argparse.Namespace) -> Outcome:
     store = open_store(arguments.bank)
     with show_progress("verify", "bytes") as progress:
         report = verify_snapshot(store, arguments.snapshot, progress.report)
-    damaged = [{"path": damage.path, "reason": damage.reason} for damage in report.damaged]
-    document: dict[str, Any] = {"ok": report.ok, "files": report.files, "bytes": report.bytes, "damaged": damaged}
+    document: dict[str, Any] = {"ok": report.ok, "files": report.files, "bytes": report.bytes}
+    document["damaged"] = [asdict(damage) for damage in report.damaged]
     lines = [_on_one_line(f"{damage.path}: {damage.reason}") for damage in report.damaged]
     if report.ok:
         lines.append(f"ok: {report.files} files, {report.bytes} bytes")
@@ -296,7 +290,7 @@ def vacuum(arguments: argparse.Namespace) -> Outcome:
 
 @_command(
     _argument(
-        "--maxcount", type=_at_least(int, 1), default=512, metavar="N", help="clips in a full shard (default: 512)"
+        "--maxcount", type=_number(int, 1), default=512, metavar="N", help="clips in a full shard (default: 512)"
     ),
     _argument(
         "--purge",

@@ -85,11 +85,7 @@ def load_document(path: str | None, flags: dict[str, str] | None = None) -> dict
 
 
 def _from_yaml(text: str, what: str) -> Any:
-    """The plain values that YAML text stands for; ``what`` it is, for the message.
-
-    Raises:
-        ConfigError: it is not valid, or nested too deeply.
-    """
+    """The plain values that YAML text stands for; ConfigError, which says ``what`` it is, if it is not valid."""
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:  # (ValueError: a date that is none)
@@ -134,8 +130,7 @@ def flag_names() -> dict[str, dataclasses.Field[Any]]:
     names: dict[str, dataclasses.Field[Any]] = {}
     for section in dataclasses.fields(Config):
         if is_dataclass(section.default):
-            for member in dataclasses.fields(section.default):
-                names[f"{section.name}.{member.name}"] = member
+            names |= {f"{section.name}.{member.name}": member for member in dataclasses.fields(section.default)}
         else:
             names[section.name] = section
     return names

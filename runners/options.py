@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from apache_beam.options import pipeline_options as beam
@@ -17,7 +17,15 @@ from noisebank.errors import ConfigError
 LOCAL = "FnApiRunner"
 _log = logging.getLogger(__name__)
 _ON_THIS_MACHINE = re.compile(r"embed|local(\[.+)?|\[(local|auto)\]|(https?://)?(localhost|127\.0\.0\.1)(:\d+)?/?")
-"""Masters and job servers that start workers here."""
+"""Addresses of engines and job servers that start workers here."""
+
+ENGINE_ADDRESSES: dict[str, Callable[[PipelineOptions], str]] = {
+    "flink": lambda options: options.view_as(beam.FlinkRunnerOptions).flink_master,
+    "portable": lambda options: options.view_as(beam.PortableOptions).job_endpoint or "embed",
+    "spark": lambda options: options.view_as(beam.SparkRunnerOptions).spark_master_url or "local",
+}
+"""By the short name of a runner, the address of its engine, which tells where the workers are. Dataflow has none: its
+workers are never here."""
 
 
 def beam_options(words: Sequence[str]) -> PipelineOptions:
@@ -46,13 +54,9 @@ def beam_options(words: Sequence[str]) -> PipelineOptions:
 
 def runs_elsewhere(options: PipelineOptions) -> bool:
     """Whether the workers run on other machines than this, as far as the options tell."""
-    name = _runner(options)
-    masters = {
-        "flink": options.view_as(beam.FlinkRunnerOptions).flink_master,
-        "portable": options.view_as(beam.PortableOptions).job_endpoint or "embed",
-        "spark": options.view_as(beam.SparkRunnerOptions).spark_master_url or "local",
-    }
-    return "dataflow" in name or (name in masters and not _ON_THIS_MACHINE.fullmatch(masters[name]))
+    name = _name_runner(options)
+    address = ENGINE_ADDRESSES[name](options) if name in ENGINE_ADDRESSES else "local"
+    return "dataflow" in name or not _ON_THIS_MACHINE.fullmatch(address)
 
 
 def check_addresses(options: PipelineOptions, addresses: Iterable[str]) -> None:
@@ -62,7 +66,7 @@ def check_addresses(options: PipelineOptions, addresses: Iterable[str]) -> None:
     Raises:
         ConfigError: names the first address that cannot be read.
     """
-    elsewhere, runner = runs_elsewhere(options), _runner(options)
+    elsewhere, runner = runs_elsewhere(options), _name_runner(options)
     in_this_process = (
         runner == "fnapi" and options.view_as(beam.DirectOptions).direct_running_mode != "multi_processing"
     )
@@ -88,6 +92,6 @@ def check_models(options: PipelineOptions, models: Iterable[str]) -> None:
             )
 
 
-def _runner(options: PipelineOptions) -> str:
+def _name_runner(options: PipelineOptions) -> str:
     """The runner's short name, such as ``dataflow``."""
     return str(options.view_as(beam.StandardOptions).runner).rpartition(".")[2].lower().removesuffix("runner")

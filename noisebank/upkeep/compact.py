@@ -170,11 +170,7 @@ class _Compaction:
         ]
 
     def _find_named(self, kind: str, keys: Iterable[int]) -> dict[int, FileEntry]:
-        """The data files of a kind; there is one of each of ``keys``.
-
-        Raises:
-            BankDamaged: there is none.
-        """
+        """The data files of a kind; BankDamaged unless all of ``keys`` are among them."""
         entries = {entry.key: entry for entry in part_entries(self._part(kind))}
         if unknown := set(keys) - entries.keys():
             raise BankDamaged(

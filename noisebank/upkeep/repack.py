@@ -172,11 +172,8 @@ def _copy_noise(path: Path, streams: Sequence[Iterator[StoredRecord]]) -> dict[s
 
 
 def _take(piece: FileRows, table: pa.Table) -> pa.Table:
-    """The rows of a piece out of its file's table; failed rows of a sidecar do not count as positions.
-
-    Raises:
-        BankDamaged: other clips stand there.
-    """
+    """The rows of a piece out of its file's table, in which failed rows of a sidecar do not count as positions;
+    BankDamaged if other clips stand there."""
     if "clip_row" in table.column_names:
         table = table.filter(pc.field("clip_row") >= 0)
     taken = table.take(pa.array(piece.rows)) if piece.rows.max(initial=-1) < table.num_rows else table.slice(0, 0)

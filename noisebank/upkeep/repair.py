@@ -84,11 +84,7 @@ def repair(store: Store, report: Verification) -> Snapshot:
 
 
 def _find_loss(store: Store, snapshot: Snapshot, damaged: set[str]) -> _Loss:
-    """Sorts the damaged paths by what they hold.
-
-    Raises:
-        BankDamaged: one of them is neither a data file nor part of the index.
-    """
+    """The damaged paths by what they hold; BankDamaged if one is neither a data file nor part of the index."""
     own = {snapshot.path, *(entry.path for entry in snapshot.own_files)}
     loss = _Loss(index=[s for s in snapshot.index if damaged & {file.path for file in s.files}])
     left = damaged - {file.path for segment in loss.index for file in segment.files}

@@ -139,11 +139,7 @@ def finish_vacuum(store: Store, snapshot: Snapshot, progress: ReportProgress = s
 
 def _read_snapshots(store: Store, base: Snapshot, keep: int, after: int) -> tuple[list[Snapshot], list[int]]:
     """``base`` and all snapshots from it back to ``after`` (excluded) that have not expired, newest first; the numbers
-    of damaged older ones.
-
-    Raises:
-        BankDamaged: one is damaged, and those after it have fewer than ``keep`` contents.
-    """
+    of damaged older ones. BankDamaged if one is damaged and those after it have fewer than ``keep`` contents."""
     readable, unreadable = [base], []
     for number in reversed(range(after + 1, base.number)):
         try:
