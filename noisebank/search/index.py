@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -80,10 +79,6 @@ class TunedIndex:
     kind: str
     effort: int
     recall: dict[int, float]
-
-    def write(self, path: Path) -> None:
-        """Writes it for ``faiss.read_index``."""
-        faiss.write_index(self.index, str(path))
 
 
 def build_index(vectors: Vectors, min_recall: float, kind: str) -> TunedIndex:

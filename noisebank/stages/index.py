@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -108,7 +109,7 @@ class IndexJob:
             n, dim = vectors.shape
             kind = choose_index(n, dim, self.options.memory, self.options.final)
             tuned = build_index(vectors, self.options.min_recall, kind)
-            tuned.write(scratch / _INDEX)
+            faiss.write_index(tuned.index, str(scratch / _INDEX))
             pq.write_table(entries, scratch / _ENTRIES, compression="zstd", row_group_size=ENTRY_GROUP)
             recall = self._recall(tuned, kept, entries.column("num").to_numpy(), scratch)
             if min(recall.values()) >= self.options.min_recall or not kept:

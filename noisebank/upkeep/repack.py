@@ -11,6 +11,7 @@ import dataclasses
 import heapq
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,7 @@ def _copy_noise(path: Path, streams: Sequence[Iterator[StoredRecord]]) -> dict[s
     records = heapq.merge(*streams, key=lambda record: record.columns["num"])
     first = next(records)
     with NoiseWriter(path, first.schema) as writer:
-        writer.copy(first)
-        for record in records:
+        for record in chain([first], records):
             writer.copy(record)
         return writer.finish()
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.errors import BankDamaged, ConfigError
-from noisebank.format.index_deletions import Nums, read_deleted, read_nums
+from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.layout import is_ours
 from noisebank.format.manifest import IndexSegment, Snapshot, read_snapshot
 from noisebank.format.parts import read_parts
@@ -108,15 +108,21 @@ def _find_loss(store: Store, snapshot: Snapshot, damaged: set[str]) -> _Loss:
 
 
 def _empty_rows(store: Store, snapshot: Snapshot, loss: _Loss) -> list[pa.Table]:
-    """The rows that lose their clip or caption, as they are afterwards."""
+    """The rows that lose their clip or (also where no whole segment of the index finds it) their caption, as they are
+    afterwards."""
     clips, captions = loss.keys("clips", "sidecars"), loss.keys("captions")
-    unindexed = _find_unindexed(store, snapshot, loss.index)
+    whole = [segment for segment in snapshot.index if segment not in loss.index] if loss.index else []
+    indexed = [read_nums(store, segment)[~read_deleted(store, segment)] for segment in whole]
+    searchable = np.concatenate([np.zeros(0, np.int64), *indexed])
     changed = []
     for piece in OverlayTable(store, snapshot.rows).slices():
-        nums = piece.column("num").to_numpy()
         held = piece.column("status").to_numpy() != Status.REMOVED
         no_clip = held & np.isin(piece.column("clip_file").to_numpy(), clips)
-        no_caption = held & (np.isin(piece.column("caption_file").to_numpy(), captions) | np.isin(nums, unindexed))
+        caption_files = piece.column("caption_file").to_numpy()
+        lost = np.isin(caption_files, captions)
+        if loss.index:
+            lost |= (caption_files != 0) & ~np.isin(piece.column("num").to_numpy(), searchable)
+        no_caption = held & lost
         piece = _fill(_fill(piece, no_clip, _NO_CLIP), no_caption, _NO_CAPTION)
         changed.append(piece.filter(pa.array(no_clip | no_caption)))
     return changed
@@ -130,19 +136,6 @@ def _remove_records(store: Store, snapshot: Snapshot, name: str, loss: _Loss) ->
         lost = np.isin(piece.column("file").to_numpy(), keys)
         changed.append(_fill(piece, lost, _NO_RECORD).filter(pa.array(lost)))
     return changed
-
-
-def _find_unindexed(store: Store, snapshot: Snapshot, damaged: list[IndexSegment]) -> Nums:
-    """The numbers of the rows whose caption no whole segment of the index finds."""
-    if not damaged:
-        return np.zeros(0, np.int64)
-    whole = [segment for segment in snapshot.index if segment not in damaged]
-    found = [read_nums(store, segment)[~read_deleted(store, segment)] for segment in whole]
-    missing = []
-    for piece in OverlayTable(store, snapshot.rows).slices():
-        nums = piece.column("num").to_numpy()[piece.column("caption_file").to_numpy() != 0]
-        missing.append(np.setdiff1d(nums, np.concatenate([np.zeros(0, np.int64), *found])))
-    return np.concatenate(missing)
 
 
 def _fill(table: pa.Table, rows: npt.NDArray[np.bool_], values: Mapping[str, int]) -> pa.Table:

@@ -111,7 +111,7 @@ def test_effort_is_raised_until_the_recall_is_reached_and_is_written_with_the_in
     low, high = build_index(vectors, 0.5, IVF), build_index(vectors, 1.0, IVF)
     assert low.effort < high.effort and min(low.recall.values()) >= 0.5
     assert min(high.recall.values()) == 1.0
-    high.write(tmp_path / "x.faiss")
+    faiss.write_index(high.index, str(tmp_path / "x.faiss"))
     assert faiss.read_index(str(tmp_path / "x.faiss")).nprobe == high.effort
     flat = build_index(vectors[:3], 1.0, "Flat")
     assert (flat.kind, flat.effort, flat.recall) == ("Flat", 0, {1: 1.0, 5: 1.0})
@@ -120,7 +120,7 @@ def test_effort_is_raised_until_the_recall_is_reached_and_is_written_with_the_in
 @pytest.mark.parametrize("factory", ["Flat", "IVF40,Flat", "IVF40,SQ8", "HNSW32,Flat"])
 def test_equal_vectors_give_equal_bytes(tmp_path: Path, factory: str) -> None:
     for name in "ab":
-        build_index(unit(3000), 0.9, factory).write(tmp_path / name)
+        faiss.write_index(build_index(unit(3000), 0.9, factory).index, str(tmp_path / name))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -178,7 +178,7 @@ def test_entries_are_found_by_position_and_by_number(tmp_path: Path) -> None:
 
 def published(store: Store, folder: Path, n: int) -> IndexSegment:
     built = build_index(unit(n), 0.9, "Flat")
-    built.write(folder / "i")
+    faiss.write_index(built.index, str(folder / "i"))
     pq.write_table(entries_table(list(range(n))), folder / "e", row_group_size=ENTRY_GROUP)
     bits = np.packbits(np.arange(n) == 2, bitorder="little").tobytes()
     writer = BankWriter(store)
