@@ -9,6 +9,7 @@ table, all of which are sorted by it. XXH64 with seed 0 over the UTF-8 bytes is 
 from __future__ import annotations
 
 import re
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -63,11 +64,8 @@ def clip_numbers(ids: pa.Array) -> npt.NDArray[np.int64]:
 def xxh64_of(texts: pa.Array) -> npt.NDArray[np.uint64]:
     """XXH64, seed 0, of every string of an Arrow array without nulls."""
     values = texts.cast(pa.binary())
-    hashes = np.empty(len(values), np.uint64)
-    for start in range(0, len(values), _HASHED_AT_ONCE):
-        piece = values.slice(start, _HASHED_AT_ONCE).to_pylist()
-        hashes[start : start + len(piece)] = np.fromiter(map(xxhash.xxh64_intdigest, piece), np.uint64, len(piece))
-    return hashes
+    pieces = (values.slice(start, _HASHED_AT_ONCE).to_pylist() for start in range(0, len(values), _HASHED_AT_ONCE))
+    return np.fromiter(map(xxhash.xxh64_intdigest, chain.from_iterable(pieces)), np.uint64, len(values))
 
 
 def source_number(name: str) -> int:

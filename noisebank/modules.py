@@ -15,8 +15,6 @@ from types import ModuleType
 
 from noisebank.errors import ConfigError
 
-_DIGITS = 16
-
 
 def import_modules(names: Iterable[str]) -> None:
     """Imports modules by their dotted names; one that is imported already is left as it is.
@@ -63,4 +61,4 @@ def _digest(package: ModuleType) -> str:
             digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     if not hasattr(package, "__path__") and package.__file__:
         digest.update(Path(package.__file__).read_bytes())
-    return digest.hexdigest()[:_DIGITS]
+    return digest.hexdigest()[:16]

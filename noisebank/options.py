@@ -76,8 +76,10 @@ def option(
     return field(default=default, metadata={"help": help, "hashed": hashed, "parse": parse, **limits})
 
 
-_share = partial(option, hashed=False, minimum=0, maximum=1)
-"""An :func:`option` that is a share, from 0 to 1, of something, and changes no output."""
+_unhashed = partial(option, hashed=False)
+"""An :func:`option` that changes how the work is done, or what is accepted, but no output."""
+_share = partial(_unhashed, minimum=0, maximum=1)
+"""One that is a share, from 0 to 1, of something."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +116,11 @@ class TableOptions(SourceOptions):
 class FetchOptions:
     """How videos are fetched; none of it changes what a clip is made of."""
 
-    timeout: float = option(
-        30.0, "seconds without a byte before a fetch fails", hashed=False, minimum=0.01, maximum=86_400
-    )
-    retries: int = option(4, "tries after the first on time-outs, 429 and 5xx", hashed=False, minimum=0, maximum=10_000)
-    concurrency: int = option(16, "videos fetched at once by one worker", hashed=False, minimum=1, maximum=10_000)
-    max_bytes: int = option(
-        500 * 10**6, "largest video accepted", hashed=False, parse=parse_bytes, minimum=1, maximum=10**12
-    )
-    allow_private_hosts: bool = option(False, "fetch from private, loopback and link-local addresses too", hashed=False)
+    timeout: float = _unhashed(30.0, "seconds without a byte before a fetch fails", minimum=0.01, maximum=86_400)
+    retries: int = _unhashed(4, "tries after the first on time-outs, 429 and 5xx", minimum=0, maximum=10_000)
+    concurrency: int = _unhashed(16, "videos fetched at once by one worker", minimum=1, maximum=10_000)
+    max_bytes: int = _unhashed(500 * 10**6, "largest video accepted", parse=parse_bytes, minimum=1, maximum=10**12)
+    allow_private_hosts: bool = _unhashed(False, "fetch from private, loopback and link-local addresses too")
 
 
 class Size(NamedTuple):
@@ -144,7 +142,7 @@ class ClipOptions:
     size: int | Size = option(
         256, "short side and crop, or [height, width]; multiples of 16, from 64 on", minimum=64, maximum=8192
     )
-    maxcount: int = option(512, "clips in a shard", hashed=False, minimum=1, maximum=1_000_000)
+    maxcount: int = _unhashed(512, "clips in a shard", minimum=1, maximum=1_000_000)
     pixel_format: str = option("yuv420p", "chroma of the stored mp4", choices=PIXEL_FORMATS)
 
     @property
@@ -160,7 +158,7 @@ class CaptionOptions:
     model: str = option(
         "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2", "hub id or local folder of the model"
     )
-    batch_size: int = option(64, "captions in a batch", hashed=False, minimum=1, maximum=65_536)
+    batch_size: int = _unhashed(64, "captions in a batch", minimum=1, maximum=65_536)
 
 
 @dataclass(frozen=True)
@@ -168,18 +166,16 @@ class IndexOptions:
     """How good the search index must be, and what it may cost. Counts for the segments that are built from then on."""
 
     min_recall: float = _share(0.95, "smallest recall@1 and recall@5 against exact search")
-    memory: int | None = option(
+    memory: int | None = _unhashed(
         None,
         "bytes that a segment may take in memory (2GB); one that would take more holds 8 bits a dimension",
-        hashed=False,
         parse=parse_bytes,
         minimum=1,
         maximum=10**15,
     )
-    final: bool = option(
+    final: bool = _unhashed(
         False,
         "searched much, updated seldom: above 50,000 captions a graph (HNSW), which answers sooner and is built slower",
-        hashed=False,
     )
 
 
@@ -197,7 +193,7 @@ class NoiseOptions:
     num_inference_steps: int = option(50, "steps of the generator (and of the inversion)", minimum=1, maximum=10_000)
     dtype: str = option("float16", "how a record is stored", choices=STORAGE_DTYPES)
     frames: int | None = option(None, "use the first n frames of a clip (default: all)", minimum=1, maximum=MAX_FRAMES)
-    batch_size: int | str = option("auto", "clips in a batch, or auto", hashed=False, minimum=1, maximum=65_536)
+    batch_size: int | str = _unhashed("auto", "clips in a batch, or auto", minimum=1, maximum=65_536)
     precision: str = option("auto", "dtype of the network: auto is bfloat16 on a GPU", choices=PRECISIONS)
     tolerance: float | None = option(
         None, "fixed-point stops a clip here (default: by precision)", minimum=0, maximum=1, hashed=_iterates
@@ -207,23 +203,17 @@ class NoiseOptions:
     )
     prompt: str = option("", "condition of the inversion, the same for all clips; empty, as in the paper")
     guidance_scale: float = option(1.0, "guidance towards prompt; 1 is none, as in the paper", minimum=1, maximum=1000)
-    accelerator: str | None = option(
-        None,
-        "Beam's accelerator hint for these workers, e.g. type:nvidia-l4;count:1;install-nvidia-driver",
-        hashed=False,
+    accelerator: str | None = _unhashed(
+        None, "Beam's accelerator hint for these workers, e.g. type:nvidia-l4;count:1;install-nvidia-driver"
     )
-    compile: bool = option(False, "torch.compile the network: minutes at the start, then faster", hashed=False)
+    compile: bool = _unhashed(False, "torch.compile the network: minutes at the start, then faster")
     motion_adapter: str | None = option(None, "AnimateDiff: hub id or folder of the motion adapter")
     measured: float = _share(
         1.0,
         "share of the clips whose reconstruction errors are measured, at 2 num_inference_steps network calls each",
     )
-    max_reconstruction_error: float = option(
-        0.5,
-        "a record measured to give its clip back worse than this is a failure",
-        hashed=False,
-        minimum=0,
-        maximum=10**6,
+    max_reconstruction_error: float = _unhashed(
+        0.5, "a record measured to give its clip back worse than this is a failure", minimum=0, maximum=10**6
     )
 
 
@@ -289,7 +279,7 @@ for _kind in INVERTER_KINDS:
 class Config:
     """A whole build."""
 
-    bank: str = option("./bank", "the bank: a local path or gs://, s3://, az://", hashed=False)
+    bank: str = _unhashed("./bank", "the bank: a local path or gs://, s3://, az://")
     sources: tuple[SourceOptions, ...] = option((), "lists of captioned videos")
     fetch: FetchOptions = option(FetchOptions())
     clips: ClipOptions = option(ClipOptions())
@@ -297,17 +287,16 @@ class Config:
     index: IndexOptions = option(IndexOptions())
     noise: tuple[NoiseOptions, ...] = option((NoiseOptions(),), "noise sets")
     stages: tuple[StageOptions, ...] = option((), "stages of your own modules over the clips")
-    modules: tuple[str, ...] = option(
-        (), "your own packages, imported before all else: inverters, kinds of source and stages", hashed=False
+    modules: tuple[str, ...] = _unhashed(
+        (), "your own packages, imported before all else: inverters, kinds of source and stages"
     )
     max_failed: float = _share(0.05, "largest share of new, changed and newly invalid rows that may fail")
     max_removed: float = _share(0.1, "largest share of a source's rows that may disappear")
     max_changed: float = _share(0.1, "largest share of a source's rows that may change")
-    prune: bool = option(False, "remove the rows of sources that are not in the configuration", hashed=False)
-    retry_failures: tuple[str, ...] = option(
+    prune: bool = _unhashed(False, "remove the rows of sources that are not in the configuration")
+    retry_failures: tuple[str, ...] = _unhashed(
         (),
         "failure codes, with commas between them, to try again although they are permanent, or all",
-        hashed=False,
         parse=parse_failure_codes,
     )
 

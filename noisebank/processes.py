@@ -22,11 +22,8 @@ def end_with(parent: int) -> None:
 
 @contextmanager
 def one_thread(get_number: Callable[[], int], set_number: Callable[[int], None]) -> Iterator[None]:
-    """A library on one thread: how several share a matrix product depends on the machine, and shows in the last bits.
-
-    Args:
-        get_number, set_number: the library's own, of its number of threads.
-    """
+    """A library on one thread, by its own functions for their number: how several share a matrix product depends on
+    the machine, and shows in the last bits."""
     number = get_number()
     set_number(1)
     try:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,14 +39,6 @@ _OPEN_SHARDS = 128
 _REMEMBERED_PROMPTS = 4096
 _FIRST_TRIES = 16
 _FETCHED_AT_ONCE = 16
-
-
-class Place(NamedTuple):
-    """Where a record is: the key of its shard, its row there, and its XXH3-64."""
-
-    file: int
-    row: int
-    checksum: int
 
 
 class PinnedSnapshot:
@@ -151,13 +143,10 @@ class PinnedSet:
         self._nearest: dict[str, Hit] = {}
         self._lock = threading.RLock()
 
-    def _find(self, num: int) -> Place | None:
-        """Where the record of the clip ``num`` is; None if it has none."""
-        found = self._records.find(num)
-        if found is None:
-            return None
-        _, file, row, checksum, status = found
-        return Place(file, row, checksum) if file and status == Status.OK else None
+    def _find(self, num: int) -> tuple[int, int, int] | None:
+        """Where the record of the clip ``num`` is: key of its shard, row there, XXH3-64; None if it has none."""
+        _, file, row, checksum, status = self._records.find(num) or (num, 0, -1, 0, Status.REMOVED)
+        return (file, row, checksum) if file and status == Status.OK else None
 
     def noise(self, clip: Hit) -> torch.Tensor:
         """The record of a clip, ``[C, F, H, W]`` float32.
@@ -166,8 +155,8 @@ class PinnedSet:
             ClipNotFound: it has none in this set.
             BankDamaged: the record differs from its checksum, or its shard is missing.
         """
-        place = self._place_of(clip)
-        return self._shard(place.file).record(place.row, place.checksum)
+        file, row, checksum = self._locate(clip)
+        return self._shard(file).record(row, checksum)
 
     def batch(self, clips: Sequence[Hit]) -> list[torch.Tensor]:
         """:meth:`noise` of each of the clips; from an object store they are fetched side by side."""
@@ -183,12 +172,11 @@ class PinnedSet:
             ClipNotFound: it has no record in this set.
             BankDamaged: the shard is missing or damaged, or holds another clip there.
         """
-        place = self._place_of(clip)
-        row: dict[str, Any]
-        for row in self._columns(place.file).slice(place.row, 1).to_pylist():
-            if row["id"] == clip.id:
-                return row
-        raise BankDamaged(f"clip {clip.id}: its record in {self._file(place.file).path} is of another; run verify")
+        file, row, _ = self._locate(clip)
+        found: list[dict[str, Any]] = self._columns(file).slice(row, 1).to_pylist()
+        if not found or found[0]["id"] != clip.id:
+            raise BankDamaged(f"clip {clip.id}: its record in {self._file(file).path} is of another; run verify")
+        return found[0]
 
     def nearest(self, prompts: Sequence[str], embed: Callable[[Sequence[str]], Vectors]) -> list[Hit]:
         """For each of the prompts the nearest caption whose clip has a record; it is remembered.
@@ -226,7 +214,7 @@ class PinnedSet:
         nums = nums[(files != 0) & (status == Status.OK)]
         return [segment.restricted(np.isin(segment.entries.nums(), nums)) for segment in self._pinned.segments]
 
-    def _place_of(self, clip: Hit) -> Place:
+    def _locate(self, clip: Hit) -> tuple[int, int, int]:
         place = self._find(clip.num)
         if place is None:
             raise ClipNotFound(f"clip {clip.id}: no record in noise set {self.name!r}; 'failures' may say why")

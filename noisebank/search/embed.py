@@ -69,8 +69,7 @@ class Embedder:
     """A loaded ``SentenceTransformer`` and the digest of its files; see :func:`load_embedder`."""
 
     def __init__(self, model: Any, digest: str) -> None:
-        self._model = model
-        self.digest = digest
+        self._model, self.digest = model, digest
         self.dim = int(model.get_embedding_dimension())
 
     def embed(self, captions: Sequence[str], batch_size: int = 64) -> npt.NDArray[np.float32]:

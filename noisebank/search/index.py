@@ -125,8 +125,7 @@ def blend(first: Vectors, second: Vectors) -> Vectors:
     """The normalised sums of pairs of vectors of length one; the first where a pair cancels out."""
     sums = first + second
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    blended: Vectors = np.where(lengths > _TIE, sums / np.maximum(lengths, _TIE), first).astype(np.float32)
-    return blended
+    return np.where(lengths > _TIE, sums / np.maximum(lengths, _TIE), first).astype(np.float32)
 
 
 def exact_scores(vectors: Vectors, queries: Vectors, k: int) -> Vectors:
@@ -170,5 +169,4 @@ def _raise_effort(index: Any, n: int) -> Iterator[int]:
 def _true_scores(vectors: Vectors, queries: Vectors, positions: npt.NDArray[np.int64]) -> Vectors:
     """True inner products of search results; -inf where FAISS found nothing (position -1)."""
     scores = np.einsum("qd,qkd->qk", queries, vectors[np.maximum(positions, 0)])
-    found: Vectors = np.where(positions >= 0, scores, -np.inf).astype(np.float32)
-    return found
+    return np.where(positions >= 0, scores, -np.inf).astype(np.float32)

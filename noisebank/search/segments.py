@@ -106,9 +106,7 @@ class Segment:
     """
 
     def __init__(self, index: Any, entries: Entries, deleted: Mask | None = None) -> None:
-        self.index = index
-        self.entries = entries
-        self.deleted = deleted
+        self.index, self.entries, self.deleted = index, entries, deleted
         self.size = self.live = int(index.ntotal)  # (live: those positions that can be found)
         self._selector = None
         if deleted is not None:

@@ -31,7 +31,6 @@ def drop_set(store: Store, name: str) -> Snapshot:
     if stage.records not in base.records:
         known = ", ".join(sorted(base.records)) or "none"
         raise UnknownNoiseSet(f"{store.url}: no noise set {name!r} in snapshot {base.number}; it has {known}")
-    records = OverlayTable(store, base.records[stage.records]).slices()
-    nums = [piece.column("num").to_numpy() for piece in records]
+    nums = [piece.column("num").to_numpy() for piece in OverlayTable(store, base.records[stage.records]).slices()]
     delta = Delta(drops=frozenset([stage.name]), touches=np.concatenate([np.zeros(0, np.int64), *nums]))
     return commit(store, base, delta, CommitInfo(run_id=f"drop-{uuid.uuid4().hex}", operation="drop"))

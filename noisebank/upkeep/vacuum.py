@@ -15,6 +15,7 @@ import math
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -213,7 +214,11 @@ def _find_garbage(
     kept = newest + held
     expiring = [snapshot for snapshot in readable if snapshot not in kept]
     wanted = set().union(*(inventory.paths(snapshot) for snapshot in kept))
-    dropped = set().union(*(_all_paths(inventory, snapshot) for snapshot in expiring)) - wanted
+    dropped = {entry.path for snapshot in expiring for entry in snapshot.own_files}
+    for snapshot in expiring:
+        with suppress(BankDamaged):  # (of one whose parts are damaged only what its own JSON names goes)
+            dropped |= inventory.paths(snapshot)
+    dropped -= wanted
     inventory.add(dropped)
     present = inventory.files.values()
     data = [file for file in present if not is_work(file.key) and file.key not in wanted]
@@ -265,11 +270,3 @@ def _find_old_work(
         if name != running and name[6:] not in published and (name[6:] in done or age[name] < before)
         for file in group
     ]
-
-
-def _all_paths(inventory: Inventory, snapshot: Snapshot) -> set[str]:
-    """The files and receipts of a snapshot that is to expire; only those of its own JSON if its parts are damaged."""
-    try:
-        return inventory.paths(snapshot)
-    except BankDamaged:
-        return {entry.path for entry in snapshot.own_files}

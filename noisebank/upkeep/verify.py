@@ -13,7 +13,7 @@ from noisebank.commits.delta import count, named_sources
 from noisebank.errors import BankDamaged
 from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.layout import is_ours
-from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers, snapshot_path
+from noisebank.format.manifest import Snapshot, read_snapshot, snapshot_numbers, snapshot_path
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.tables import FAILURE_KEY, OverlayTable
 from noisebank.format.tally import count_failures
@@ -139,6 +139,6 @@ def _find_contradictions(store: Store, snapshot: Snapshot) -> Iterator[Damage]:
     for name, (says, found) in stated.items():
         if says != found:
             yield Damage(snapshot.path, f"disagrees with its files about {name}: {says} stated, {found} counted")
-    latest = latest_snapshot(store)
-    if latest is not None and (gap := set(range(1, latest.number)) - set(snapshot_numbers(store))):
+    numbers = snapshot_numbers(store)
+    if gap := set(range(1, max(numbers, default=0))).difference(numbers):
         yield Damage(snapshot_path(min(gap)), "missing: snapshot numbers have no gaps")
