@@ -155,14 +155,14 @@ def _lay_flags(document: dict[str, Any], flags: dict[str, str] | None) -> dict[s
         *parents, leaf = name.split(".")
         section = document
         if len(parents) == 2 and parents[0] in SECTIONS:
-            section, parents = _member(document, name), []
+            section, parents = _find_member(document, name), []
         for parent in parents:
             section = section.setdefault(parent, {}) if isinstance(section.get(parent, {}), dict) else {}
         section[leaf] = _from_yaml(text, f"--{name} {text!r:.80}") if name in SECTIONS else _Flag(text)
     return document
 
 
-def _member(document: dict[str, Any], flag: str) -> dict[str, Any]:
+def _find_member(document: dict[str, Any], flag: str) -> dict[str, Any]:
     """The member of a list that a flag names."""
     section, name, _ = flag.split(".")
     members = document.setdefault(section, [{} for _ in getattr(Config(), section)])
@@ -187,11 +187,11 @@ def _adapt(value: Any, wanted: Any, name: str) -> tuple[Any, Any]:
         value = [value]
     for section, (options, key) in SECTIONS.items():
         if wanted is options and isinstance(value, dict):
-            wanted = _options_of(section, value.get(key, getattr(options, key, None)), f"{name}.{key}")
+            wanted = _find_options(section, value.get(key, getattr(options, key, None)), f"{name}.{key}")
     return value, wanted
 
 
-def _options_of(section: str, kind: Any, name: str) -> Any:
+def _find_options(section: str, kind: Any, name: str) -> Any:
     """The options dataclass of a kind; ConfigError if the kind is not registered."""
     known = [known for of, known in OPTION_CLASSES if of == section]
     if isinstance(kind, str) and kind not in known:

@@ -88,7 +88,7 @@ def read_failures(store: Store, snapshot: Snapshot) -> list[dict[str, Any]]:
 
     What a list is to blame for also says where it was read, if the snapshot's plan is still there.
     """
-    return _failure_rows(store, snapshot.failures, snapshot.plan)
+    return _read_failure_rows(store, snapshot.failures, snapshot.plan)
 
 
 def read_unpublished_failures(store: Store) -> list[dict[str, Any]]:
@@ -102,16 +102,16 @@ def read_unpublished_failures(store: Store) -> list[dict[str, Any]]:
     refused = find_refused_plan(store, latest.uuid if latest else "")
     if refused is None and latest is None:
         raise BankNotFound(f"{store.url}: no snapshot, and no build that published nothing; check the address")
-    return _failure_rows(store, refused[1], refused[0].hash) if refused else []
+    return _read_failure_rows(store, refused[1], refused[0].hash) if refused else []
 
 
-def _failure_rows(store: Store, files: Sequence[FileEntry], plan: str) -> list[dict[str, Any]]:
+def _read_failure_rows(store: Store, files: Sequence[FileEntry], plan: str) -> list[dict[str, Any]]:
     """The failures in a table of them that hold; ``plan`` is the hash of the one that was carried out."""
     if not files:
         return []
     table = OverlayTable(store, files, FAILURE_KEY).read()
     table = table.filter(pc.not_equal(table.column("code"), "")).drop_columns(["num"])
-    places = _places(store, plan)
+    places = _read_places(store, plan)
     rows: list[dict[str, Any]] = table.sort_by([("id", "ascending"), ("stage", "ascending")]).to_pylist()
     for row in rows:
         if row["stage"] == PLAN and row["id"] in places:
@@ -119,7 +119,7 @@ def _failure_rows(store: Store, files: Sequence[FileEntry], plan: str) -> list[d
     return rows
 
 
-def _places(store: Store, plan: str) -> dict[str, str]:
+def _read_places(store: Store, plan: str) -> dict[str, str]:
     """File and row of the invalid rows that a plan read, by id."""
     try:
         locations = read_plan(store, plan_path(plan)).locations if plan else ()

@@ -83,14 +83,14 @@ class Embedder:
 
         embeddings = np.empty((len(captions), self.dim), np.float32)
         with _turn, one_thread(torch.get_num_threads, torch.set_num_threads):
-            for rows in self._batches(captions, batch_size):
+            for rows in self._cut_batches(captions, batch_size):
                 batch = [captions[row] for row in rows]
                 embeddings[rows] = self._model.encode(
                     batch, batch_size=len(batch), normalize_embeddings=True, show_progress_bar=False
                 )
         return embeddings
 
-    def _batches(self, captions: Sequence[str], batch_size: int) -> Iterator[npt.NDArray[np.intp]]:
+    def _cut_batches(self, captions: Sequence[str], batch_size: int) -> Iterator[npt.NDArray[np.intp]]:
         """Rows of captions of one token length; small batches repeat their last row."""
         if not captions:
             return

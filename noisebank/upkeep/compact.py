@@ -104,7 +104,7 @@ class _Compaction:
         )
 
     def _repack_clips(self) -> None:
-        files = self._files(CLIPS, self.rows)
+        files = self._find_files(CLIPS, self.rows)
         sidecars = self._find_named(SIDECARS, [file.key for file in files])
         outdated = {}
         for file in files:
@@ -113,11 +113,11 @@ class _Compaction:
             if len(nums) or (self.purge and has_failed_rows):
                 outdated[file.key] = nums
         for group in self._group(files, outdated):
-            texts = self._texts(np.concatenate([outdated.get(file.key, _NONE) for file in group]))
+            texts = self._read_captions(np.concatenate([outdated.get(file.key, _NONE) for file in group]))
             self._add(CLIPS, repack_clips(self.writer, [(file, sidecars[file.key]) for file in group], texts))
 
     def _repack_captions(self) -> None:
-        for group in self._group(self._files(CAPTIONS, self.rows)):
+        for group in self._group(self._find_files(CAPTIONS, self.rows)):
             self._add(CAPTIONS, repack_captions(self.writer, group))
 
     def _repack_records(self, key: str, rows: pa.Table) -> pa.Table:
@@ -127,7 +127,7 @@ class _Compaction:
         records = OverlayTable(self.store, self.base.records[key]).read().filter(_HELD)
         records = records.filter(pc.is_in(records.column("num"), value_set=rows.column("num").combine_chunks()))
         groups: dict[tuple[int, str], list[FileRows]] = {}
-        for file in self._files(stage, records):
+        for file in self._find_files(stage, records):
             for tar, part in _split_by_tar(file, rows):
                 groups.setdefault((tar, file.fingerprint), []).append(part)
         tars = [*part_entries(self._part(CLIPS)), *(made.receipt.files[0] for made in self.made[CLIPS])]
@@ -154,7 +154,7 @@ class _Compaction:
         live = len(file.rows)
         return live < file.file.rows if self.purge else live * 2 < file.file.rows
 
-    def _files(self, kind: str, table: pa.Table) -> list[FileRows]:
+    def _find_files(self, kind: str, table: pa.Table) -> list[FileRows]:
         """The data files that the rows of a table refer to, and the positions in each, ascending."""
         part = self._part(kind)
         names = dict(zip(*(part.column(column).to_pylist() for column in ("key", "fingerprint")), strict=True))
@@ -186,10 +186,10 @@ class _Compaction:
         changed: Nums = file.nums[(held != 0) & (held != written)]
         return changed
 
-    def _texts(self, nums: Nums) -> dict[int, str]:
+    def _read_captions(self, nums: Nums) -> dict[int, str]:
         """The captions held of ``nums``."""
         texts: dict[int, str] = {}
-        for file in self._files(CAPTIONS, self._rows_of(nums)):
+        for file in self._find_files(CAPTIONS, self._rows_of(nums)):
             table = verified_table(self.store, file.file, ["caption"]).take(pa.array(file.rows))
             texts |= dict(zip(file.nums.tolist(), table.column("caption").to_pylist(), strict=True))
         return texts
