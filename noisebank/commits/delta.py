@@ -18,7 +18,7 @@ from noisebank.errors import BankDamaged
 from noisebank.format.index_deletions import mark_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import part_rows, update_parts
-from noisebank.format.reading import PARQUET, VERIFY, reading
+from noisebank.format.reading import PARQUET, reading
 from noisebank.format.receipts import Receipt
 from noisebank.format.schemas import FAILURES
 from noisebank.format.stage_names import INDEX, StageName, nest
@@ -210,7 +210,7 @@ class _TableUpdates:
             with reading(entry.path):
                 digest = stored_sha256(self.writer.store, entry.path)
             if digest != entry.sha256:
-                raise BankDamaged(f"{entry.path}: its content differs from its checksum; {VERIFY}")
+                raise BankDamaged(f"{entry.path}: its content differs from its checksum; run verify")
         merged: Tables = OverlayTable(self.writer.store, entries[first:], key).slices()
         if first == 0:
             merged = (table.filter(pc.invert(is_gone(table))) for table in merged)

@@ -18,28 +18,13 @@ import pyarrow.parquet as pq
 
 from noisebank.format.reading import verified_table
 from noisebank.format.receipts import Receipt
+from noisebank.format.schemas import PART
 from noisebank.format.stage_names import CLIPS, SIDECARS
 from noisebank.format.tables import merge_from
 from noisebank.storage import BankWriter, FileEntry, Store
 
 FOLDER = "parts"
 
-PART = pa.schema(
-    [
-        ("key", pa.uint64()),  # by which rows and records refer to the file
-        ("path", pa.string()),
-        ("rows", pa.int64()),
-        ("bytes", pa.int64()),
-        ("sha256", pa.string()),
-        ("stage", pa.string()),  # with inputs: its receipt
-        ("inputs", pa.string()),
-        ("fingerprint", pa.string()),
-        ("data_offset", pa.int64()),  # noise: byte offset of the first record
-        ("stride", pa.int64()),  # noise: bytes from record to record
-        ("scale_offset", pa.int64()),  # noise in int8: byte offset of the first record's scales
-        ("scale_stride", pa.int64()),
-    ]
-)
 _LAYOUT = ("data_offset", "stride", "scale_offset", "scale_stride")
 
 Keys = npt.NDArray[np.uint64]
@@ -72,7 +57,7 @@ def read_parts(store: Store, entries: Sequence[FileEntry]) -> pa.Table:
     Raises:
         BankDamaged: a part is missing or damaged.
     """
-    tables = [verified_table(store, entry).cast(PART) for entry in entries]
+    tables = [verified_table(store, entry, PART.names) for entry in entries]
     return pa.concat_tables([PART.empty_table(), *tables]).combine_chunks()
 
 
