@@ -167,7 +167,10 @@ def _decode_dataclass(kind: Any, value: dict[Any, Any], name: str, dialect: Dial
             members[key] = _decode_member(value[key], _hints(kind)[key], prefix + key, field.metadata, dialect)
         elif not dialect.optional or field.default is field.default_factory is dataclasses.MISSING:
             raise dialect.error(f"{prefix}{key}: missing" + (f"; {field.metadata['help']}" if field.metadata else ""))
-    return kind(**members)
+    try:
+        return kind(**members)
+    except BankDamaged as error:  # (of its own checks, which do not know the document)
+        raise dialect.error(f"{name}: {error}") from error
 
 
 def _decode_member(value: Any, type: Any, name: str, metadata: Any, dialect: Dialect) -> Any:

@@ -59,16 +59,6 @@ class IndexSegment:
         """The files it is made of."""
         return tuple(file for file in (self.index, self.entries, self.info, self.deleted) if file)
 
-    @classmethod
-    def from_json(cls, document: object, name: str = "index segment") -> IndexSegment:
-        """From a JSON object, called ``name`` in errors.
-
-        Raises:
-            BankDamaged: it is none; names the member.
-        """
-        segment: IndexSegment = decode(document, cls, name)
-        return segment
-
 
 class _Noise(TypedDict, total=False):
     """What readers need to know of a noise set: the options it was made with, and its model (``describe``)."""
@@ -194,18 +184,6 @@ class Snapshot:
         """As a sealed JSON document."""
         return seal(asdict(self))
 
-    @classmethod
-    def from_json(cls, document: object, name: str = "snapshot") -> Snapshot:
-        """From a JSON object, called ``name`` in errors.
-
-        Raises:
-            BankDamaged: it is none; names the member.
-        """
-        snapshot: Snapshot = decode(document, cls, name)
-        models = decode(snapshot.models, _Models, f"{name}.models")
-        fingerprints = decode(snapshot.fingerprints, _Fingerprints, f"{name}.fingerprints")
-        return replace(snapshot, models=models, fingerprints=fingerprints)
-
 
 def snapshot_path(number: int) -> str:
     """Where snapshot ``number`` is stored.
@@ -263,21 +241,19 @@ def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
             f"{store.url}: snapshot {number} was removed by vacuum (snapshot {document['expired_by']}); "
             "open a later one"
         )
-    return _parse(document, number, path)
+    if isinstance(format := document.get("format"), int) and format > FORMAT:
+        raise UnsupportedFormat(
+            f"{path}: format {format}, this version reads up to {FORMAT}; install a newer noisebank"
+        )
+    snapshot: Snapshot = decode(document, Snapshot, f"{path}: snapshot")
+    if snapshot.number != number:
+        raise BankDamaged(f"{path}: says that it is snapshot {snapshot.number}; files were swapped")
+    models = decode(snapshot.models, _Models, f"{path}: snapshot.models")
+    fingerprints = decode(snapshot.fingerprints, _Fingerprints, f"{path}: snapshot.fingerprints")
+    return replace(snapshot, models=models, fingerprints=fingerprints)
 
 
 def expired_stub(snapshot: Snapshot | None, by: int) -> bytes:
     """What stands in the place of a vacuumed snapshot (None: it was damaged), so that its number is not used again."""
     names = ("format", "number", "uuid", "run_id", "created") if snapshot else ()
     return seal({**{name: getattr(snapshot, name) for name in names}, "expired_by": by})
-
-
-def _parse(document: dict[str, Any], number: int, path: str) -> Snapshot:
-    if isinstance(format := document.get("format"), int) and format > FORMAT:
-        raise UnsupportedFormat(
-            f"{path}: format {format}, this version reads up to {FORMAT}; install a newer noisebank"
-        )
-    snapshot = Snapshot.from_json(document, f"{path}: snapshot")
-    if snapshot.number != number:
-        raise BankDamaged(f"{path}: says that it is snapshot {snapshot.number}; files were swapped")
-    return snapshot

@@ -58,8 +58,10 @@ def write_segment(
     schema = first.schema.remove_metadata()
     with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
         path, rows = Path(scratch, "segment"), 0
-        file = pq.ParquetWriter(path, schema, compression="zstd") if suffix == PARQUET else pa.ipc.new_file(path, schema)
-        with file:
+        is_parquet = suffix == PARQUET
+        with (
+            pq.ParquetWriter(path, schema, compression="zstd") if is_parquet else pa.ipc.new_file(path, schema) as file
+        ):
             for batch in _cut_batches(chain([first], pieces), schema):
                 file.write_batch(batch)
                 rows += batch.num_rows
@@ -271,10 +273,10 @@ class _Finder:
             path = store.local_path(entry.path)
             source = pa.memory_map(str(path)) if path else pa.BufferReader(arrow_buffer(store.read(entry.path)))
             reader = pa.ipc.open_file(source)
+            check_columns(entry.path, reader.schema, ["num", *schema_of(entry.path).names], schema_of(entry.path))
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        check_columns(entry.path, reader.schema, ["num"], schema_of(entry.path))
-        self._columns = [[column.to_numpy() for column in batch.columns] for batch in batches]
-        self._nums = [batch.column("num").to_numpy() for batch in batches]
+            self._columns = [[column.to_numpy() for column in batch.columns] for batch in batches]
+            self._nums = [batch.column("num").to_numpy() for batch in batches]
         self._first = [int(nums[0]) for nums in self._nums]
 
     def find(self, num: int) -> tuple[Any, ...] | None:

@@ -61,6 +61,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def replace(self, key: str, held: bytes, data: bytes) -> bool:
+        """Puts ``data`` in place of exactly ``held``; whether it did. Of several at once one does, as of creators."""
+
+    @abstractmethod
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Writes ``data``; readers see all of it or what was there before."""
 

@@ -7,6 +7,7 @@ fails if the name is taken) or a rename, then fsync of the folder. As in an obje
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import uuid
@@ -47,6 +48,15 @@ class LocalStore(Store):
         finally:
             temporary.unlink()
         _sync_folder(path.parent)
+        return True
+
+    def replace(self, key: str, held: bytes, data: bytes) -> bool:
+        path = self._path(key)
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # (of this very file, not of one that has taken its place)
+            if file.read() != held or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                return False
+            self.put(key, data)
         return True
 
     def put(self, key: str, data: bytes | memoryview) -> None:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
 from noisebank.errors import ConfigError, NoiseBankError, UnsupportedStore
@@ -71,6 +71,20 @@ class RemoteStore(Store):
             if not self.exists(key):
                 raise
             return self.read(key) == data
+        return True
+
+    def replace(self, key: str, held: bytes, data: bytes) -> bool:
+        found = obstore.get(self.client, checked_key(key))
+        version: Any = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
+        if bytes(found.bytes()) != held:
+            return False
+        try:
+            obstore.put(self.client, key, data, mode=version, use_multipart=False)
+        except PreconditionError:
+            return False
+        except (BaseError, OSError):  # (the answer may be lost)
+            if self.read(key) != data:
+                raise
         return True
 
     def put(self, key: str, data: bytes | memoryview) -> None:
