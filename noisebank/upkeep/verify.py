@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from noisebank.commits.delta import count, named_sources
+from noisebank.commits.delta import named_sources
 from noisebank.errors import BankDamaged
 from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.layout import is_ours
 from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers, snapshot_path
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.tables import FAILURE_KEY, OverlayTable
-from noisebank.format.tally import count_failures
+from noisebank.format.tally import count_failures, tally
 from noisebank.progress import ReportProgress, silent
 from noisebank.storage import FileEntry, Store
 from noisebank.storage.files import stored_sha256
@@ -131,7 +131,7 @@ def _fault(store: Store, entry: FileEntry) -> str:
 def _contradictions(store: Store, snapshot: Snapshot) -> Iterator[Damage]:
     """Where the numbers of a snapshot disagree with its own tables."""
     try:
-        counted = count(store, snapshot.rows, snapshot.records, snapshot.noise_sets)
+        counted = tally(store, snapshot.rows, snapshot.records, snapshot.noise_sets)
         named = {kind: read_parts(store, entries) for kind, entries in snapshot.parts.items()}
         stated = {
             "in_bank": (snapshot.in_bank, counted.in_bank),
