@@ -90,12 +90,8 @@ def read_touched(store: Store, snapshot: Snapshot) -> Nums:
 
 def clip_names(store: Store, snapshots: Sequence[Snapshot], nums: Nums) -> list[str]:
     """The ids of ``nums`` as the first of the snapshots that knows them has them; a number where none does."""
-    names: dict[int, str] = {}
-    for snapshot in snapshots:
-        for num in (int(num) for num in nums):
-            if num not in names and (name := _clip_name(store, snapshot, num)):
-                names[num] = name
-    return [names.get(int(num), f"number {int(num)}") for num in nums]
+    known = ((num, (_clip_name(store, snapshot, num) for snapshot in snapshots)) for num in nums.tolist())
+    return [next(filter(None, names), f"number {num}") for num, names in known]
 
 
 def _later(store: Store, base: Snapshot | None) -> list[Snapshot]:
@@ -134,8 +130,7 @@ def _check_touched(store: Store, later: Snapshot, touched: Nums, parent: Snapsho
     both = np.intersect1d(touched, read_touched(store, later))
     if not len(both):
         return
-    known = [later] if parent is None else [later, parent]
-    names = clip_names(store, known, both[:_NAMED])
+    names = clip_names(store, [later, parent] if parent else [later], both[:_NAMED])
     more = f" and {len(both) - _NAMED} more" if len(both) > _NAMED else ""
     raise SnapshotConflict(
         f"snapshot {later.number} was committed meanwhile and changes {len(both)} of the same clips: "
@@ -150,8 +145,7 @@ def _check_expired(store: Store, base: Snapshot | None, delta: Delta) -> None:
     index_files = delta.index.files if delta.index else ()
     files = {*(entry for receipt in delta.receipts for entry in receipt.files), *index_files}
     oldest = min((entry.vacuum for entry in files), default=base.vacuum)
-    lists = [entry for entry in base.expired if entry.vacuum > oldest]
-    expired = read_expired(store, lists)
+    expired = read_expired(store, [entry for entry in base.expired if entry.vacuum > oldest])
     lost = sorted(entry.path for entry in files if entry.path in expired)
     if not lost:
         return

@@ -258,14 +258,8 @@ def _number(table: pa.Table, number: int) -> pa.Table:
 def _update_index(
     writer: BankWriter, segments: tuple[IndexSegment, ...], delta: Delta, moved: Nums
 ) -> tuple[IndexSegment, ...]:
-    """The segments after a commit: those before it with more bits set, and the new one.
-
-    Args:
-        writer: of the bank.
-        segments: of the newest snapshot, oldest first.
-        delta: the commit.
-        moved: numbers whose caption was changed by others since the new segment was built; theirs counts.
-    """
+    """The segments after a commit, those before it with more bits set, and the new one; ``moved`` are the numbers whose
+    caption others changed since it was built: theirs counts."""
     fresh = read_nums(writer.store, delta.index) if delta.index else np.zeros(0, np.int64)
     unsearchable = delta.unsearchable()
     gone = np.union1d(unsearchable, np.setdiff1d(fresh, moved))

@@ -248,11 +248,9 @@ def _read_clips(store: Store, receipt: Receipt) -> Iterator[pa.Table]:
 def _read_captions(store: Store, receipt: Receipt) -> Iterator[pa.Table]:
     for entry in receipt.files:
         made = read_table(store, entry.path, ["num", "caption_hash"], remedy=BUILD_AGAIN)
-        rows = np.arange(made.num_rows)
+        num, caption = made.columns
         file = np.full(made.num_rows, entry.key, np.uint64)
-        yield _table(
-            CAPTIONS, num=made.column("num"), caption=made.column("caption_hash"), caption_file=file, caption_row=rows
-        )
+        yield _table(CAPTIONS, num=num, caption=caption, caption_file=file, caption_row=np.arange(made.num_rows))
 
 
 def _read_over_clips(store: Store, receipt: Receipt) -> Iterator[pa.Table]:

@@ -7,13 +7,15 @@ FAISS's ``IDSelectorBitmap`` reads it), set where the caption is gone.
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from noisebank.errors import BankDamaged
 from noisebank.format.manifest import IndexSegment
-from noisebank.format.reading import verified_bytes, verified_table
+from noisebank.format.reading import verified_path, verified_table
 from noisebank.format.stage_names import INDEX
 from noisebank.storage import BankWriter, Store
 
@@ -29,7 +31,8 @@ def read_deleted(store: Store, segment: IndexSegment) -> Mask:
     """
     if segment.deleted is None:
         return np.zeros(segment.size, bool)
-    packed = np.frombuffer(verified_bytes(store, segment.deleted), np.uint8)
+    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
+        packed = np.fromfile(verified_path(store, segment.deleted, Path(scratch)), np.uint8)
     if len(packed) != (segment.size + 7) // 8:
         raise BankDamaged(f"{segment.deleted.path}: {len(packed)} bytes for {segment.size} positions; run verify")
     return np.unpackbits(packed, count=segment.size, bitorder="little").astype(bool)

@@ -7,8 +7,10 @@ the overlay tables, so that it stays small however large the bank is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal, TypedDict
 
 from noisebank.decode import decode
@@ -21,8 +23,7 @@ FORMAT = 1
 """Version of the bank's layout; readers refuse later ones."""
 
 FOLDER = "snapshots"
-_SUFFIX = ".json"
-_DIGITS = 8
+_NAME = re.compile(r"snapshots/([0-9]{8})\.json")
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,7 @@ class Snapshot:
         """Every file that the JSON names; the data files are named by the manifest parts among them."""
         groups = [*self.parts.values(), self.rows, *self.records.values(), self.failures, self.expired]
         groups += [segment.files for segment in self.index]
-        groups.append((self.touched,) if self.touched else ())
-        return tuple(file for group in groups for file in group)
+        return tuple(chain(*groups, [self.touched] if self.touched else []))
 
     @property
     def total_bytes(self) -> int:
@@ -191,7 +191,7 @@ def snapshot_path(number: int) -> str:
     >>> snapshot_path(3)
     'snapshots/00000003.json'
     """
-    return f"{FOLDER}/{number:0{_DIGITS}}{_SUFFIX}"
+    return f"{FOLDER}/{number:08}.json"
 
 
 def snapshot_number(path: str) -> int:
@@ -200,14 +200,13 @@ def snapshot_number(path: str) -> int:
     >>> snapshot_number("snapshots/00000003.json")
     3
     """
-    return int(path.removeprefix(f"{FOLDER}/").removesuffix(_SUFFIX))
+    return int(path.removeprefix(f"{FOLDER}/").removesuffix(".json"))
 
 
 def snapshot_numbers(store: Store, after: int = 0) -> list[int]:
     """The numbers of all snapshots later than ``after``, expired ones included, ascending."""
-    names = [path.removeprefix(f"{FOLDER}/") for path in store.list(FOLDER, after=snapshot_path(after))]
-    stems = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
-    return [int(stem) for stem in stems if len(stem) == _DIGITS and stem.isdecimal()]
+    names = [_NAME.fullmatch(path) for path in store.list(FOLDER, after=snapshot_path(after))]
+    return [int(name[1]) for name in names if name]
 
 
 def latest_snapshot(store: Store) -> Snapshot | None:

@@ -7,7 +7,7 @@ once, and always compared.
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ def reading(path: str, remedy: str = "") -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise BankDamaged(f"{path}: missing; {remedy or remedy_of(path)}") from error
-    except (pa.ArrowException, OSError, EOFError, UnicodeError, OverflowError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, OverflowError) as error:
         cause = " ".join(str(error).split())
         raise BankDamaged(f"{path}: cannot be read ({cause}); {remedy or remedy_of(path)}") from error
 
@@ -102,7 +102,11 @@ def verified_path(store: Store, entry: FileEntry, scratch: Path) -> Path:
     path = store.local_path(entry.path)
     with reading(entry.path):
         if path is None:
-            path, digest = _copy(store, entry, scratch)
+            path = scratch / checked_key(entry.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with store.open(entry.path) as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+            digest = file_sha256(path)
         else:
             small = path.stat().st_size == entry.bytes <= VERIFIED_BYTES
             digest = file_sha256(path) if small else entry.sha256
@@ -124,36 +128,12 @@ def verified_store(store: Store, entries: Iterable[FileEntry], scratch: Path) ->
     return open_store(scratch) if any(local) else store
 
 
-def verified_bytes(store: Store, entry: FileEntry) -> bytes:
-    """The content of a small file.
-
-    Raises:
-        BankDamaged: the file is missing or differs from its sha256.
-    """
-    with reading(entry.path):
-        content = store.read(entry.path)
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise BankDamaged(f"{entry.path}: differs from its checksum; run verify")
-    return content
-
-
 def verified_table(store: Store, entry: FileEntry, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet or Arrow file, all of it or some columns; errors as :func:`verified_path` and :func:`read_table`."""
     with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
         path = verified_path(store, entry, Path(scratch))
         with reading(entry.path), pa.OSFile(str(path)) as file:
             return _parse_table(file, entry.path, columns)
-
-
-def arrow_buffer(content: bytes) -> pa.Buffer:
-    """A copy in Arrow's own memory.
-
-    Arrow's threads free what they read when they are done with it; memory of Python's, freed by one of them while the
-    interpreter ends, would abort the process.
-    """
-    buffer = pa.allocate_buffer(len(content))
-    memoryview(buffer).cast("B")[:] = content
-    return buffer
 
 
 def _parse_table(
@@ -169,14 +149,3 @@ def _parse_table(
     file.seek(0)
     included = pa.ipc.IpcReadOptions(included_fields=[found.get_field_index(name) for name in names])
     return pa.ipc.open_file(file, options=included).read_all().select(names)
-
-
-def _copy(store: Store, entry: FileEntry, scratch: Path) -> tuple[Path, str]:
-    path = scratch / checked_key(entry.path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    with store.open(entry.path) as source, path.open("wb") as target:
-        while piece := source.read(_CHUNK):
-            digest.update(piece)
-            target.write(piece)
-    return path, digest.hexdigest()

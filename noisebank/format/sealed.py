@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from noisebank.errors import BankDamaged, remedy_of
 
@@ -31,7 +31,7 @@ def unseal(data: bytes, name: str) -> dict[str, Any]:
             number that no column holds; names the file ``name``.
     """
     try:
-        document = json.loads(data, parse_constant=_refuse, parse_int=_parse_int)
+        document = json.loads(data, parse_int=_parse_int)
         if not isinstance(document, dict) or _DIGEST not in document:
             raise ValueError("a JSON object with a digest is wanted")
         del document[_DIGEST]
@@ -40,10 +40,6 @@ def unseal(data: bytes, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BankDamaged(f"{name}: not JSON as noisebank writes it ({error}); {remedy_of(name)}") from error
     return document
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _parse_int(digits: str) -> int:

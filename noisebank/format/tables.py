@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import bisect
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.format.reading import PARQUET, arrow_buffer, check_columns, reading
+from noisebank.format.reading import PARQUET, check_columns, reading
 from noisebank.format.schemas import schema_of
 from noisebank.storage import BankWriter, FileEntry, Store
 
@@ -84,6 +85,7 @@ def _cut_batches(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.R
     yield from waiting.to_batches()
 
 
+@dataclass(eq=False)
 class OverlayTable:
     """A table made of segments, oldest first; of the rows of one key the newest segment's counts.
 
@@ -101,21 +103,14 @@ class OverlayTable:
         >>> rows.slice(0, 1 << 40).num_rows                         # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        store: Store,
-        entries: Sequence[FileEntry],
-        key: tuple[str, ...] = ("num",),
-        schema: pa.Schema | None = None,
-    ) -> None:
-        self.store = store
-        self.entries = tuple(entries)
-        self.key = key
-        self._schema = schema
+    store: Store
+    entries: Sequence[FileEntry]
+    key: tuple[str, ...] = ("num",)
+    schema: pa.Schema | None = None
 
     @cached_property
     def _segments(self) -> list[_Segment]:
-        return [_Segment(self.store, entry, self._schema or schema_of(entry.path)) for entry in self.entries]
+        return [_Segment(self.store, entry, self.schema or schema_of(entry.path)) for entry in self.entries]
 
     @cached_property
     def _finders(self) -> list[_Finder]:
@@ -127,7 +122,7 @@ class OverlayTable:
         Raises:
             BankDamaged: a segment is missing or cannot be read.
         """
-        empty = [] if self._schema is None else [self._schema.empty_table()]
+        empty = [] if self.schema is None else [self.schema.empty_table()]
         return merge([*empty, *(segment.slice(lo, hi) for segment in self._segments)], self.key)
 
     def read(self) -> pa.Table:
@@ -215,18 +210,34 @@ class _Segment:
 
     def __init__(self, store: Store, entry: FileEntry, schema: pa.Schema) -> None:
         self.entry = entry
+        self._first: Callable[[int], Any]
         with reading(entry.path):
             path = store.local_path(entry.path)
             source = pa.OSFile(str(path)) if path else pa.PythonFile(store.open(entry.path), mode="r")
-            file = _ParquetBatches(source) if entry.path.endswith(PARQUET) else _ArrowBatches(source)
-        check_columns(entry.path, file.schema, ["num", *schema.names], schema)
-        self.batches, self._file = file.count, file
+            if entry.path.endswith(PARQUET):
+                groups = pq.ParquetFile(source)
+                self._schema, self.batches, self._read = (
+                    groups.schema_arrow,
+                    groups.num_row_groups,
+                    groups.read_row_group,
+                )
+            else:
+                reader = pa.ipc.open_file(source)
+                self._schema, self.batches = reader.schema, reader.num_record_batches
+                self._read = lambda i: pa.Table.from_batches([reader.get_batch(i)])
+            check_columns(entry.path, self._schema, ["num", *schema.names], schema)
+            at = self._schema.get_field_index("num")
+            if entry.path.endswith(PARQUET):
+                self._first = lambda i: groups.metadata.row_group(i).column(at).statistics.min
+            else:
+                nums = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=[at]))
+                self._first = lambda i: nums.get_batch(i).column(0)[0].as_py()
         self.first = cache(self._read_first)
 
     def _read_first(self, i: int) -> int:
         """The smallest number in batch ``i``."""
         with reading(self.entry.path):
-            return self._file.first(i)
+            return int(self._first(i))
 
     def slice(self, lo: int, hi: int | None) -> pa.Table:
         """The rows with ``lo <= num < hi``."""
@@ -234,35 +245,11 @@ class _Segment:
         begin = max(0, bisect.bisect_left(batches, lo, key=self.first) - 1)
         end = self.batches if hi is None else bisect.bisect_left(batches, hi, key=self.first)
         with reading(self.entry.path):
-            table = pa.concat_tables([self._file.schema.empty_table(), *map(self._file.read, range(begin, end))])
+            table = pa.concat_tables([self._schema.empty_table(), *map(self._read, range(begin, end))])
         nums = table.column("num").to_numpy()
         start = bisect.bisect_left(nums, lo, key=int)  # (numpy would compare 1 << 63 as a float)
         stop = len(nums) if hi is None else bisect.bisect_left(nums, hi, key=int)
         return table.slice(start, stop - start)
-
-
-class _ArrowBatches:
-    def __init__(self, source: pa.NativeFile) -> None:
-        self._reader = pa.ipc.open_file(source)
-        self.schema, self.count = self._reader.schema, self._reader.num_record_batches
-        options = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index("num")])
-        self._nums = pa.ipc.open_file(source, options=options)
-
-    def first(self, i: int) -> int:
-        return int(self._nums.get_batch(i).column(0)[0].as_py())
-
-    def read(self, i: int) -> pa.Table:
-        return pa.Table.from_batches([self._reader.get_batch(i)])
-
-
-class _ParquetBatches:
-    def __init__(self, source: pa.NativeFile) -> None:
-        file = pq.ParquetFile(source)
-        self.schema, self.count, self.read = file.schema_arrow, file.num_row_groups, file.read_row_group
-        self._metadata = file.metadata
-
-    def first(self, i: int) -> int:
-        return int(self._metadata.row_group(i).column(self.schema.get_field_index("num")).statistics.min)
 
 
 class _Finder:
@@ -271,7 +258,12 @@ class _Finder:
     def __init__(self, store: Store, entry: FileEntry) -> None:
         with reading(entry.path):
             path = store.local_path(entry.path)
-            source = pa.memory_map(str(path)) if path else pa.BufferReader(arrow_buffer(store.read(entry.path)))
+            if path:
+                source = pa.memory_map(str(path))
+            else:
+                content = pa.BufferOutputStream()  # (Arrow's threads may free it when the interpreter has ended)
+                content.write(store.read(entry.path))
+                source = pa.BufferReader(content.getvalue())
             reader = pa.ipc.open_file(source)
             check_columns(entry.path, reader.schema, ["num", *schema_of(entry.path).names], schema_of(entry.path))
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]

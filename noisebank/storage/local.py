@@ -43,7 +43,7 @@ class LocalStore(Store):
                 raise UnsupportedStore(
                     f"{self.url}: this file system has no hard links ({error}), which commits need; use another disk"
                 ) from error
-            if not _holds(path, data):  # (a network file system may lose the answer)
+            if not path.exists() or path.read_bytes() != data:  # (a network file system may lose the answer)
                 raise
         finally:
             temporary.unlink()
@@ -63,11 +63,8 @@ class LocalStore(Store):
         self._replace(key, lambda file: file.write(data))
 
     def upload(self, path: Path, key: str) -> None:
-        def copy(target: BinaryIO) -> None:
-            with path.open("rb") as source:
-                shutil.copyfileobj(source, target, 1 << 20)
-
-        self._replace(key, copy)
+        with path.open("rb") as source:
+            self._replace(key, lambda target: shutil.copyfileobj(source, target, 1 << 20))
 
     def read(self, key: str) -> bytes:
         return self._path(key).read_bytes()
@@ -81,7 +78,7 @@ class LocalStore(Store):
 
     def scan(self, prefix: str = "") -> Iterator[StoredFile]:
         folder = self._path(prefix.rstrip("/")) if prefix else self.root
-        for path in _files(folder):
+        for path in _walk(folder):
             if path.name.startswith("."):
                 continue
             try:
@@ -100,15 +97,14 @@ class LocalStore(Store):
         return self._path(key)
 
     def sweep(self, before: float) -> int:
-        abandoned = [p for p in _files(self.root) if p.name.startswith(".") and p.name.endswith(_TEMPORARY)]
         removed = 0
-        for path in abandoned:
-            try:
+        for path in _walk(self.root):
+            if not (path.name.startswith(".") and path.name.endswith(_TEMPORARY)):
+                continue
+            with suppress(FileNotFoundError):  # (its writer has just finished)
                 if path.lstat().st_mtime < before:
                     self._remove(path)
                     removed += 1
-            except FileNotFoundError:  # (its writer has just finished)
-                continue
         return removed
 
     def probe(self) -> None:
@@ -160,17 +156,10 @@ class LocalStore(Store):
             return self._create_file(path, attempts - 1)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
     for parent, _, names in os.walk(folder):
         for name in names:
             yield Path(parent, name)
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    try:
-        return path.read_bytes() == data
-    except FileNotFoundError:
-        return False
 
 
 def _sync_folder(folder: Path) -> None:

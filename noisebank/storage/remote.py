@@ -11,13 +11,14 @@ import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
 from noisebank.errors import ConfigError, NoiseBankError, UnsupportedStore
@@ -65,9 +66,10 @@ class RemoteStore(Store):
     def create(self, key: str, data: bytes) -> bool:
         try:
             obstore.put(self.client, checked_key(key), data, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return self.read(key) == data
-        except (BaseError, OSError):  # (time-outs and broken connections: it may have been written none the less)
+        except (
+            BaseError,
+            OSError,
+        ):  # (it is there; or time-outs and broken connections: it may have been written none the less)
             if not self.exists(key):
                 raise
             return self.read(key) == data
@@ -121,10 +123,8 @@ class RemoteStore(Store):
         return int(obstore.head(self.client, checked_key(key))["size"])
 
     def delete(self, key: str) -> None:
-        try:
+        with suppress(FileNotFoundError):
             obstore.delete(self.client, checked_key(key))
-        except FileNotFoundError:
-            return
 
     def local_path(self, key: str) -> None:
         return None
