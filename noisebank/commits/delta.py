@@ -29,7 +29,7 @@ from noisebank.format.tables import ARROW, FAILURE_KEY, OverlayTable, merge_from
 from noisebank.format.tally import Tally, count_failures, tally
 from noisebank.ids import source_number
 from noisebank.storage import BankWriter, FileEntry, Store
-from noisebank.storage.files import stored_sha256
+from noisebank.storage.files import hash_stored
 
 Nums = npt.NDArray[np.int64]
 Tables = Iterable[pa.Table]
@@ -71,11 +71,6 @@ class Delta:
         tables = chain(self.rows, *self.records.values(), self.failures)
         columns = [table.column("num").to_numpy() for table in tables]
         return np.unique(np.concatenate([self.touches, *columns]))
-
-    def unsearchable(self) -> Nums:
-        """The numbers of the rows that have no caption in the bank any more."""
-        gone = [table.filter(_REMOVED | (pc.field("caption_file") == _NO_FILE)) for table in self.rows]
-        return np.concatenate([np.zeros(0, np.int64), *(table.column("num").to_numpy() for table in gone)])
 
     def is_empty(self) -> bool:
         """Whether it changes nothing at all."""
@@ -147,7 +142,7 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         fingerprints=_merge(base.fingerprints, nest(info.fingerprints)),
         models=_merge(base.models, nest(info.models)),
         counts=dict(info.counts),
-        sources=named_sources(counted, names),
+        sources=name_sources(counted, names),
         noise_sets=noise_sets,
         in_bank=counted.in_bank,
         record_counts={name: counted.records[name] for name in records},
@@ -164,7 +159,7 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
     )
 
 
-def named_sources(counted: Tally, names: Iterable[str]) -> dict[str, int]:
+def name_sources(counted: Tally, names: Iterable[str]) -> dict[str, int]:
     """Rows of each source by its name; sources without rows are left out."""
     rows = {name: counted.sources[source_number(name)] for name in sorted(names)}
     return {name: number for name, number in rows.items() if number}
@@ -196,7 +191,7 @@ def _extend(
         return entries
     for entry in entries[first:]:
         with reading(entry.path):
-            digest = stored_sha256(writer.store, entry.path)
+            digest = hash_stored(writer.store, entry.path)
         if digest != entry.sha256:
             raise BankDamaged(f"{entry.path}: its content differs from its checksum; run verify")
     merged: Tables = OverlayTable(writer.store, entries[first:], key).slices()
@@ -239,11 +234,9 @@ def _drop_stages(base: Snapshot, dropped: Collection[str]) -> Snapshot:
 def _heal_stages(store: Store, base: Snapshot, dropped: Collection[str]) -> Iterator[pa.Table]:
     """What takes the place of the failures of dropped stages."""
     for piece in OverlayTable(store, base.failures, FAILURE_KEY, FAILURES).slices():
-        piece = piece.filter(pc.field("stage").isin(list(dropped)) & (pc.field("code") != ""))
-        empty = pa.array([""] * piece.num_rows, pa.string())
-        for name in ("code", "message"):
-            piece = piece.set_column(piece.schema.get_field_index(name), FAILURES.field(name), empty)
-        yield piece.select(FAILURES.names)
+        piece = piece.filter(pc.field("stage").isin(list(dropped)) & ~_HEALED)
+        blank = {name: pa.array([""] * piece.num_rows, pa.string()) for name in ("code", "message")}
+        yield pa.table({name: blank.get(name, piece.column(name)) for name in FAILURES.names}, FAILURES)
 
 
 def _number(table: pa.Table, number: int) -> pa.Table:
@@ -261,7 +254,8 @@ def _update_index(
     """The segments after a commit, those before it with more bits set, and the new one; ``moved`` are the numbers whose
     caption others changed since it was built: theirs counts."""
     fresh = read_nums(writer.store, delta.index) if delta.index else np.zeros(0, np.int64)
-    unsearchable = delta.unsearchable()
+    lost = [table.filter(_REMOVED | (pc.field("caption_file") == _NO_FILE)) for table in delta.rows]
+    unsearchable = np.concatenate([np.zeros(0, np.int64), *(table.column("num").to_numpy() for table in lost)])
     gone = np.union1d(unsearchable, np.setdiff1d(fresh, moved))
     present = [segment for segment in segments if segment.index.path not in delta.replaces]
     kept = [mark_deleted(writer, segment, gone) for segment in present]

@@ -233,16 +233,11 @@ def _keys(failures: pa.Table) -> tuple[list[int], list[str]]:
 def _read_clips(store: Store, receipt: Receipt) -> Iterator[pa.Table]:
     sidecar = receipt.files[-1]
     made = read_table(store, sidecar.path, ["num", "video", "clip_row", "retryable"], remedy=BUILD_AGAIN)
-    row = made.column("clip_row").to_numpy()
-    failed = failure_status(made.column("retryable").fill_null(False).to_numpy())
-    yield _table(
-        CLIPS,
-        num=made.column("num"),
-        video=made.column("video"),
-        clip_file=np.full(made.num_rows, sidecar.key, np.uint64),
-        clip_row=row,
-        status=np.where(row >= 0, Status.PENDING, failed),
-    )
+    num, video, row, retryable = made.columns
+    failed = failure_status(retryable.fill_null(False).to_numpy())
+    status = np.where(row.to_numpy() >= 0, Status.PENDING, failed)
+    file = np.full(made.num_rows, sidecar.key, np.uint64)
+    yield _table(CLIPS, num=num, video=video, clip_file=file, clip_row=row, status=status)
 
 
 def _read_captions(store: Store, receipt: Receipt) -> Iterator[pa.Table]:

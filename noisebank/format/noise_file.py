@@ -85,7 +85,7 @@ class StoredRecord(NamedTuple):
     columns: dict[str, Any]
 
 
-def stored_records(path: Path, rows: Iterable[int]) -> Iterator[StoredRecord]:
+def read_stored_records(path: Path, rows: Iterable[int]) -> Iterator[StoredRecord]:
     """Records of a local noise shard, one in memory at a time.
 
     Args:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from noisebank.errors import BankDamaged, remedy_of
 from noisebank.format.schemas import schema_of
 from noisebank.storage import FileEntry, Store, file_sha256, open_store
-from noisebank.storage.base import checked_key
+from noisebank.storage.base import check_key
 
 PARQUET = ".parquet"
 BUILD_AGAIN = "run the build again, which makes it again"
@@ -102,7 +102,7 @@ def verified_path(store: Store, entry: FileEntry, scratch: Path) -> Path:
     path = store.local_path(entry.path)
     with reading(entry.path):
         if path is None:
-            path = scratch / checked_key(entry.path)
+            path = scratch / check_key(entry.path)
             path.parent.mkdir(parents=True, exist_ok=True)
             with store.open(entry.path) as source, path.open("wb") as target:
                 shutil.copyfileobj(source, target, _CHUNK)

@@ -155,6 +155,15 @@ def matches(
     return np.where(found, places, 0), found
 
 
+def column_at(nums: npt.NDArray[np.int64], tables: Iterable[pa.Table], name: str) -> npt.NDArray[np.uint64]:
+    """A column of numbers at ``nums``, 0 where they are in none of the tables, which are sorted by ``num``."""
+    values = np.zeros(len(nums), np.uint64)
+    for table in tables:
+        at, found = matches(table.column("num").to_numpy(), nums)
+        values[found] = table.column(name).to_numpy()[at[found]]
+    return values
+
+
 def slice_edges(tables: Iterable[OverlayTable]) -> list[int]:
     """Numbers, from 0, that cut the largest of the tables' segments into slices of about a million rows."""
     segments = [segment for table in tables for segment in table._segments]
@@ -286,5 +295,4 @@ def _ranks(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     """Numbers that sort and compare as the values of ``column`` do."""
     if pa.types.is_integer(column.type):
         return column.to_numpy()  # type: ignore[no-any-return]
-    values = column.unique().sort()
-    return pc.index_in(column, value_set=values).to_numpy()  # type: ignore[no-any-return]
+    return pc.rank(column, tiebreaker="dense").to_numpy()  # type: ignore[no-any-return]

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisebank.format.schemas import RECORDS
 from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS, StageName
 from noisebank.format.status import Status
-from noisebank.format.tables import OverlayTable, matches, slice_edges
+from noisebank.format.tables import OverlayTable, column_at, slice_edges
 from noisebank.storage import FileEntry, Store
 
 Keys = npt.NDArray[np.uint64]
@@ -82,7 +81,8 @@ def tally(
         result.caption_files = _unite(result.caption_files, caption_file[present])
         complete = present & (clip_file != 0) & (caption_file != 0)
         for name, table in tables.items():
-            files = _find_files(nums, table.slice(lo, hi))
+            held = table.slice(lo, hi).filter(pc.field("status") != int(Status.REMOVED))
+            files = column_at(nums, [held], "file")
             files[~present] = 0
             result.records[name] += int(np.count_nonzero(files))
             result.record_files[name] = _unite(result.record_files[name], files)
@@ -100,15 +100,6 @@ def count_failures(failures: OverlayTable) -> dict[str, int]:
             counts[count["values"]] += count["counts"]
     counts.pop("", None)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _find_files(nums: npt.NDArray[np.int64], records: pa.Table) -> Keys:
-    """For each of the sorted ``nums`` the key of the file with its record, 0 where it has none."""
-    records = records.filter(pc.field("status") != int(Status.REMOVED))
-    places, found = matches(records.column("num").to_numpy(), nums)
-    files = np.zeros(len(nums), np.uint64)
-    files[found] = records.column("file").to_numpy()[places[found]]
-    return files
 
 
 def _unite(keys: Keys, more: Keys) -> Keys:

@@ -14,7 +14,7 @@ from noisebank.errors import BankDamaged
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.=-]*(/[A-Za-z0-9_-][A-Za-z0-9_.=-]*)*")
 
 
-def checked_key(key: str) -> str:
+def check_key(key: str) -> str:
     """``key`` itself, if it is a plain relative name.
 
     Raises:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from noisebank.errors import BankDamaged, UnsupportedStore
-from noisebank.storage.base import Store, StoredFile, checked_key
+from noisebank.storage.base import Store, StoredFile, check_key
 
 _TEMPORARY = ".tmp"
 
@@ -111,7 +111,7 @@ class LocalStore(Store):
         """A local file system either has hard links, which are exclusive, or fails in :meth:`create`."""
 
     def _path(self, key: str) -> Path:
-        path = self.root / checked_key(key)
+        path = self.root / check_key(key)
         if os.path.realpath(path) != str(path):
             raise BankDamaged(f"{path}: a symbolic link; files of a bank are real files inside its folder")
         return path

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from noisebank.commits.delta import named_sources
+from noisebank.commits.delta import name_sources
 from noisebank.errors import BankDamaged
 from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.layout import is_ours
@@ -18,7 +18,7 @@ from noisebank.format.tables import FAILURE_KEY, OverlayTable
 from noisebank.format.tally import count_failures, tally
 from noisebank.progress import ReportProgress, silent
 from noisebank.storage import FileEntry, Store
-from noisebank.storage.files import stored_sha256
+from noisebank.storage.files import hash_stored
 
 _READERS = 4
 
@@ -120,7 +120,7 @@ def _fault(store: Store, entry: FileEntry) -> str:
         if size > entry.bytes:
             return f"too long: {size} bytes, {entry.bytes} are wanted"
         return (
-            "" if stored_sha256(store, entry.path) == entry.sha256 else "changed: its content differs from its checksum"
+            "" if hash_stored(store, entry.path) == entry.sha256 else "changed: its content differs from its checksum"
         )
     except FileNotFoundError:
         return "missing"
@@ -135,7 +135,7 @@ def _contradictions(store: Store, snapshot: Snapshot) -> Iterator[Damage]:
         named = {kind: read_parts(store, entries) for kind, entries in snapshot.parts.items()}
         stated = {
             "in_bank": (snapshot.in_bank, counted.in_bank),
-            "sources": (dict(snapshot.sources), named_sources(counted, snapshot.sources)),
+            "sources": (dict(snapshot.sources), name_sources(counted, snapshot.sources)),
             "rows of all sources": (sum(snapshot.sources.values()), counted.sources.total()),
             "record_counts": (dict(snapshot.record_counts), {n: counted.records[n] for n in snapshot.record_counts}),
             "failure_counts": (
