@@ -8,13 +8,14 @@ allows beyond its type stands in the metadata of its field (:func:`noisebank.opt
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from noisebank.errors import BankDamaged
+from noisebank.errors import BankDamaged, remedy_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Dialect:
     optional: bool = False
 
 
-BANK_FILE = Dialect(lambda problem: BankDamaged(f"{problem}; run verify"))
+BANK_FILE = Dialect(lambda problem: BankDamaged(f"{problem}; {remedy_of(problem)}"))
 
 
 def decode(value: Any, type: Any, name: str, dialect: Dialect = BANK_FILE) -> Any:
@@ -137,7 +138,7 @@ def _decode_as(kind: Any, value: Any, name: str, dialect: Dialect) -> Any:
         hints = _hints(kind) if is_typeddict(kind) else {}
         members = {}
         for key, item in value.items():
-            number = int(key) if key_type is int and str(key).isdecimal() else key
+            number = int(key) if key_type is int and re.fullmatch("[0-9]{1,18}", str(key)) else key
             decoded = decode(item, hints.get(key, item_type), f"{name}.{key}", dialect)
             members[decode(number, key_type, f"{name}: key", dialect)] = decoded
         return Described.of(members, name) if is_typeddict(kind) else members
@@ -162,7 +163,10 @@ def _decode_dataclass(kind: Any, value: dict[Any, Any], name: str, dialect: Dial
             members[key] = _decode_member(value[key], _hints(kind)[key], prefix + key, field.metadata, dialect)
         elif not dialect.optional or field.default is field.default_factory is dataclasses.MISSING:
             raise dialect.error(f"{prefix}{key}: missing" + (f"; {field.metadata['help']}" if field.metadata else ""))
-    return kind(**members)
+    try:
+        return kind(**members)
+    except BankDamaged as error:  # (of its own checks, which do not know the document)
+        raise dialect.error(f"{name}: {error}") from error
 
 
 def _decode_member(value: Any, type: Any, name: str, metadata: Any, dialect: Dialect) -> Any:

@@ -6,6 +6,8 @@ recorded with its ``code`` in the bank's failures table while the others go on.
 
 from __future__ import annotations
 
+import re
+
 
 class NoiseBankError(Exception):
     """Base of every error that stops a command or a call; ``exit_code`` is what the command line returns."""
@@ -35,6 +37,19 @@ class SnapshotConflict(NoiseBankError):
 
 class BankDamaged(NoiseBankError):
     """A file of the bank is missing, truncated or differs from its checksum."""
+
+
+def remedy_of(name: str) -> str:
+    """What to do about a damaged file of a bank; ``name`` begins with its path.
+
+    Plans and receipts are work that no snapshot has, and are made again.
+    """
+    if name.startswith("snapshots/"):
+        return "restore it from a copy"
+    if name.startswith("plans/"):
+        return "run the build again, which plans anew"
+    is_receipt = re.match(r"(?!index/).+/[0-9a-f]{32}\.json", name)
+    return "run the build again, which makes it again" if is_receipt else "run verify"
 
 
 class UnsupportedFormat(NoiseBankError):

@@ -22,9 +22,10 @@ from noisebank.format.index_deletions import read_nums
 from noisebank.format.manifest import Snapshot, read_snapshot, snapshot_numbers
 from noisebank.format.parts import read_parts
 from noisebank.format.reading import read_table, verified_table
+from noisebank.format.schemas import ROWS
 from noisebank.format.stage_names import SIDECARS
 from noisebank.format.status import Status
-from noisebank.format.tables import FAILURE_KEY, OverlayTable
+from noisebank.format.tables import FAILURE_KEY, OverlayTable, column_at
 from noisebank.storage import FileEntry, Store
 
 _log = logging.getLogger(__name__)
@@ -90,12 +91,8 @@ def read_touched(store: Store, snapshot: Snapshot) -> Nums:
 
 def clip_names(store: Store, snapshots: Sequence[Snapshot], nums: Nums) -> list[str]:
     """The ids of ``nums`` as the first of the snapshots that knows them has them; a number where none does."""
-    names: dict[int, str] = {}
-    for snapshot in snapshots:
-        for num in (int(num) for num in nums):
-            if num not in names and (name := _clip_name(store, snapshot, num)):
-                names[num] = name
-    return [names.get(int(num), f"number {int(num)}") for num in nums]
+    known = ((num, (_find_clip_name(store, snapshot, num) for snapshot in snapshots)) for num in nums.tolist())
+    return [next(filter(None, names), f"number {num}") for num, names in known]
 
 
 def _later(store: Store, base: Snapshot | None) -> list[Snapshot]:
@@ -134,8 +131,7 @@ def _check_touched(store: Store, later: Snapshot, touched: Nums, parent: Snapsho
     both = np.intersect1d(touched, read_touched(store, later))
     if not len(both):
         return
-    known = [later] if parent is None else [later, parent]
-    names = clip_names(store, known, both[:_NAMED])
+    names = clip_names(store, [later, parent] if parent else [later], both[:_NAMED])
     more = f" and {len(both) - _NAMED} more" if len(both) > _NAMED else ""
     raise SnapshotConflict(
         f"snapshot {later.number} was committed meanwhile and changes {len(both)} of the same clips: "
@@ -150,8 +146,7 @@ def _check_expired(store: Store, base: Snapshot | None, delta: Delta) -> None:
     index_files = delta.index.files if delta.index else ()
     files = {*(entry for receipt in delta.receipts for entry in receipt.files), *index_files}
     oldest = min((entry.vacuum for entry in files), default=base.vacuum)
-    lists = [entry for entry in base.expired if entry.vacuum > oldest]
-    expired = read_expired(store, lists)
+    expired = read_expired(store, [entry for entry in base.expired if entry.vacuum > oldest])
     lost = sorted(entry.path for entry in files if entry.path in expired)
     if not lost:
         return
@@ -172,7 +167,7 @@ def read_expired(store: Store, lists: Sequence[FileEntry]) -> set[str]:
 
 def _find_moved_captions(store: Store, parent: Snapshot | None, base: Snapshot | None, nums: Nums) -> Nums:
     """Those of ``nums`` whose caption others changed, removed or indexed anew between ``parent`` and ``base``."""
-    before, after = (_captions_of(store, snapshot, nums) for snapshot in (parent, base))
+    before, after = (_find_captions(store, snapshot, nums) for snapshot in (parent, base))
     known = {segment.index.path for segment in parent.index} if parent else set()
     added = [segment for segment in (base.index if base else ()) if segment.index.path not in known]
     indexed = np.isin(nums, np.concatenate([np.zeros(0, np.int64), *(read_nums(store, segment) for segment in added)]))
@@ -180,18 +175,13 @@ def _find_moved_captions(store: Store, parent: Snapshot | None, base: Snapshot |
     return changed
 
 
-def _captions_of(store: Store, snapshot: Snapshot | None, nums: Nums) -> npt.NDArray[np.uint64]:
+def _find_captions(store: Store, snapshot: Snapshot | None, nums: Nums) -> npt.NDArray[np.uint64]:
     """Hash of the caption held of each of the sorted ``nums``; 0 where there is none."""
-    found = np.zeros(len(nums), np.uint64)
-    for piece in OverlayTable(store, snapshot.rows).slices() if snapshot else ():
-        piece = piece.filter(pc.is_in(piece.column("num"), value_set=pa.array(nums)))
-        present = piece.column("status").to_numpy() != Status.REMOVED
-        at = np.searchsorted(nums, piece.column("num").to_numpy())
-        found[at] = np.where(present, piece.column("caption").to_numpy(), 0)
-    return found
+    slices = OverlayTable(store, snapshot.rows if snapshot else (), schema=ROWS).slices()
+    return column_at(nums, (piece.filter(pc.field("status") != int(Status.REMOVED)) for piece in slices), "caption")
 
 
-def _clip_name(store: Store, snapshot: Snapshot, num: int) -> str:
+def _find_clip_name(store: Store, snapshot: Snapshot, num: int) -> str:
     """The id of a clip from the sidecar of its tar or from the failures; empty if neither knows it."""
     row = OverlayTable(store, snapshot.rows).slice(num, num + 1).to_pylist()
     if row and row[0]["clip_file"]:

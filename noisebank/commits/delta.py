@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from noisebank.errors import BankDamaged
 from noisebank.format.index_deletions import mark_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot
 from noisebank.format.parts import part_rows, update_parts
-from noisebank.format.reading import PARQUET, VERIFY, reading
+from noisebank.format.reading import PARQUET, reading
 from noisebank.format.receipts import Receipt
 from noisebank.format.schemas import FAILURES
 from noisebank.format.stage_names import INDEX, StageName, nest
@@ -27,10 +29,13 @@ from noisebank.format.tables import ARROW, FAILURE_KEY, OverlayTable, merge_from
 from noisebank.format.tally import Tally, count_failures, tally
 from noisebank.ids import source_number
 from noisebank.storage import BankWriter, FileEntry, Store
-from noisebank.storage.files import stored_sha256
+from noisebank.storage.files import hash_stored
 
 Nums = npt.NDArray[np.int64]
 Tables = Iterable[pa.Table]
+_NO_FILE = pa.scalar(0, pa.uint64())
+_REMOVED = pc.field("status") == int(Status.REMOVED)
+_HEALED = pc.field("code") == ""
 
 
 @dataclass(frozen=True)
@@ -63,22 +68,13 @@ class Delta:
 
     def touched(self) -> Nums:
         """The sorted numbers of all rows that it changes in any table."""
-        columns = [table.column("num").to_numpy() for group in self._groups() for table in group]
+        tables = chain(self.rows, *self.records.values(), self.failures)
+        columns = [table.column("num").to_numpy() for table in tables]
         return np.unique(np.concatenate([self.touches, *columns]))
-
-    def unsearchable(self) -> Nums:
-        """The numbers of the rows that have no caption in the bank any more."""
-        gone = [table.filter(pc.or_(_is_removed(table), _is_zero(table, "caption_file"))) for table in self.rows]
-        return np.concatenate([np.zeros(0, np.int64), *(table.column("num").to_numpy() for table in gone)])
 
     def is_empty(self) -> bool:
         """Whether it changes nothing at all."""
         return not (self.index or self.replaces or self.drops or self.purges or len(self.touched()))
-
-    def _groups(self) -> Iterator[Tables]:
-        yield self.rows
-        yield from self.records.values()
-        yield self.failures
 
 
 @dataclass(frozen=True)
@@ -117,20 +113,22 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         touched: ``delta.touched()``.
         moved: numbers whose caption was changed by others since ``delta`` was planned, for a replacing index.
     """
-    base = _without_stages(base or Snapshot(0, "", None, "", "", ""), delta.drops)
-    changed = _healed(store, base, delta.drops) if delta.drops else delta.failures
+    base = _drop_stages(base or Snapshot(0, "", None, "", "", ""), delta.drops)
+    changed = _heal_stages(store, base, delta.drops) if delta.drops else delta.failures
     noise_sets = base.noise_sets if info.noise_sets is None else info.noise_sets
     writer, number = BankWriter(store, base.vacuum), base.number + 1
-    tables = _TableUpdates(writer, delta.purges)
-    rows = tables.extend("rows", base.rows, delta.rows, _is_removed)
+    extend = partial(_extend, writer, delta.purges)
+    rows = extend("rows", base.rows, delta.rows, _REMOVED)
     records = {
-        key: tables.extend(f"records/{key}", base.records.get(key, ()), delta.records.get(key, ()), _is_removed)
+        key: extend(f"records/{key}", base.records.get(key, ()), delta.records.get(key, ()), _REMOVED)
         for key in sorted({*base.records, *delta.records, *noise_sets})
     }
-    numbered = (_with_number(table, number) for table in changed)
-    failures = tables.extend("failures", base.failures, numbered, _is_healed, FAILURE_KEY, PARQUET)
-    counted = count(store, rows, records, noise_sets)
-    parts, data_bytes = _update_parts(writer, base, delta, counted)
+    numbered = (_number(table, number) for table in changed)
+    failures = extend("failures", base.failures, numbered, _HEALED, FAILURE_KEY, PARQUET)
+    counted = tally(store, rows, records, noise_sets)
+    new = part_rows(receipt for receipt in delta.receipts if receipt.stage != INDEX)
+    kinds = sorted({*base.parts, *new})
+    parts = {kind: update_parts(writer, base.parts.get(kind, ()), new.get(kind), counted.live(kind)) for kind in kinds}
     index = _update_index(writer, base.index, delta, moved)
     names = {*base.sources, *info.sources}
     return Snapshot(
@@ -144,13 +142,13 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         fingerprints=_merge(base.fingerprints, nest(info.fingerprints)),
         models=_merge(base.models, nest(info.models)),
         counts=dict(info.counts),
-        sources=named_sources(counted, names),
+        sources=name_sources(counted, names),
         noise_sets=noise_sets,
         in_bank=counted.in_bank,
         record_counts={name: counted.records[name] for name in records},
         failure_counts=count_failures(OverlayTable(store, failures, FAILURE_KEY)),
-        data_bytes=data_bytes,
-        parts=parts,
+        data_bytes=sum(size for _, size in parts.values()),
+        parts={kind: entries for kind, (entries, _) in parts.items()},
         rows=rows,
         records=records,
         failures=failures,
@@ -161,72 +159,46 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
     )
 
 
-def count(
-    store: Store,
-    rows: Sequence[FileEntry],
-    records: Mapping[str, Sequence[FileEntry]],
-    noise_sets: Collection[str],
-) -> Tally:
-    """Counts the tables that the segments make up (:func:`noisebank.format.tally.tally`)."""
-    tables = {name: OverlayTable(store, entries) for name, entries in records.items()}
-    return tally(OverlayTable(store, rows), tables, noise_sets)
-
-
-def named_sources(counted: Tally, names: Iterable[str]) -> dict[str, int]:
+def name_sources(counted: Tally, names: Iterable[str]) -> dict[str, int]:
     """Rows of each source by its name; sources without rows are left out."""
     rows = {name: counted.sources[source_number(name)] for name in sorted(names)}
     return {name: number for name, number in rows.items() if number}
 
 
-class _TableUpdates:
-    """Adds segments to overlay tables, and merges those that have become too many."""
+def _extend(
+    writer: BankWriter,
+    purges: bool,
+    folder: str,
+    entries: tuple[FileEntry, ...],
+    tables: Tables,
+    gone: pc.Expression,
+    key: tuple[str, ...] = ("num",),
+    suffix: str = ARROW,
+) -> tuple[FileEntry, ...]:
+    """The segments ``entries`` of a table and one more with ``tables``, those merged that have become too many; rows
+    that are ``gone`` leave when all are.
 
-    def __init__(self, writer: BankWriter, purges: bool) -> None:
-        self.writer, self.purges = writer, purges
-
-    def extend(
-        self,
-        folder: str,
-        entries: tuple[FileEntry, ...],
-        tables: Tables,
-        is_gone: Callable[[pa.Table], pa.ChunkedArray],
-        key: tuple[str, ...] = ("num",),
-        suffix: str = ARROW,
-    ) -> tuple[FileEntry, ...]:
-        """``entries`` and one more with ``tables``; rows that are gone leave when everything is merged.
-
-        Raises:
-            BankDamaged: a segment that is to be merged differs from its checksum: the merged one would hide it.
-        """
-        new = write_segment(self.writer, folder, tables, suffix)
-        if new is not None:
-            entries = (*entries, new)
-        elif not self.purges:
-            return entries
-        first = 0 if self.purges else merge_from([entry.rows for entry in entries])
-        if first == len(entries):
-            return entries
-        for entry in entries[first:]:
-            with reading(entry.path):
-                digest = stored_sha256(self.writer.store, entry.path)
-            if digest != entry.sha256:
-                raise BankDamaged(f"{entry.path}: its content differs from its checksum; {VERIFY}")
-        merged: Tables = OverlayTable(self.writer.store, entries[first:], key).slices()
-        if first == 0:
-            merged = (table.filter(pc.invert(is_gone(table))) for table in merged)
-        written = write_segment(self.writer, folder, merged, suffix)
-        return (*entries[:first], written) if written else entries[:first]
-
-
-def _update_parts(
-    writer: BankWriter, base: Snapshot, delta: Delta, counted: Tally
-) -> tuple[dict[str, tuple[FileEntry, ...]], int]:
-    new = part_rows(receipt for receipt in delta.receipts if receipt.stage != INDEX)
-    parts, data_bytes = {}, 0
-    for kind in sorted({*base.parts, *new}):
-        parts[kind], size = update_parts(writer, base.parts.get(kind, ()), new.get(kind), counted.live(kind))
-        data_bytes += size
-    return parts, data_bytes
+    Raises:
+        BankDamaged: a segment that is to be merged differs from its checksum: the merged one would hide it.
+    """
+    new = write_segment(writer, folder, tables, suffix)
+    if new is not None:
+        entries = (*entries, new)
+    elif not purges:
+        return entries
+    first = 0 if purges else merge_from([entry.rows for entry in entries])
+    if first == len(entries):
+        return entries
+    for entry in entries[first:]:
+        with reading(entry.path):
+            digest = hash_stored(writer.store, entry.path)
+        if digest != entry.sha256:
+            raise BankDamaged(f"{entry.path}: its content differs from its checksum; run verify")
+    merged: Tables = OverlayTable(writer.store, entries[first:], key).slices()
+    if first == 0:
+        merged = (table.filter(~gone) for table in merged)
+    written = write_segment(writer, folder, merged, suffix)
+    return (*entries[:first], written) if written else entries[:first]
 
 
 def _merge(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,16 +209,14 @@ def _merge(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     return {**before, **merged}
 
 
-def _without_stages(base: Snapshot, dropped: Collection[str]) -> Snapshot:
+def _drop_stages(base: Snapshot, dropped: Collection[str]) -> Snapshot:
     """A snapshot without the records, files and descriptions of some stages over clips."""
-    stages = {StageName.parse(name) for name in dropped}
-    kinds = {stage.kind for stage in stages}
-    keys = {stage.records for stage in stages}
+    keys = {StageName.parse(name).records for name in dropped}
 
     def keep(nested: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            kind: {set: one for set, one in value.items() if StageName(kind, set) not in stages}
-            if kind in kinds
+            kind: {set: one for set, one in value.items() if f"{kind}/{set}" not in dropped}
+            if isinstance(value, Mapping)
             else value
             for kind, value in nested.items()
         }
@@ -261,50 +231,31 @@ def _without_stages(base: Snapshot, dropped: Collection[str]) -> Snapshot:
     )
 
 
-def _healed(store: Store, base: Snapshot, dropped: Collection[str]) -> Iterator[pa.Table]:
+def _heal_stages(store: Store, base: Snapshot, dropped: Collection[str]) -> Iterator[pa.Table]:
     """What takes the place of the failures of dropped stages."""
     for piece in OverlayTable(store, base.failures, FAILURE_KEY, FAILURES).slices():
-        piece = piece.filter(pc.field("stage").isin(list(dropped)) & (pc.field("code") != ""))
-        empty = pa.array([""] * piece.num_rows, pa.string())
-        for name in ("code", "message"):
-            piece = piece.set_column(piece.schema.get_field_index(name), FAILURES.field(name), empty)
-        yield piece.select(FAILURES.names)
+        piece = piece.filter(pc.field("stage").isin(list(dropped)) & ~_HEALED)
+        blank = {name: pa.array([""] * piece.num_rows, pa.string()) for name in ("code", "message")}
+        yield pa.table({name: blank.get(name, piece.column(name)) for name in FAILURES.names}, FAILURES)
 
 
-def _with_number(table: pa.Table, number: int) -> pa.Table:
+def _number(table: pa.Table, number: int) -> pa.Table:
     """A table of failures with the number of the snapshot in place of 0."""
     for name in ("first_snapshot", "last_snapshot"):
-        at = table.schema.get_field_index(name)
-        column = pc.if_else(_is_zero(table, name), pa.scalar(number, table.schema.field(at).type), table.column(at))
-        table = table.set_column(at, table.schema.field(at), column)
+        column = table.column(name)
+        column = pc.if_else(pc.equal(column, 0), pa.scalar(number, pa.int64()), column)
+        table = table.set_column(table.schema.get_field_index(name), FAILURES.field(name), column)
     return table
-
-
-def _is_removed(table: pa.Table) -> pa.ChunkedArray:
-    return pc.equal(table.column("status"), pa.scalar(int(Status.REMOVED), pa.uint8()))
-
-
-def _is_healed(table: pa.Table) -> pa.ChunkedArray:
-    return pc.equal(table.column("code"), "")
-
-
-def _is_zero(table: pa.Table, name: str) -> pa.ChunkedArray:
-    return pc.equal(table.column(name), pa.scalar(0, table.schema.field(name).type))
 
 
 def _update_index(
     writer: BankWriter, segments: tuple[IndexSegment, ...], delta: Delta, moved: Nums
 ) -> tuple[IndexSegment, ...]:
-    """The segments after a commit: those before it with more bits set, and the new one.
-
-    Args:
-        writer: of the bank.
-        segments: of the newest snapshot, oldest first.
-        delta: the commit.
-        moved: numbers whose caption was changed by others since the new segment was built; theirs counts.
-    """
+    """The segments after a commit, those before it with more bits set, and the new one; ``moved`` are the numbers whose
+    caption others changed since it was built: theirs counts."""
     fresh = read_nums(writer.store, delta.index) if delta.index else np.zeros(0, np.int64)
-    unsearchable = delta.unsearchable()
+    lost = [table.filter(_REMOVED | (pc.field("caption_file") == _NO_FILE)) for table in delta.rows]
+    unsearchable = np.concatenate([np.zeros(0, np.int64), *(table.column("num").to_numpy() for table in lost)])
     gone = np.union1d(unsearchable, np.setdiff1d(fresh, moved))
     present = [segment for segment in segments if segment.index.path not in delta.replaces]
     kept = [mark_deleted(writer, segment, gone) for segment in present]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,12 @@ from noisebank.errors import JobFailed
 from noisebank.format.manifest import Snapshot
 from noisebank.format.reading import read_table
 from noisebank.format.receipts import Failure
+from noisebank.format.schemas import FAILURES, RECORDS, ROWS
 from noisebank.format.stage_names import PLAN, over_clips
 from noisebank.format.status import Status
-from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches
+from noisebank.format.tables import FAILURE_KEY, OverlayTable, column_at
 from noisebank.planning.plan import Plan
-from noisebank.storage import FileEntry, Store
+from noisebank.storage import Store
 
 Nums = npt.NDArray[np.int64]
 _EXAMPLES = 3
@@ -123,8 +124,8 @@ class FailureCount:
         """Those of the sorted ``nums`` that are new, or listed otherwise than in the parent."""
         if self._parent is None or not len(nums):
             return nums
-        now = _column_at(nums, read_changes(self._store, self._plan, "rows"), "listed")
-        before = _column_at(nums, OverlayTable(self._store, self._parent.rows).slices(), "listed")
+        now = column_at(nums, read_changes(self._store, self._plan, "rows"), "listed")
+        before = column_at(nums, OverlayTable(self._store, self._parent.rows).slices(), "listed")
         fresh: Nums = nums[(now != before) & (now != 0)]  # (0: the plan leaves the row as it is)
         return fresh
 
@@ -138,14 +139,5 @@ class FailureCount:
 
 def read_changes(store: Store, plan: Plan, name: str) -> Iterator[pa.Table]:
     """The files of a delta of a plan (:attr:`noisebank.planning.plan.Plan.changes`), in ascending order."""
-    entries: Sequence[FileEntry] = plan.changes.get(name, ())
-    return (read_table(store, entry.path) for entry in entries)
-
-
-def _column_at(nums: Nums, tables: Iterable[pa.Table], name: str) -> npt.NDArray[np.uint64]:
-    """A column at the sorted ``nums``, 0 where they are in none of the tables."""
-    values = np.zeros(len(nums), np.uint64)
-    for table in tables:
-        at, found = matches(table.column("num").to_numpy(), nums)
-        values[found] = table.column(name).to_numpy()[at[found]]
-    return values
+    schema = {"rows": ROWS, "failures": FAILURES}.get(name, RECORDS)
+    return (read_table(store, entry.path, schema.names) for entry in plan.changes.get(name, ()))

@@ -21,7 +21,7 @@ from noisebank.commits.gates import FailureCount
 from noisebank.errors import BankDamaged
 from noisebank.format.manifest import Snapshot
 from noisebank.format.reading import BUILD_AGAIN, PARQUET, read_records, read_table
-from noisebank.format.receipts import Failure, Receipt, find_receipts, segment_of
+from noisebank.format.receipts import Receipt, failures_table, find_receipts, segment_of
 from noisebank.format.schemas import FAILURES, RECORDS, ROWS
 from noisebank.format.stage_names import CAPTIONS, CLIPS, PLAN, StageName
 from noisebank.format.status import Status, failure_status
@@ -33,10 +33,12 @@ from noisebank.storage import BankWriter, FileEntry, Store, open_store
 
 Nums = npt.NDArray[np.int64]
 _PARTITION_ROWS = 1 << 17
-_FAILURE_FIELDS = list(Failure.__slots__)
+_FAILED = "failed"
+_HEALED = {**{field.name: "" if field.type == pa.string() else 0 for field in FAILURES}, "retryable": False}
 _MADE: dict[str, pa.Schema] = {
     CLIPS: pa.schema([ROWS.field(name) for name in ("num", "video", "clip_file", "clip_row", "status")]),
     CAPTIONS: pa.schema([ROWS.field(name) for name in ("num", "caption", "caption_file", "caption_row")]),
+    _FAILED: FAILURES,
 }
 
 
@@ -59,7 +61,6 @@ class BuildResult:
         rows += sum(task.rows for tasks in plan.tasks.values() for task in tasks)
         self._bits = max(0, (rows // _PARTITION_ROWS).bit_length())
         self._made: dict[str, Spool] = {}
-        self._failures = self._spool("failed", FAILURES)
         self.receipts: list[Receipt] = []
         """Of all shards, without the failures."""
         self.failure_counts: list[int] = []
@@ -82,10 +83,13 @@ class BuildResult:
         Raises:
             BankDamaged: a data file does not have the rows that its receipt or the plan promises, or is gone.
         """
-        receipts = [*self.receipts, *map(_without_failures, self.claimed()), *([index] if index else [])]
+        claimed = map(_drop_failures, find_receipts(self.store, self.plan.claimed))
+        receipts = [*self.receipts, *claimed, *([index] if index else [])]
         segment, replaces = segment_of(index) if index else (None, frozenset[str]())
-        names = [name for name in {*self.plan.changes, *self._tables_made()} if name not in ("rows", "failures")]
-        tables: dict[str, _Tables] = {name: _Tables(self._scratch) for name in ["rows", "failures", *sorted(names)]}
+        stages = [stage for stage in map(StageName.parse, self._made) if stage.is_over_clips]
+        made = {f"records/{stage.records}" for stage in stages}
+        names = sorted({*self.plan.changes, *made} - {"rows", "failures"})
+        tables: dict[str, _Tables] = {name: _Tables(self._scratch) for name in ["rows", "failures", *names]}
         for partition in range(1 << self._bits):
             lo, hi = partition_range(partition, self._bits)
             tables["rows"].append(self._rows(lo, hi, partition))
@@ -94,20 +98,12 @@ class BuildResult:
             tables["failures"].append(self._failure_rows(lo, hi, partition))
         return Delta(
             rows=tables["rows"],
-            records={name.removeprefix("records/"): tables[name] for name in sorted(names) if tables[name]},
+            records={name.removeprefix("records/"): tables[name] for name in names if tables[name]},
             failures=tables["failures"],
             receipts=sorted(receipts, key=lambda receipt: receipt.path),
             index=segment,
             replaces=replaces,
         )
-
-    def claimed(self) -> Iterator[Receipt]:
-        """The receipts of the finished shards that the plan claims.
-
-        Raises:
-            BankDamaged: one of them has disappeared.
-        """
-        return find_receipts(self.store, self.plan.claimed)
 
     def models(self) -> dict[str, Any]:
         """What readers must know of the models, by stage: as planned, with what workers learnt when they loaded
@@ -115,7 +111,7 @@ class BuildResult:
         before = self.parent.models if self.parent else {}
         planned = self.plan.models
         models = {name: {**(StageName.parse(name).find(before) or {}), **model} for name, model in planned.items()}
-        for receipt in [*self.claimed(), *self.receipts]:
+        for receipt in [*find_receipts(self.store, self.plan.claimed), *self.receipts]:
             if receipt.stage in models:
                 learnt = receipt.info.get("description", {})
                 models[receipt.stage] |= learnt | ({"dim": receipt.info["dim"]} if "dim" in receipt.info else {})
@@ -128,33 +124,22 @@ class BuildResult:
         written = write_segment(BankWriter(self.store), folder, tables, PARQUET)
         return [written] if written else []
 
-    def _tables_made(self) -> list[str]:
-        stages = map(StageName.parse, self._made)
-        return [f"records/{stage.records}" for stage in stages if stage.is_over_clips]
-
-    def _spool(self, name: str, schema: pa.Schema) -> Spool:
-        return Spool(self._scratch, name.replace("/", "-"), schema, self._bits)
+    def _spool(self, stage: str) -> Spool:
+        """What the shards of a stage made, or what failed in any."""
+        if stage not in self._made:
+            schema = _MADE.get(stage, RECORDS)
+            self._made[stage] = Spool(self._scratch, stage.replace("/", "-"), schema, self._bits)
+        return self._made[stage]
 
     def _take(self, receipt: Receipt) -> None:
         """Spills what a shard made and what failed in it."""
         self.failed.add(receipt.failures)
-        self.receipts.append(_without_failures(receipt))
+        self.receipts.append(_drop_failures(receipt))
         self.failure_counts.append(len(receipt.failures))
-        if receipt.failures:
-            columns = {name: [getattr(failure, name) for failure in receipt.failures] for name in _FAILURE_FIELDS}
-            zeros = [0] * len(receipt.failures)
-            self._failures.add(pa.table({**columns, "first_snapshot": zeros, "last_snapshot": zeros}, FAILURES))
-        if receipt.stage not in self._made:
-            self._made[receipt.stage] = self._spool(receipt.stage, _MADE.get(receipt.stage, RECORDS))
+        self._spool(_FAILED).add(failures_table(receipt.failures))
         read = {CLIPS: _read_clips, CAPTIONS: _read_captions}.get(receipt.stage, _read_over_clips)
         for table in read(self.store, receipt):
-            self._made[receipt.stage].add(table)
-
-    def _read_made(self, stage: str, partition: int) -> pa.Table:
-        """What the shards of a stage made in a partition."""
-        if stage not in self._made:
-            return _MADE.get(stage, RECORDS).empty_table()
-        return self._made[stage].read(partition)
+            self._spool(receipt.stage).add(table)
 
     def _read_planned(
         self, name: str, lo: int, hi: int, schema: pa.Schema, key: tuple[str, ...] = ("num",)
@@ -167,7 +152,7 @@ class BuildResult:
         planned = self._read_planned("rows", lo, hi, ROWS)
         columns = {name: planned.column(name).to_numpy().copy() for name in ROWS.names}
         for stage in (CLIPS, CAPTIONS):
-            made = to_columns(self._read_made(stage, partition))
+            made = to_columns(self._spool(stage).read(partition))
             at, found = matches(columns["num"], made.pop("num"))
             if not found.all():
                 raise BankDamaged(f"plan {self.plan.hash}: {stage} has rows that it does not know; {BUILD_AGAIN}")
@@ -190,12 +175,14 @@ class BuildResult:
     def _records(self, name: str, lo: int, hi: int, partition: int) -> pa.Table:
         """The records of a stage over clips that were made, failed, or changed in the plan already."""
         stage = StageName.of_records(name.removeprefix("records/")).name
-        return merge([self._read_planned(name, lo, hi, RECORDS), self._read_made(stage, partition).sort_by("num")])
+        return merge([self._read_planned(name, lo, hi, RECORDS), self._spool(stage).read(partition).sort_by("num")])
 
     def _failure_rows(self, lo: int, hi: int, partition: int) -> pa.Table:
         """Failures of this build, those that the plan found, and an empty code for what has healed."""
-        made = self._failures.read(partition)
-        known = self._read_known_failures(lo, hi)
+        made = self._spool(_FAILED).read(partition)
+        entries = self.parent.failures if self.parent else ()
+        known = OverlayTable(self.store, entries, FAILURE_KEY, FAILURES).slice(lo, hi)
+        known = known.filter((pc.field("code") != "") & (pc.field("stage") != PLAN))
         firsts = dict(zip(zip(*_keys(known), strict=True), known.column("first_snapshot").to_pylist(), strict=True))
         first = [firsts.get(key, 0) for key in zip(*_keys(made), strict=True)]
         made = made.set_column(
@@ -205,27 +192,16 @@ class BuildResult:
         tables = (planned, self._heal(known, partition), made)
         return merge([table.sort_by([(name, "ascending") for name in FAILURE_KEY]) for table in tables], FAILURE_KEY)
 
-    def _read_known_failures(self, lo: int, hi: int) -> pa.Table:
-        """The failures of the parent at stages of this build."""
-        entries = self.parent.failures if self.parent else ()
-        table = OverlayTable(self.store, entries, FAILURE_KEY, FAILURES).slice(lo, hi)
-        return table.filter((pc.field("code") != "") & (pc.field("stage") != PLAN))
-
     def _heal(self, known: pa.Table, partition: int) -> pa.Table:
         """What takes the place of the failures of the clips that were made now."""
-        healed = []
+        healed: list[dict[str, Any]] = []
         for stage in pc.unique(known.column("stage")).to_pylist():
-            made = self._read_made(stage, partition)
+            made = self._spool(stage).read(partition)
             if "status" in made.column_names:
                 made = made.filter(~pc.field("status").isin([int(Status.FAILED), int(Status.RETRYABLE)]))
             here = (pc.field("stage") == stage) & pc.field("num").isin(made.column("num").combine_chunks())
-            healed.append(known.filter(here).select(["num", "stage"]))
-        keys = pa.concat_tables([FAILURES.empty_table().select(["num", "stage"]), *healed])
-        empty = {name: [""] * keys.num_rows for name in ("id", "source", "uri", "code", "message")}
-        zeros = {name: [0] * keys.num_rows for name in ("attempts", "first_snapshot", "last_snapshot")}
-        columns: dict[str, Any] = {**empty, **zeros, "retryable": [False] * keys.num_rows}
-        columns |= {"num": keys.column("num"), "stage": keys.column("stage")}
-        return pa.table({name: columns[name] for name in FAILURES.names}, FAILURES)
+            healed += [{**_HEALED, **key} for key in known.filter(here).select(FAILURE_KEY).to_pylist()]
+        return pa.Table.from_pylist(healed, FAILURES)
 
 
 class _Tables(Sequence[pa.Table]):
@@ -246,7 +222,7 @@ class _Tables(Sequence[pa.Table]):
         return read_table(self._writer.store, self._entries[i].path)
 
 
-def _without_failures(receipt: Receipt) -> Receipt:
+def _drop_failures(receipt: Receipt) -> Receipt:
     return dataclasses.replace(receipt, failures=())
 
 
@@ -257,26 +233,19 @@ def _keys(failures: pa.Table) -> tuple[list[int], list[str]]:
 def _read_clips(store: Store, receipt: Receipt) -> Iterator[pa.Table]:
     sidecar = receipt.files[-1]
     made = read_table(store, sidecar.path, ["num", "video", "clip_row", "retryable"], remedy=BUILD_AGAIN)
-    row = made.column("clip_row").to_numpy()
-    failed = failure_status(made.column("retryable").fill_null(False).to_numpy())
-    yield _table(
-        CLIPS,
-        num=made.column("num"),
-        video=made.column("video"),
-        clip_file=np.full(made.num_rows, sidecar.key, np.uint64),
-        clip_row=row,
-        status=np.where(row >= 0, Status.PENDING, failed),
-    )
+    num, video, row, retryable = made.columns
+    failed = failure_status(retryable.fill_null(False).to_numpy())
+    status = np.where(row.to_numpy() >= 0, Status.PENDING, failed)
+    file = np.full(made.num_rows, sidecar.key, np.uint64)
+    yield _table(CLIPS, num=num, video=video, clip_file=file, clip_row=row, status=status)
 
 
 def _read_captions(store: Store, receipt: Receipt) -> Iterator[pa.Table]:
     for entry in receipt.files:
         made = read_table(store, entry.path, ["num", "caption_hash"], remedy=BUILD_AGAIN)
-        rows = np.arange(made.num_rows)
+        num, caption = made.columns
         file = np.full(made.num_rows, entry.key, np.uint64)
-        yield _table(
-            CAPTIONS, num=made.column("num"), caption=made.column("caption_hash"), caption_file=file, caption_row=rows
-        )
+        yield _table(CAPTIONS, num=num, caption=caption, caption_file=file, caption_row=np.arange(made.num_rows))
 
 
 def _read_over_clips(store: Store, receipt: Receipt) -> Iterator[pa.Table]:

@@ -12,18 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from noisebank.errors import BankDamaged
 from noisebank.format.manifest import IndexSegment
-from noisebank.format.reading import verified_bytes, verified_path
+from noisebank.format.reading import verified_path, verified_table
 from noisebank.format.stage_names import INDEX
 from noisebank.storage import BankWriter, Store
 
 Nums = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-
-_SUFFIX = ".bits"
 
 
 def read_deleted(store: Store, segment: IndexSegment) -> Mask:
@@ -34,7 +31,8 @@ def read_deleted(store: Store, segment: IndexSegment) -> Mask:
     """
     if segment.deleted is None:
         return np.zeros(segment.size, bool)
-    packed = np.frombuffer(verified_bytes(store, segment.deleted), np.uint8)
+    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
+        packed = np.fromfile(verified_path(store, segment.deleted, Path(scratch)), np.uint8)
     if len(packed) != (segment.size + 7) // 8:
         raise BankDamaged(f"{segment.deleted.path}: {len(packed)} bytes for {segment.size} positions; run verify")
     return np.unpackbits(packed, count=segment.size, bitorder="little").astype(bool)
@@ -46,9 +44,7 @@ def read_nums(store: Store, segment: IndexSegment) -> Nums:
     Raises:
         BankDamaged: the entries are missing, damaged or of another number.
     """
-    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        path = verified_path(store, segment.entries, Path(scratch))
-        nums: Nums = pq.read_table(path, columns=["num"]).column("num").to_numpy()
+    nums: Nums = verified_table(store, segment.entries, ["num"]).column("num").to_numpy()
     if len(nums) != segment.size:
         raise BankDamaged(f"{segment.entries.path}: {len(nums)} rows for {segment.size} positions; run verify")
     return nums
@@ -63,5 +59,5 @@ def mark_deleted(writer: BankWriter, segment: IndexSegment, nums: Nums) -> Index
     if (after == before).all():
         return segment
     packed = np.packbits(after, bitorder="little").tobytes()
-    entry = writer.data(packed, INDEX, _SUFFIX, int(after.sum()))
+    entry = writer.data(packed, INDEX, ".bits", int(after.sum()))
     return dataclasses.replace(segment, deleted=entry)

@@ -7,8 +7,10 @@ the overlay tables, so that it stays small however large the bank is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal, TypedDict
 
 from noisebank.decode import decode
@@ -21,8 +23,7 @@ FORMAT = 1
 """Version of the bank's layout; readers refuse later ones."""
 
 FOLDER = "snapshots"
-_SUFFIX = ".json"
-_DIGITS = 8
+_NAME = re.compile(r"snapshots/([0-9]{8})\.json")
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,6 @@ class IndexSegment:
     def files(self) -> tuple[FileEntry, ...]:
         """The files it is made of."""
         return tuple(file for file in (self.index, self.entries, self.info, self.deleted) if file)
-
-    @classmethod
-    def from_json(cls, document: object, name: str = "index segment") -> IndexSegment:
-        """From a JSON object, called ``name`` in errors.
-
-        Raises:
-            BankDamaged: it is none; names the member.
-        """
-        segment: IndexSegment = decode(document, cls, name)
-        return segment
 
 
 class _Noise(TypedDict, total=False):
@@ -182,8 +173,7 @@ class Snapshot:
         """Every file that the JSON names; the data files are named by the manifest parts among them."""
         groups = [*self.parts.values(), self.rows, *self.records.values(), self.failures, self.expired]
         groups += [segment.files for segment in self.index]
-        groups.append((self.touched,) if self.touched else ())
-        return tuple(file for group in groups for file in group)
+        return tuple(chain(*groups, [self.touched] if self.touched else []))
 
     @property
     def total_bytes(self) -> int:
@@ -194,18 +184,6 @@ class Snapshot:
         """As a sealed JSON document."""
         return seal(asdict(self))
 
-    @classmethod
-    def from_json(cls, document: object, name: str = "snapshot") -> Snapshot:
-        """From a JSON object, called ``name`` in errors.
-
-        Raises:
-            BankDamaged: it is none; names the member.
-        """
-        snapshot: Snapshot = decode(document, cls, name)
-        models = decode(snapshot.models, _Models, f"{name}.models")
-        fingerprints = decode(snapshot.fingerprints, _Fingerprints, f"{name}.fingerprints")
-        return replace(snapshot, models=models, fingerprints=fingerprints)
-
 
 def snapshot_path(number: int) -> str:
     """Where snapshot ``number`` is stored.
@@ -213,7 +191,7 @@ def snapshot_path(number: int) -> str:
     >>> snapshot_path(3)
     'snapshots/00000003.json'
     """
-    return f"{FOLDER}/{number:0{_DIGITS}}{_SUFFIX}"
+    return f"{FOLDER}/{number:08}.json"
 
 
 def snapshot_number(path: str) -> int:
@@ -222,14 +200,13 @@ def snapshot_number(path: str) -> int:
     >>> snapshot_number("snapshots/00000003.json")
     3
     """
-    return int(path.removeprefix(f"{FOLDER}/").removesuffix(_SUFFIX))
+    return int(path.removeprefix(f"{FOLDER}/").removesuffix(".json"))
 
 
 def snapshot_numbers(store: Store, after: int = 0) -> list[int]:
     """The numbers of all snapshots later than ``after``, expired ones included, ascending."""
-    names = [path.removeprefix(f"{FOLDER}/") for path in store.list(FOLDER, after=snapshot_path(after))]
-    stems = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
-    return [int(stem) for stem in stems if len(stem) == _DIGITS and stem.isdecimal()]
+    names = [_NAME.fullmatch(path) for path in store.list(FOLDER, after=snapshot_path(after))]
+    return [int(name[1]) for name in names if name]
 
 
 def latest_snapshot(store: Store) -> Snapshot | None:
@@ -263,21 +240,19 @@ def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
             f"{store.url}: snapshot {number} was removed by vacuum (snapshot {document['expired_by']}); "
             "open a later one"
         )
-    return _parse(document, number, path)
+    if isinstance(format := document.get("format"), int) and format > FORMAT:
+        raise UnsupportedFormat(
+            f"{path}: format {format}, this version reads up to {FORMAT}; install a newer noisebank"
+        )
+    snapshot: Snapshot = decode(document, Snapshot, f"{path}: snapshot")
+    if snapshot.number != number:
+        raise BankDamaged(f"{path}: says that it is snapshot {snapshot.number}; files were swapped")
+    models = decode(snapshot.models, _Models, f"{path}: snapshot.models")
+    fingerprints = decode(snapshot.fingerprints, _Fingerprints, f"{path}: snapshot.fingerprints")
+    return replace(snapshot, models=models, fingerprints=fingerprints)
 
 
 def expired_stub(snapshot: Snapshot | None, by: int) -> bytes:
     """What stands in the place of a vacuumed snapshot (None: it was damaged), so that its number is not used again."""
     names = ("format", "number", "uuid", "run_id", "created") if snapshot else ()
     return seal({**{name: getattr(snapshot, name) for name in names}, "expired_by": by})
-
-
-def _parse(document: dict[str, Any], number: int, path: str) -> Snapshot:
-    if isinstance(format := document.get("format"), int) and format > FORMAT:
-        raise UnsupportedFormat(
-            f"{path}: format {format}, this version reads up to {FORMAT}; install a newer noisebank"
-        )
-    snapshot = Snapshot.from_json(document, f"{path}: snapshot")
-    if snapshot.number != number:
-        raise BankDamaged(f"{path}: says that it is snapshot {snapshot.number}; files were swapped")
-    return snapshot

@@ -10,22 +10,21 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 import xxhash
 
 from noisebank.errors import BankDamaged, ShapeMismatch
+from noisebank.format.reading import reading
 from noisebank.storage import Store
 
 _INT8_MAX = 127
-_SCALE_BYTES = 4
 _TORCH = {"float16": torch.float16, "int8": torch.int8}
 _NOTHING = torch.empty(0, dtype=torch.uint8)
 
@@ -49,8 +48,7 @@ class RecordLayout:
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> RecordLayout:
         """From what :meth:`NoiseWriter.finish` returned, wherever it was kept."""
-        scale = (info.get("scale_offset") or 0, info.get("scale_stride") or 0)
-        return cls(info["data_offset"], info["stride"], *scale)
+        return cls(*(info.get(field.name) or 0 for field in fields(cls)))
 
 
 def quantise(noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +85,7 @@ class StoredRecord(NamedTuple):
     columns: dict[str, Any]
 
 
-def stored_records(path: Path, rows: Iterable[int]) -> Iterator[StoredRecord]:
+def read_stored_records(path: Path, rows: Iterable[int]) -> Iterator[StoredRecord]:
     """Records of a local noise shard, one in memory at a time.
 
     Args:
@@ -150,10 +148,8 @@ class NoiseWriter:
         if list(noise.shape) != list(self._tensor.shape):
             raise ShapeMismatch(f"noise of shape {list(noise.shape)}: the schema takes {list(self._tensor.shape)}")
         values, scales = _encode(noise.detach().cpu().float(), self._tensor.value_type)
-        for name, column in self._columns.items():
-            column.append(_checksum(values, scales) if name == "checksum" else columns[name])
-        self._values.write(values.data)
-        self._scales.write(scales.data)
+        checked = {**columns, "checksum": _checksum(values, scales)}
+        self.copy(StoredRecord(self._schema, values, scales, checked))
 
     def copy(self, record: StoredRecord) -> None:
         """One more record as another shard of the same schema holds it, bit for bit."""
@@ -192,10 +188,15 @@ def _record_layout(path: Path) -> dict[str, int]:
         start = source.read_buffer(source.size()).address
         source.seek(0)
         batch = pa.ipc.open_file(source).get_batch(0)
-        noise = batch.column("noise").storage
-        layout = _place("data_offset", "stride", noise, start)
+        places = {("data_offset", "stride"): batch.column("noise").storage}
         if "scale" in batch.schema.names:
-            layout |= _place("scale_offset", "scale_stride", batch.column("scale"), start)
+            places["scale_offset", "scale_stride"] = batch.column("scale")
+        layout = {}
+        for (offset, stride), column in places.items():
+            values = column.flatten()
+            item = values.type.bit_width // 8
+            layout[offset] = values.buffers()[1].address - start + values.offset * item
+            layout[stride] = column.type.list_size * item
     return layout
 
 
@@ -217,18 +218,18 @@ class NoiseShard:
     def __init__(
         self, store: Store, path: str, rows: int, shape: tuple[int, ...], dtype: str, layout: RecordLayout
     ) -> None:
-        self.path = path
-        self.rows = rows
-        self._store = store
-        self._shape = shape
+        self.path, self.rows, self._store, self._shape, self._layout = path, rows, store, shape, layout
         self._dtype = _TORCH[dtype]
-        self._layout = layout
-        items = int(np.prod(shape))
-        scale_bytes = shape[0] * shape[1] * _SCALE_BYTES if dtype == "int8" else 0
+        items = math.prod(shape)
+        scale_bytes = shape[0] * shape[1] * torch.float32.itemsize if dtype == "int8" else 0
         if layout.stride != items * self._dtype.itemsize or layout.scale_stride != scale_bytes:
             raise BankDamaged(f"{path}: records of {layout.stride} bytes are not {dtype} {list(shape)}; run verify")
-        local = store.local_path(path)
-        self._mapped = None if local is None else self._map(local)
+        self._mapped: mmap.mmap | None = None
+        if local := store.local_path(path):
+            with reading(path), local.open("rb") as file:
+                # (a private mapping, because torch takes no read-only memory; nothing is written)
+                self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._mapped.madvise(mmap.MADV_RANDOM)
 
     def record(self, row: int, checksum: int) -> torch.Tensor:
         """Record ``row`` as float32 ``[C, F, H, W]``.
@@ -248,39 +249,24 @@ class NoiseShard:
             return record.float()
         return dequantise(record, scales.view(torch.float32).view(self._shape[:2]))
 
-    def _map(self, local: Path) -> mmap.mmap:
-        try:
-            with local.open("rb") as file:
-                # (a private mapping, because torch takes no read-only memory; nothing is written)
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except FileNotFoundError as error:
-            raise BankDamaged(f"{self.path}: missing; run verify") from error
-        except (OSError, ValueError) as error:
-            raise BankDamaged(f"{self.path}: cannot be mapped ({error}); run verify") from error
-        mapped.madvise(mmap.MADV_RANDOM)
-        return mapped
-
     def _read(self, offset: int, length: int) -> torch.Tensor:
         """uint8 ``[length]`` from ``offset``: of the memory map, or fetched."""
         if not length:
             return _NOTHING
         if self._mapped is None:
-            return self._fetch(offset, length)
-        if self._mapped.size() < offset + length:  # (asks the system: the file may have been cut since)
-            raise BankDamaged(f"{self.path}: ends before byte {offset + length}; run verify")
+            with reading(self.path):
+                content = bytearray(self._store.read_range(self.path, offset, length))
+            self._check_end(len(content), length, offset)
+            return torch.frombuffer(content, dtype=torch.uint8)
+        self._check_end(self._mapped.size() - offset, length, offset)  # (the file may have been cut since)
         if length > mmap.PAGESIZE:
             page = offset - offset % mmap.PAGESIZE
             self._mapped.madvise(mmap.MADV_WILLNEED, page, offset + length - page)
         return torch.frombuffer(self._mapped, dtype=torch.uint8, count=length, offset=offset)
 
-    def _fetch(self, offset: int, length: int) -> torch.Tensor:
-        try:
-            content = bytearray(self._store.read_range(self.path, offset, length))
-        except FileNotFoundError as error:
-            raise BankDamaged(f"{self.path}: missing; run verify") from error
-        if len(content) < length:
+    def _check_end(self, found: int, length: int, offset: int) -> None:
+        if found < length:
             raise BankDamaged(f"{self.path}: ends before byte {offset + length}; run verify")
-        return torch.frombuffer(content, dtype=torch.uint8)
 
 
 def _checksum(values: npt.NDArray[Any], scales: npt.NDArray[Any]) -> int:
@@ -303,9 +289,3 @@ def _map_values(file: IO[bytes], values: pa.DataType, list_size: int) -> pa.Fixe
     content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     items = content.size // (values.bit_width // 8)
     return pa.FixedSizeListArray.from_arrays(pa.Array.from_buffers(values, items, [None, content]), list_size)
-
-
-def _place(offset_name: str, stride_name: str, column: pa.FixedSizeListArray, start: int) -> dict[str, int]:
-    values = column.flatten()
-    offset = values.buffers()[1].address - start + values.offset * values.type.bit_width // 8
-    return {offset_name: offset, stride_name: column.type.list_size * values.type.bit_width // 8}

@@ -18,28 +18,13 @@ import pyarrow.parquet as pq
 
 from noisebank.format.reading import verified_table
 from noisebank.format.receipts import Receipt
+from noisebank.format.schemas import PART
 from noisebank.format.stage_names import CLIPS, SIDECARS
 from noisebank.format.tables import merge_from
 from noisebank.storage import BankWriter, FileEntry, Store
 
 FOLDER = "parts"
 
-PART = pa.schema(
-    [
-        ("key", pa.uint64()),  # by which rows and records refer to the file
-        ("path", pa.string()),
-        ("rows", pa.int64()),
-        ("bytes", pa.int64()),
-        ("sha256", pa.string()),
-        ("stage", pa.string()),  # with inputs: its receipt
-        ("inputs", pa.string()),
-        ("fingerprint", pa.string()),
-        ("data_offset", pa.int64()),  # noise: byte offset of the first record
-        ("stride", pa.int64()),  # noise: bytes from record to record
-        ("scale_offset", pa.int64()),  # noise in int8: byte offset of the first record's scales
-        ("scale_stride", pa.int64()),
-    ]
-)
 _LAYOUT = ("data_offset", "stride", "scale_offset", "scale_stride")
 
 Keys = npt.NDArray[np.uint64]
@@ -72,7 +57,7 @@ def read_parts(store: Store, entries: Sequence[FileEntry]) -> pa.Table:
     Raises:
         BankDamaged: a part is missing or damaged.
     """
-    tables = [verified_table(store, entry).cast(PART) for entry in entries]
+    tables = [verified_table(store, entry, PART.names) for entry in entries]
     return pa.concat_tables([PART.empty_table(), *tables]).combine_chunks()
 
 
@@ -94,16 +79,13 @@ def update_parts(
         live: keys of the files that some row refers to; all others are dropped.
     """
     tables = [read_parts(writer.store, [entry]) for entry in entries]
-    kept = [table.filter(pc.is_in(table.column("key"), value_set=pa.array(live))) for table in tables]
+    kept = [table.filter(pc.field("key").isin(pa.array(live))) for table in tables]
     if new is not None:
         keys, first = np.unique(new.column("key").to_numpy(), return_index=True)
-        kept = [table.filter(pc.invert(pc.is_in(table.column("key"), value_set=pa.array(keys)))) for table in kept]
-        new = new.take(pa.array(first))
-        kept.append(new.filter(pc.is_in(new.column("key"), value_set=pa.array(live))))
+        kept = [table.filter(~pc.field("key").isin(pa.array(keys))) for table in kept]
+        kept.append(new.take(pa.array(first)).filter(pc.field("key").isin(pa.array(live))))
     first_merged = merge_from([table.num_rows for table in kept])
-    groups = [[i] for i in range(first_merged)] + (
-        [list(range(first_merged, len(kept)))] if kept[first_merged:] else []
-    )
+    groups = [[i] for i in range(first_merged)] + [[*range(first_merged, len(kept))]] * (first_merged < len(kept))
     written = []
     for group in groups:
         table = pa.concat_tables([kept[i] for i in group])
@@ -111,11 +93,7 @@ def update_parts(
         if unchanged:
             written.append(entries[group[0]])
         elif table.num_rows:
-            written.append(_write_part(writer, table))
+            sink = pa.BufferOutputStream()
+            pq.write_table(table.sort_by("key"), sink, compression="zstd")
+            written.append(writer.data(sink.getvalue().to_pybytes(), FOLDER, ".parquet", table.num_rows))
     return tuple(written), sum(pc.sum(table.column("bytes")).as_py() or 0 for table in kept)
-
-
-def _write_part(writer: BankWriter, table: pa.Table) -> FileEntry:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.sort_by("key"), sink, compression="zstd")
-    return writer.data(sink.getvalue().to_pybytes(), FOLDER, ".parquet", table.num_rows)

@@ -7,22 +7,23 @@ once, and always compared.
 
 from __future__ import annotations
 
-import hashlib
+import shutil
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noisebank.errors import BankDamaged
+from noisebank.errors import BankDamaged, remedy_of
+from noisebank.format.schemas import schema_of
 from noisebank.storage import FileEntry, Store, file_sha256, open_store
-from noisebank.storage.base import checked_key
+from noisebank.storage.base import check_key
 
 PARQUET = ".parquet"
-VERIFY = "run verify"
-"""What to do about damage in a snapshot."""
 BUILD_AGAIN = "run the build again, which makes it again"
 """What to do about damage in work that no snapshot has."""
 VERIFIED_BYTES = 1 << 30
@@ -30,20 +31,33 @@ _CHUNK = 1 << 20
 
 
 @contextmanager
-def reading(path: str, remedy: str = VERIFY) -> Iterator[None]:
+def reading(path: str, remedy: str = "") -> Iterator[None]:
     """Whatever the libraries say inside of a file that is missing or cannot be read is BankDamaged.
 
     Args:
         path: of the file in the bank.
-        remedy: what to do about it.
+        remedy: what to do about it; by default what its path says.
     """
     try:
         yield
     except FileNotFoundError as error:
-        raise BankDamaged(f"{path}: missing; {remedy}") from error
-    except (pa.ArrowException, OSError, EOFError) as error:
+        raise BankDamaged(f"{path}: missing; {remedy or remedy_of(path)}") from error
+    except (pa.ArrowException, OSError, EOFError, ValueError, OverflowError) as error:
         cause = " ".join(str(error).split())
-        raise BankDamaged(f"{path}: cannot be read ({cause}); {remedy}") from error
+        raise BankDamaged(f"{path}: cannot be read ({cause}); {remedy or remedy_of(path)}") from error
+
+
+def check_columns(path: str, found: pa.Schema, names: Iterable[str], schema: pa.Schema, remedy: str = "") -> None:
+    """Refuses a file without the columns ``names``, each of the type that it has in ``schema`` if it is there.
+
+    Raises:
+        BankDamaged: names the file and the column.
+    """
+    for name in names:
+        at = found.get_field_index(name)
+        if at < 0 or (name in schema.names and found.field(at).type.id != schema.field(name).type.id):
+            says = f"column {name!r} is missing, there twice, or of another type"
+            raise BankDamaged(f"{path}: {says}; {remedy or remedy_of(path)}")
 
 
 def read_table(
@@ -52,7 +66,7 @@ def read_table(
     columns: Sequence[str] | None = None,
     *,
     without: Collection[str] = (),
-    remedy: str = VERIFY,
+    remedy: str = "",
 ) -> pa.Table:
     """A Parquet or Arrow file, as it is; of the columns that are not asked for no byte is read.
 
@@ -61,25 +75,19 @@ def read_table(
         path: of the file in it; its suffix says which of the two it is.
         columns: those wanted; by default all.
         without: columns to leave out.
-        remedy: what to do if it is damaged.
+        remedy: what to do if it is damaged; by default what its path says.
 
     Raises:
-        BankDamaged: it is missing or cannot be read.
+        BankDamaged: it is missing, cannot be read, or lacks a column.
     """
     with reading(path, remedy), store.open(path) as file:
-        if path.endswith(PARQUET):
-            table = pq.read_table(file, columns=columns and list(columns))
-        else:
-            names = pa.ipc.open_file(file).schema.names
-            kept = [i for i, name in enumerate(names) if name not in without and name in (columns or names)]
-            file.seek(0)
-            table = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=kept)).read_all()
-        return table.select(columns) if columns else table
+        return _parse_table(file, path, columns, without, remedy)
 
 
 def read_records(store: Store, entry: FileEntry) -> pa.Table:
-    """Number and checksum of each record of a data file of a stage over clips; 0 where it has no checksums."""
-    table = read_table(store, entry.path, without=("noise", "scale"))
+    """Number and checksum of each record of a file, yet unpublished, of a stage over clips; 0 where it has no
+    checksums."""
+    table = read_table(store, entry.path, without=("noise", "scale"), remedy=BUILD_AGAIN)
     if "checksum" not in table.column_names:
         table = table.append_column("checksum", pa.array(np.zeros(table.num_rows, np.uint64)))
     return table.select(["num", "checksum"])
@@ -94,15 +102,19 @@ def verified_path(store: Store, entry: FileEntry, scratch: Path) -> Path:
     path = store.local_path(entry.path)
     with reading(entry.path):
         if path is None:
-            path, digest = _copy(store, entry, scratch)
+            path = scratch / check_key(entry.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with store.open(entry.path) as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+            digest = file_sha256(path)
         else:
             small = path.stat().st_size == entry.bytes <= VERIFIED_BYTES
             digest = file_sha256(path) if small else entry.sha256
         size = path.stat().st_size
     if size != entry.bytes:
-        raise BankDamaged(f"{entry.path}: {size} bytes, the manifest says {entry.bytes}; {VERIFY}")
+        raise BankDamaged(f"{entry.path}: {size} bytes, the manifest says {entry.bytes}; run verify")
     if digest != entry.sha256:
-        raise BankDamaged(f"{entry.path}: differs from its checksum; {VERIFY}")
+        raise BankDamaged(f"{entry.path}: differs from its checksum; run verify")
     return path
 
 
@@ -116,41 +128,24 @@ def verified_store(store: Store, entries: Iterable[FileEntry], scratch: Path) ->
     return open_store(scratch) if any(local) else store
 
 
-def verified_bytes(store: Store, entry: FileEntry) -> bytes:
-    """The content of a small file.
-
-    Raises:
-        BankDamaged: the file is missing or differs from its sha256.
-    """
-    with reading(entry.path):
-        content = store.read(entry.path)
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise BankDamaged(f"{entry.path}: differs from its checksum; {VERIFY}")
-    return content
-
-
 def verified_table(store: Store, entry: FileEntry, columns: Sequence[str] | None = None) -> pa.Table:
-    """A small Parquet file, all of it or some columns; errors as :func:`verified_bytes`."""
-    return pq.read_table(pa.BufferReader(arrow_buffer(verified_bytes(store, entry))), columns=columns)
+    """A Parquet or Arrow file, all of it or some columns; errors as :func:`verified_path` and :func:`read_table`."""
+    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
+        path = verified_path(store, entry, Path(scratch))
+        with reading(entry.path), pa.OSFile(str(path)) as file:
+            return _parse_table(file, entry.path, columns)
 
 
-def arrow_buffer(content: bytes) -> pa.Buffer:
-    """A copy in Arrow's own memory.
-
-    Arrow's threads free what they read when they are done with it; memory of Python's, freed by one of them while the
-    interpreter ends, would abort the process.
-    """
-    buffer = pa.allocate_buffer(len(content))
-    memoryview(buffer).cast("B")[:] = content
-    return buffer
-
-
-def _copy(store: Store, entry: FileEntry, scratch: Path) -> tuple[Path, str]:
-    path = scratch / checked_key(entry.path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    with store.open(entry.path) as source, path.open("wb") as target:
-        while piece := source.read(_CHUNK):
-            digest.update(piece)
-            target.write(piece)
-    return path, digest.hexdigest()
+def _parse_table(
+    file: Any, path: str, columns: Sequence[str] | None, without: Collection[str] = (), remedy: str = ""
+) -> pa.Table:
+    reader = pq.ParquetFile(file) if path.endswith(PARQUET) else pa.ipc.open_file(file)
+    found = reader.schema_arrow if path.endswith(PARQUET) else reader.schema
+    wanted = schema_of(path)
+    check_columns(path, found, columns or set(wanted.names) - set(without), wanted, remedy)
+    names = list(columns or (name for name in found.names if name not in without))
+    if path.endswith(PARQUET):
+        return reader.read(names).select(names)
+    file.seek(0)
+    included = pa.ipc.IpcReadOptions(included_fields=[found.get_field_index(name) for name in names])
+    return pa.ipc.open_file(file, options=included).read_all().select(names)

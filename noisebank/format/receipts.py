@@ -10,23 +10,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
 from noisebank.decode import decode
 from noisebank.errors import BankDamaged
 from noisebank.format.manifest import IndexSegment
+from noisebank.format.reading import BUILD_AGAIN, PARQUET, reading
+from noisebank.format.schemas import FAILURES
 from noisebank.format.sealed import seal, unseal
+from noisebank.format.stage_names import CLIPS, INDEX, StageName
 from noisebank.storage import FileEntry, Store
 from noisebank.storage.files import is_intact, is_present
 
 _log = logging.getLogger(__name__)
-_HEX_DIGITS = 32
 _READERS = 16
 
 
@@ -79,11 +83,42 @@ class Receipt:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Receipt:
-        """From the document ``data``; BankDamaged names the file ``name`` if it is damaged, or another shard's."""
+        """From the document ``data``; BankDamaged names the file ``name`` if it is damaged, another shard's, or lacks
+        what a receipt of its stage has."""
         receipt: Receipt = decode(unseal(data, name), cls, name)
         if receipt.path != name:
             raise BankDamaged(f"{name}: says that it is {receipt.path}; files were swapped")
+        with reading(name):
+            failures_table(receipt.failures)
+        if StageName.parse(receipt.stage).is_over_clips:
+            tar = decode(receipt.info, _RecordsInfo, f"{name}: info")["tar"]
+            decode({"path": tar, "bytes": 0, "sha256": "", "rows": 0}, FileEntry, f"{name}: info.tar")
+        elif receipt.stage == INDEX:
+            segment_of(receipt)
+        elif receipt.stage == CLIPS and not any(file.path.endswith(PARQUET) for file in receipt.files[-1:]):
+            raise BankDamaged(f"{name}: names no sidecar; {BUILD_AGAIN}")
         return receipt
+
+
+class _RecordsInfo(TypedDict, total=False):
+    tar: str
+    description: Mapping[str, Any]
+    data_offset: int
+    stride: int
+    scale_offset: int
+    scale_stride: int
+
+
+class _IndexInfo(TypedDict, total=False):
+    segment: IndexSegment
+    replaces: list[str]
+
+
+def failures_table(failures: Sequence[Failure]) -> pa.Table:
+    """Failures as rows of :data:`noisebank.format.schemas.FAILURES`, 0 for the snapshots that recorded them."""
+    columns = {name: [getattr(failure, name) for failure in failures] for name in Failure.__slots__}
+    zeros = [0] * len(failures)
+    return pa.table({**columns, "first_snapshot": zeros, "last_snapshot": zeros}, FAILURES)
 
 
 def receipt_path(stage: str, inputs: str) -> str:
@@ -101,7 +136,7 @@ def inputs_hash(fingerprint: str, *columns: pa.Array | pa.ChunkedArray) -> str:
         32 hexadecimal digits.
     """
     content = [fingerprint, *([str(column.type), column.to_pylist()] for column in columns)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_HEX_DIGITS]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def find_receipt(store: Store, stage: str, inputs: str, *, verify: bool = False) -> Receipt | None:
@@ -118,16 +153,21 @@ def find_receipt(store: Store, stage: str, inputs: str, *, verify: bool = False)
     """
     path = receipt_path(stage, inputs)
     try:
-        receipt = Receipt.from_bytes(store.read(path), path)
+        return _trust(store, path, store.read(path), verify)
     except FileNotFoundError:
         return None
+
+
+def _trust(store: Store, path: str, data: bytes, verify: bool) -> Receipt | None:
+    """The receipt in ``data``; None if it counts for nothing."""
+    try:
+        receipt = Receipt.from_bytes(data, path)
     except BankDamaged as error:
         _log.warning("%s; its shard counts as not made", error)
         return None
     is_sound = is_intact if verify else is_present
-    lost = [entry.path for entry in receipt.files if not is_sound(store, entry)]
-    if lost:
-        _log.warning("%s: %s is gone or damaged; its shard counts as not made", path, lost[0])
+    if lost := next((entry.path for entry in receipt.files if not is_sound(store, entry)), None):
+        _log.warning("%s: %s is gone or damaged; its shard counts as not made", path, lost)
         return None
     return receipt
 
@@ -143,13 +183,11 @@ def find_receipts(store: Store, names: Iterable[tuple[str, str]], *, verify: boo
     """
     said: dict[str, dict[str, Any]] = {}
     names = iter(names)
-
-    def find(name: tuple[str, str]) -> Receipt | None:
-        return find_receipt(store, *name, verify=verify)
+    find = partial(find_receipt, store, verify=verify)
 
     with ThreadPoolExecutor(_READERS) as pool:
         while ahead := list(islice(names, 4 * _READERS)):
-            for name, receipt in zip(ahead, pool.map(find, ahead), strict=True):
+            for name, receipt in zip(ahead, pool.map(find, *zip(*ahead, strict=True)), strict=True):
                 if receipt is None:
                     raise BankDamaged(
                         f"{receipt_path(*name)}: a finished shard has disappeared or is damaged; run the build again"
@@ -171,18 +209,23 @@ def read_receipt(store: Store, path: str) -> Receipt | None:
 def finish(store: Store, receipt: Receipt) -> Receipt:
     """Records ``receipt``, whose files are stored; returns the one that holds: this, or an earlier attempt's.
 
-    One that counts for nothing is removed.
+    One that counts for nothing is replaced, by one attempt only.
     """
-    while not store.create(receipt.path, receipt.to_bytes()):
-        if (winner := find_receipt(store, receipt.stage, receipt.inputs, verify=True)) is not None:
-            return winner
-        store.delete(receipt.path)
+    data = receipt.to_bytes()
+    while not store.create(receipt.path, data):
+        with suppress(FileNotFoundError):  # (removed meanwhile)
+            held = store.read(receipt.path)
+            if (winner := _trust(store, receipt.path, held, verify=True)) is not None:
+                return winner
+            if store.replace(receipt.path, held, data):
+                break
     return receipt
 
 
 def segment_of(receipt: Receipt) -> tuple[IndexSegment, frozenset[str]]:
     """The segment that an index receipt describes, and the paths of the index files that it replaces."""
-    return IndexSegment.from_json(receipt.info["segment"]), frozenset(receipt.info["replaces"])
+    info = decode(receipt.info, _IndexInfo, f"{receipt.path}: info")
+    return info["segment"], frozenset(info["replaces"])
 
 
 def list_receipts(store: Store, stage: str) -> list[str]:

@@ -119,6 +119,30 @@ ENTRIES = pa.schema([("num", pa.int64()), ("id", pa.string()), ("source", pa.str
 """``index/*.parquet``: which clip stands at which position of the FAISS index of the same name."""
 
 
+PART = pa.schema(
+    [
+        ("key", pa.uint64()),  # by which rows and records refer to the file
+        ("path", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("stage", pa.string()),  # with inputs: its receipt
+        ("inputs", pa.string()),
+        ("fingerprint", pa.string()),
+        ("data_offset", pa.int64()),  # noise: byte offset of the first record
+        ("stride", pa.int64()),  # noise: bytes from record to record
+        ("scale_offset", pa.int64()),  # noise in int8: byte offset of the first record's scales
+        ("scale_stride", pa.int64()),
+    ]
+)
+"""``parts/*.parquet``, the manifest: one row a data file of a snapshot."""
+
+
+def schema_of(path: str) -> pa.Schema:
+    """The columns that every file of its folder has; of files of a plan, whose names tell nothing, none."""
+    return _OF_FOLDER.get(path.partition("/")[0], pa.schema([("num", pa.int64())]))
+
+
 def captions_schema(dim: int) -> pa.Schema:
     """``captions/*.parquet``, the truth about captions, sorted by num; embeddings of ``dim`` float32 of length one."""
     return pa.schema([*ENTRIES, ("caption_hash", pa.uint64()), ("embedding", pa.list_(pa.float32(), dim))])
@@ -154,3 +178,16 @@ def noise_schema(shape: tuple[int, int, int, int], dtype: str) -> pa.Schema:
             ("stalled_steps", pa.int32()),
         ]
     )
+
+
+_OF_FOLDER = {
+    "clips": CLIPS,
+    "captions": captions_schema(1),
+    "index": ENTRIES,
+    "rows": ROWS,
+    "records": RECORDS,
+    "failures": FAILURES,
+    "parts": PART,
+    "expired": pa.schema([("path", pa.string())]),
+    "plans": pa.schema([]),
+}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
-from noisebank.errors import BankDamaged
+from noisebank.errors import BankDamaged, remedy_of
 
 _DIGEST = "digest"
 
@@ -27,23 +27,26 @@ def unseal(data: bytes, name: str) -> dict[str, Any]:
     """The document in ``data``, without its digest.
 
     Raises:
-        BankDamaged: it is not a JSON object, or not, to the byte, what :func:`seal` makes of its content; names the
-            file ``name``.
+        BankDamaged: it is not a JSON object, or not, to the byte, what :func:`seal` makes of its content, or it has a
+            number that no column holds; names the file ``name``.
     """
     try:
-        document = json.loads(data, parse_constant=_refuse)
+        document = json.loads(data, parse_int=_parse_int)
+        if not isinstance(document, dict) or _DIGEST not in document:
+            raise ValueError("a JSON object with a digest is wanted")
+        del document[_DIGEST]
+        if data != seal(document):
+            raise ValueError("differs from the digest in it")
     except (ValueError, RecursionError) as error:
-        raise BankDamaged(f"{name}: not JSON ({error}); restore it from a copy") from error
-    if not isinstance(document, dict) or _DIGEST not in document:
-        raise BankDamaged(f"{name}: a JSON object with a digest is wanted; restore it from a copy")
-    del document[_DIGEST]
-    if data != seal(document):
-        raise BankDamaged(f"{name}: differs from the digest in it; restore it from a copy")
+        raise BankDamaged(f"{name}: not JSON as noisebank writes it ({error}); {remedy_of(name)}") from error
     return document
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+def _parse_int(digits: str) -> int:
+    number = int(digits)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError(f"{digits:.30} has more than 64 bits")
+    return number
 
 
 def _digest(document: Mapping[str, Any]) -> str:

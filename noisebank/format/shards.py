@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from noisebank.errors import BankDamaged, RowFailure
+from noisebank.format.reading import reading
 
 MEMBER_MODE = 0o444
 VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi")
@@ -83,10 +84,10 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
     """The samples of a tar of :func:`write_shard`, in their order, one in memory at a time.
 
     Raises:
-        BankDamaged: the tar is damaged or a sample is not complete.
+        BankDamaged: the tar is missing or damaged, or a sample is not complete.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
+        with reading(f"shard {path}"), tarfile.open(path, "r:") as tar:
             members: dict[str, bytes] = {}
             for info in tar:
                 id, _, extension = info.name.partition(".")
@@ -95,7 +96,7 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
                     document = json.loads(members["json"])
                     yield ShardSample(id, members["mp4"], members["txt"].decode(), document)
                     members = {}
-    except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
+    except (tarfile.TarError, KeyError, ValueError) as error:
         raise BankDamaged(f"shard {path}: {type(error).__name__}: {error}; run noisebank verify") from error
     if members:
         raise BankDamaged(f"shard {path}: it ends inside a sample; run noisebank verify")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import bisect
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.format.reading import PARQUET, arrow_buffer, reading
+from noisebank.format.reading import PARQUET, check_columns, reading
+from noisebank.format.schemas import schema_of
 from noisebank.storage import BankWriter, FileEntry, Store
 
 BATCH_ROWS = 65_536
@@ -51,58 +53,39 @@ def write_segment(
         ValueError: the rows are not sorted by num.
     """
     pieces = (table for table in ([tables] if isinstance(tables, pa.Table) else tables) if table.num_rows)
-    first = next(iter(pieces), None)
+    first = next(pieces, None)
     if first is None:
         return None
     schema = first.schema.remove_metadata()
     with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        path = Path(scratch, "segment")
-        rows = 0
-        with _SegmentFile(path, schema, suffix) as file:
-            for table in chain([first], pieces):
-                file.write(table.replace_schema_metadata(None).cast(schema))
-                rows += table.num_rows
+        path, rows = Path(scratch, "segment"), 0
+        is_parquet = suffix == PARQUET
+        with (
+            pq.ParquetWriter(path, schema, compression="zstd") if is_parquet else pa.ipc.new_file(path, schema) as file
+        ):
+            for batch in _cut_batches(chain([first], pieces), schema):
+                file.write_batch(batch)
+                rows += batch.num_rows
         return writer.file(path, folder, suffix, rows)
 
 
-class _SegmentFile:
-    """Cuts tables into full batches and checks that they ascend."""
-
-    def __init__(self, path: Path, schema: pa.Schema, suffix: str) -> None:
-        if suffix == PARQUET:
-            self._file = pq.ParquetWriter(path, schema, compression="zstd")
-        else:
-            self._file = pa.ipc.new_file(path, schema)
-        self._parquet = suffix == PARQUET
-        self._waiting = schema.empty_table()
-        self._last = -1
-
-    def __enter__(self) -> _SegmentFile:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None and self._waiting.num_rows:
-            self._write_batch(self._waiting)
-        self._file.close()
-
-    def write(self, table: pa.Table) -> None:
+def _cut_batches(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Cuts tables, none empty, into full batches and one that may be smaller; checks that they ascend."""
+    waiting, last = schema.empty_table(), -1
+    for table in tables:
         nums = table.column("num").to_numpy()
-        if nums[0] < self._last or (np.diff(nums) < 0).any():
+        if nums[0] < last or (np.diff(nums) < 0).any():
             raise ValueError("the rows of a segment must be sorted by num")
-        self._last = nums[-1]
-        table = pa.concat_tables([self._waiting, table])
-        whole = table.num_rows - table.num_rows % BATCH_ROWS
-        for start in range(0, whole, BATCH_ROWS):
-            self._write_batch(table.slice(start, BATCH_ROWS))
-        self._waiting = table.slice(whole).combine_chunks()
-
-    def _write_batch(self, table: pa.Table) -> None:
-        if self._parquet:
-            self._file.write_table(table, row_group_size=BATCH_ROWS)
-        else:
-            self._file.write_batch(table.combine_chunks().to_batches()[0])
+        last = nums[-1]
+        waiting = pa.concat_tables([waiting, table.replace_schema_metadata(None).cast(schema)])
+        while waiting.num_rows >= BATCH_ROWS:
+            yield from waiting.slice(0, BATCH_ROWS).combine_chunks().to_batches()
+            waiting = waiting.slice(BATCH_ROWS)
+        waiting = waiting.combine_chunks()
+    yield from waiting.to_batches()
 
 
+@dataclass(eq=False)
 class OverlayTable:
     """A table made of segments, oldest first; of the rows of one key the newest segment's counts.
 
@@ -120,21 +103,14 @@ class OverlayTable:
         >>> rows.slice(0, 1 << 40).num_rows                         # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        store: Store,
-        entries: Sequence[FileEntry],
-        key: tuple[str, ...] = ("num",),
-        schema: pa.Schema | None = None,
-    ) -> None:
-        self.store = store
-        self.entries = tuple(entries)
-        self.key = key
-        self._schema = schema
+    store: Store
+    entries: Sequence[FileEntry]
+    key: tuple[str, ...] = ("num",)
+    schema: pa.Schema | None = None
 
     @cached_property
     def _segments(self) -> list[_Segment]:
-        return [_Segment(self.store, entry) for entry in self.entries]
+        return [_Segment(self.store, entry, self.schema or schema_of(entry.path)) for entry in self.entries]
 
     @cached_property
     def _finders(self) -> list[_Finder]:
@@ -146,7 +122,7 @@ class OverlayTable:
         Raises:
             BankDamaged: a segment is missing or cannot be read.
         """
-        empty = [] if self._schema is None else [self._schema.empty_table()]
+        empty = [] if self.schema is None else [self.schema.empty_table()]
         return merge([*empty, *(segment.slice(lo, hi) for segment in self._segments)], self.key)
 
     def read(self) -> pa.Table:
@@ -165,10 +141,7 @@ class OverlayTable:
         A few microseconds; for Arrow segments of numbers without nulls. Local segments are memory-mapped, remote ones
         read whole at the first call.
         """
-        for finder in self._finders:
-            if (row := finder.find(num)) is not None:
-                return row
-        return None
+        return next((row for finder in self._finders if (row := finder.find(num)) is not None), None)
 
 
 def matches(
@@ -180,6 +153,15 @@ def matches(
     places = np.minimum(np.searchsorted(nums, wanted), len(nums) - 1)
     found = nums[places] == wanted
     return np.where(found, places, 0), found
+
+
+def column_at(nums: npt.NDArray[np.int64], tables: Iterable[pa.Table], name: str) -> npt.NDArray[np.uint64]:
+    """A column of numbers at ``nums``, 0 where they are in none of the tables, which are sorted by ``num``."""
+    values = np.zeros(len(nums), np.uint64)
+    for table in tables:
+        at, found = matches(table.column("num").to_numpy(), nums)
+        values[found] = table.column(name).to_numpy()[at[found]]
+    return values
 
 
 def slice_edges(tables: Iterable[OverlayTable]) -> list[int]:
@@ -235,21 +217,36 @@ def merge_from(sizes: Sequence[int]) -> int:
 class _Segment:
     """One segment, read in batches (of an Arrow file) or row groups (of a Parquet file)."""
 
-    def __init__(self, store: Store, entry: FileEntry) -> None:
+    def __init__(self, store: Store, entry: FileEntry, schema: pa.Schema) -> None:
         self.entry = entry
+        self._first: Callable[[int], Any]
         with reading(entry.path):
             path = store.local_path(entry.path)
             source = pa.OSFile(str(path)) if path else pa.PythonFile(store.open(entry.path), mode="r")
-            self._file: _Batches = _ParquetBatches(source) if entry.path.endswith(PARQUET) else _ArrowBatches(source)
-            self.batches = self._file.count
-        self._first: dict[int, int] = {}
+            if entry.path.endswith(PARQUET):
+                groups = pq.ParquetFile(source)
+                self._schema, self.batches, self._read = (
+                    groups.schema_arrow,
+                    groups.num_row_groups,
+                    groups.read_row_group,
+                )
+            else:
+                reader = pa.ipc.open_file(source)
+                self._schema, self.batches = reader.schema, reader.num_record_batches
+                self._read = lambda i: pa.Table.from_batches([reader.get_batch(i)])
+            check_columns(entry.path, self._schema, ["num", *schema.names], schema)
+            at = self._schema.get_field_index("num")
+            if entry.path.endswith(PARQUET):
+                self._first = lambda i: groups.metadata.row_group(i).column(at).statistics.min
+            else:
+                nums = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=[at]))
+                self._first = lambda i: nums.get_batch(i).column(0)[0].as_py()
+        self.first = cache(self._read_first)
 
-    def first(self, i: int) -> int:
+    def _read_first(self, i: int) -> int:
         """The smallest number in batch ``i``."""
-        if i not in self._first:
-            with reading(self.entry.path):
-                self._first[i] = self._file.first(i)
-        return self._first[i]
+        with reading(self.entry.path):
+            return int(self._first(i))
 
     def slice(self, lo: int, hi: int | None) -> pa.Table:
         """The rows with ``lo <= num < hi``."""
@@ -257,50 +254,11 @@ class _Segment:
         begin = max(0, bisect.bisect_left(batches, lo, key=self.first) - 1)
         end = self.batches if hi is None else bisect.bisect_left(batches, hi, key=self.first)
         with reading(self.entry.path):
-            tables = [self._file.read(i) for i in range(begin, end)]
-            table = pa.concat_tables([self._file.schema.empty_table(), *tables])
-            nums = table.column("num").to_numpy()
+            table = pa.concat_tables([self._schema.empty_table(), *map(self._read, range(begin, end))])
+        nums = table.column("num").to_numpy()
         start = bisect.bisect_left(nums, lo, key=int)  # (numpy would compare 1 << 63 as a float)
         stop = len(nums) if hi is None else bisect.bisect_left(nums, hi, key=int)
         return table.slice(start, stop - start)
-
-
-class _Batches(Protocol):
-    count: int
-    schema: pa.Schema
-
-    def first(self, i: int) -> int: ...
-
-    def read(self, i: int) -> pa.Table: ...
-
-
-class _ArrowBatches:
-    def __init__(self, source: pa.NativeFile) -> None:
-        self._reader = pa.ipc.open_file(source)
-        self.schema = self._reader.schema
-        self.count = self._reader.num_record_batches
-        options = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index("num")])
-        self._nums = pa.ipc.open_file(source, options=options)
-
-    def first(self, i: int) -> int:
-        return int(self._nums.get_batch(i).column(0)[0].as_py())
-
-    def read(self, i: int) -> pa.Table:
-        return pa.Table.from_batches([self._reader.get_batch(i)])
-
-
-class _ParquetBatches:
-    def __init__(self, source: pa.NativeFile) -> None:
-        self._file = pq.ParquetFile(source)
-        self.schema = self._file.schema_arrow
-        self.count = self._file.num_row_groups
-        self._num = self.schema.get_field_index("num")
-
-    def first(self, i: int) -> int:
-        return int(self._file.metadata.row_group(i).column(self._num).statistics.min)
-
-    def read(self, i: int) -> pa.Table:
-        return self._file.read_row_group(i)
 
 
 class _Finder:
@@ -309,11 +267,17 @@ class _Finder:
     def __init__(self, store: Store, entry: FileEntry) -> None:
         with reading(entry.path):
             path = store.local_path(entry.path)
-            source = pa.memory_map(str(path)) if path else pa.BufferReader(arrow_buffer(store.read(entry.path)))
+            if path:
+                source = pa.memory_map(str(path))
+            else:
+                content = pa.BufferOutputStream()  # (Arrow's threads may free it when the interpreter has ended)
+                content.write(store.read(entry.path))
+                source = pa.BufferReader(content.getvalue())
             reader = pa.ipc.open_file(source)
+            check_columns(entry.path, reader.schema, ["num", *schema_of(entry.path).names], schema_of(entry.path))
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        self._columns = [[column.to_numpy() for column in batch.columns] for batch in batches]
-        self._nums = [batch.column("num").to_numpy() for batch in batches]
+            self._columns = [[column.to_numpy() for column in batch.columns] for batch in batches]
+            self._nums = [batch.column("num").to_numpy() for batch in batches]
         self._first = [int(nums[0]) for nums in self._nums]
 
     def find(self, num: int) -> tuple[Any, ...] | None:
@@ -331,5 +295,4 @@ def _ranks(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     """Numbers that sort and compare as the values of ``column`` do."""
     if pa.types.is_integer(column.type):
         return column.to_numpy()  # type: ignore[no-any-return]
-    values = column.unique().sort()
-    return pc.index_in(column, value_set=values).to_numpy()  # type: ignore[no-any-return]
+    return pc.rank(column, tiebreaker="dense").to_numpy()  # type: ignore[no-any-return]

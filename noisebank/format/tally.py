@@ -7,17 +7,18 @@ id tables in slices (about a second per ten million rows and table).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
+from noisebank.format.schemas import RECORDS
 from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS, StageName
 from noisebank.format.status import Status
-from noisebank.format.tables import OverlayTable, matches, slice_edges
+from noisebank.format.tables import OverlayTable, column_at, slice_edges
+from noisebank.storage import FileEntry, Store
 
 Keys = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
@@ -49,20 +50,28 @@ class Tally:
         return self.caption_files if kind == CAPTIONS else self.record_files[StageName.parse(kind).records]
 
 
-def tally(rows: OverlayTable, records: Mapping[str, OverlayTable], noise_sets: Collection[str]) -> Tally:
+def tally(
+    store: Store,
+    rows: Sequence[FileEntry],
+    records: Mapping[str, Sequence[FileEntry]],
+    noise_sets: Collection[str],
+) -> Tally:
     """Counts the tables of a snapshot.
 
     Args:
-        rows: its rows.
-        records: its records, by the key of their table.
+        store: the bank.
+        rows: segments of its rows.
+        records: segments of its records, by the key of their table.
         noise_sets: the sets in which a row must have a record to be in the bank; each a key of ``records``.
     """
     result = Tally(record_files={name: np.zeros(0, np.uint64) for name in records})
-    if not rows.entries:
+    if not rows:
         return result
-    edges = slice_edges([rows, *records.values()])
+    row_table = OverlayTable(store, rows)
+    tables = {name: OverlayTable(store, entries, schema=RECORDS) for name, entries in records.items()}
+    edges = slice_edges([row_table, *tables.values()])
     for lo, hi in zip(edges, [*edges[1:], None], strict=True):
-        piece = rows.slice(lo, hi)
+        piece = row_table.slice(lo, hi)
         nums = piece.column("num").to_numpy()
         present = piece.column("status").to_numpy() != Status.REMOVED
         clip_file, caption_file = (piece.column(name).to_numpy() for name in ("clip_file", "caption_file"))
@@ -71,8 +80,9 @@ def tally(rows: OverlayTable, records: Mapping[str, OverlayTable], noise_sets: C
         result.clip_files = _unite(result.clip_files, clip_file[present])
         result.caption_files = _unite(result.caption_files, caption_file[present])
         complete = present & (clip_file != 0) & (caption_file != 0)
-        for name, table in records.items():
-            files = _files_of(nums, table.slice(lo, hi)) if table.entries else np.zeros(len(nums), np.uint64)
+        for name, table in tables.items():
+            held = table.slice(lo, hi).filter(pc.field("status") != int(Status.REMOVED))
+            files = column_at(nums, [held], "file")
             files[~present] = 0
             result.records[name] += int(np.count_nonzero(files))
             result.record_files[name] = _unite(result.record_files[name], files)
@@ -90,15 +100,6 @@ def count_failures(failures: OverlayTable) -> dict[str, int]:
             counts[count["values"]] += count["counts"]
     counts.pop("", None)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _files_of(nums: npt.NDArray[np.int64], records: pa.Table) -> Keys:
-    """For each of the sorted ``nums`` the key of the file with its record, 0 where it has none."""
-    records = records.filter(pc.field("status") != int(Status.REMOVED))
-    places, found = matches(records.column("num").to_numpy(), nums)
-    files = np.zeros(len(nums), np.uint64)
-    files[found] = records.column("file").to_numpy()[places[found]]
-    return files
 
 
 def _unite(keys: Keys, more: Keys) -> Keys:

@@ -32,7 +32,7 @@ from noisebank.errors import BankDamaged, ConfigError, JobFailed
 from noisebank.format.layout import is_free
 from noisebank.format.manifest import Snapshot
 from noisebank.format.parts import kind_of
-from noisebank.format.reading import read_table
+from noisebank.format.reading import read_table, reading
 from noisebank.format.receipts import Failure, inputs_hash
 from noisebank.format.shards import ShardSample, read_shard
 from noisebank.format.stage_names import CLIPS, StageName
@@ -234,6 +234,6 @@ def _local(store: Store, tar: str, scratch: Path) -> Path:
     if (path := store.local_path(tar)) is not None:
         return path
     copy = scratch / "clips.tar"
-    with store.open(tar) as source, copy.open("wb") as target:
+    with reading(tar), store.open(tar) as source, copy.open("wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
     return copy

@@ -14,7 +14,7 @@ from noisebank.errors import BankDamaged
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.=-]*(/[A-Za-z0-9_-][A-Za-z0-9_.=-]*)*")
 
 
-def checked_key(key: str) -> str:
+def check_key(key: str) -> str:
     """``key`` itself, if it is a plain relative name.
 
     Raises:
@@ -59,6 +59,10 @@ class Store(ABC):
         ``data`` should be unique to its writer: when an answer is lost on the way, what the store holds is compared
         with it to find out who won.
         """
+
+    @abstractmethod
+    def replace(self, key: str, held: bytes, data: bytes) -> bool:
+        """Puts ``data`` in place of exactly ``held``; whether it did. Of several at once one does, as of creators."""
 
     @abstractmethod
     def put(self, key: str, data: bytes | memoryview) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noisebank.errors import BankDamaged
-from noisebank.storage.base import Store, checked_key
+from noisebank.storage.base import Store, check_key
 
 _CHUNK = 1 << 20
 _DIGITS = 32
@@ -26,7 +26,7 @@ class FileEntry:
     rows: int
 
     def __post_init__(self) -> None:
-        _name(checked_key(self.path))
+        _name(check_key(self.path))
 
     @property
     def key(self) -> int:
@@ -54,7 +54,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stored_sha256(store: Store, key: str) -> str:
+def hash_stored(store: Store, key: str) -> str:
     """The sha256 of a stored file, read in pieces."""
     digest = hashlib.sha256()
     with store.open(key) as file:
@@ -117,13 +117,13 @@ class BankWriter:
 
 def is_intact(store: Store, entry: FileEntry) -> bool:
     """Whether the file is there with the content that ``entry`` states."""
-    return is_present(store, entry) and stored_sha256(store, entry.path) == entry.sha256
+    return is_present(store, entry) and hash_stored(store, entry.path) == entry.sha256
 
 
 def fits_name(store: Store, path: str) -> bool:
     """Whether the file is there with the content that named it; for files that have their name to themselves."""
     try:
-        return stored_sha256(store, path)[:_DIGITS] == _name(path).group(1)
+        return hash_stored(store, path)[:_DIGITS] == _name(path).group(1)
     except FileNotFoundError:
         return False
 

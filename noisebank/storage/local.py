@@ -7,6 +7,7 @@ fails if the name is taken) or a rename, then fsync of the folder. As in an obje
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import uuid
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from noisebank.errors import BankDamaged, UnsupportedStore
-from noisebank.storage.base import Store, StoredFile, checked_key
+from noisebank.storage.base import Store, StoredFile, check_key
 
 _TEMPORARY = ".tmp"
 
@@ -42,22 +43,28 @@ class LocalStore(Store):
                 raise UnsupportedStore(
                     f"{self.url}: this file system has no hard links ({error}), which commits need; use another disk"
                 ) from error
-            if not _holds(path, data):  # (a network file system may lose the answer)
+            if not path.exists() or path.read_bytes() != data:  # (a network file system may lose the answer)
                 raise
         finally:
             temporary.unlink()
         _sync_folder(path.parent)
         return True
 
+    def replace(self, key: str, held: bytes, data: bytes) -> bool:
+        path = self._path(key)
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # (of this very file, not of one that has taken its place)
+            if file.read() != held or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                return False
+            self.put(key, data)
+        return True
+
     def put(self, key: str, data: bytes | memoryview) -> None:
         self._replace(key, lambda file: file.write(data))
 
     def upload(self, path: Path, key: str) -> None:
-        def copy(target: BinaryIO) -> None:
-            with path.open("rb") as source:
-                shutil.copyfileobj(source, target, 1 << 20)
-
-        self._replace(key, copy)
+        with path.open("rb") as source:
+            self._replace(key, lambda target: shutil.copyfileobj(source, target, 1 << 20))
 
     def read(self, key: str) -> bytes:
         return self._path(key).read_bytes()
@@ -71,7 +78,7 @@ class LocalStore(Store):
 
     def scan(self, prefix: str = "") -> Iterator[StoredFile]:
         folder = self._path(prefix.rstrip("/")) if prefix else self.root
-        for path in _files(folder):
+        for path in _walk(folder):
             if path.name.startswith("."):
                 continue
             try:
@@ -90,22 +97,21 @@ class LocalStore(Store):
         return self._path(key)
 
     def sweep(self, before: float) -> int:
-        abandoned = [p for p in _files(self.root) if p.name.startswith(".") and p.name.endswith(_TEMPORARY)]
         removed = 0
-        for path in abandoned:
-            try:
+        for path in _walk(self.root):
+            if not (path.name.startswith(".") and path.name.endswith(_TEMPORARY)):
+                continue
+            with suppress(FileNotFoundError):  # (its writer has just finished)
                 if path.lstat().st_mtime < before:
                     self._remove(path)
                     removed += 1
-            except FileNotFoundError:  # (its writer has just finished)
-                continue
         return removed
 
     def probe(self) -> None:
         """A local file system either has hard links, which are exclusive, or fails in :meth:`create`."""
 
     def _path(self, key: str) -> Path:
-        path = self.root / checked_key(key)
+        path = self.root / check_key(key)
         if os.path.realpath(path) != str(path):
             raise BankDamaged(f"{path}: a symbolic link; files of a bank are real files inside its folder")
         return path
@@ -150,17 +156,10 @@ class LocalStore(Store):
             return self._create_file(path, attempts - 1)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
     for parent, _, names in os.walk(folder):
         for name in names:
             yield Path(parent, name)
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    try:
-        return path.read_bytes() == data
-    except FileNotFoundError:
-        return False
 
 
 def _sync_folder(folder: Path) -> None:

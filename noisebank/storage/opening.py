@@ -25,20 +25,15 @@ def open_store(url: str | Path) -> Store:
     scheme, separator, rest = text.partition("://")
     if not (rest.strip("/") if separator else text.strip()):
         raise ConfigError(f"bank address {text!r} is empty; name a folder, or a bucket and a path in it")
-    if not separator:
-        return _local(Path(text))
-    if "#" in text or "?" in text:
+    if separator and ("#" in text or "?" in text):
         raise ConfigError(f"bank address {text!r}: '#' and '?' are not allowed; use a plain path")
-    if scheme == "file":
-        return _local(Path(unquote(urlsplit(text).path)))
+    if not separator or scheme == "file":
+        path = Path(unquote(urlsplit(text).path) if separator else text)
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"bank address {str(path)!r}: a file is there, not a folder")
+        return LocalStore(path)
     if scheme not in REMOTE_SCHEMES:
         raise ConfigError(f"bank address {text!r}: a local path or one of {', '.join(REMOTE_SCHEMES)}:// is wanted")
     from noisebank.storage.remote import RemoteStore  # (obstore is needed for remote banks only)
 
     return RemoteStore(text)
-
-
-def _local(path: Path) -> LocalStore:
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"bank address {str(path)!r}: a file is there, not a folder")
-    return LocalStore(path)

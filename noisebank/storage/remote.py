@@ -11,17 +11,18 @@ import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
 from noisebank.errors import ConfigError, NoiseBankError, UnsupportedStore
-from noisebank.storage.base import Store, StoredFile, checked_key
+from noisebank.storage.base import Store, StoredFile, check_key
 
 _PART_BYTES = 8 << 20
 _PARTS_AT_ONCE = 4
@@ -31,6 +32,7 @@ _CLIENT = {"timeout": timedelta(seconds=300), "connect_timeout": timedelta(secon
 _CLIENT |= {"read_timeout": timedelta(seconds=90)}
 _RETRY = {"max_retries": 6, "retry_timeout": timedelta(seconds=300)}
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT")
+_ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_STORAGE_USE_EMULATOR")
 
 _memory: dict[str, MemoryStore] = {}
 _client_process: list[int] = []
@@ -64,22 +66,37 @@ class RemoteStore(Store):
 
     def create(self, key: str, data: bytes) -> bool:
         try:
-            obstore.put(self.client, checked_key(key), data, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return self.read(key) == data
-        except (BaseError, OSError):  # (time-outs and broken connections: it may have been written none the less)
+            obstore.put(self.client, check_key(key), data, mode="create", use_multipart=False)
+        except (
+            BaseError,
+            OSError,
+        ):  # (it is there; or time-outs and broken connections: it may have been written none the less)
             if not self.exists(key):
                 raise
             return self.read(key) == data
         return True
 
+    def replace(self, key: str, held: bytes, data: bytes) -> bool:
+        found = obstore.get(self.client, check_key(key))
+        version: Any = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
+        if bytes(found.bytes()) != held:
+            return False
+        try:
+            obstore.put(self.client, key, data, mode=version, use_multipart=False)
+        except PreconditionError:
+            return False
+        except (BaseError, OSError):  # (the answer may be lost)
+            if self.read(key) != data:
+                raise
+        return True
+
     def put(self, key: str, data: bytes | memoryview) -> None:
-        obstore.put(self.client, checked_key(key), bytes(data), use_multipart=False)
+        obstore.put(self.client, check_key(key), bytes(data), use_multipart=False)
 
     def upload(self, path: Path, key: str) -> None:
         wanted = path.stat().st_size
         try:
-            obstore.put(self.client, checked_key(key), path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+            obstore.put(self.client, check_key(key), path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
         except (BaseError, OSError):  # (the answer to a completed multipart upload may be lost, or read NotFound)
             if not self.exists(key) or self.size(key) != wanted:
                 raise
@@ -87,30 +104,28 @@ class RemoteStore(Store):
             raise NoiseBankError(f"{self.url}/{key}: {found} bytes arrived of {wanted}; try again")
 
     def read(self, key: str) -> bytes:
-        return bytes(obstore.get(self.client, checked_key(key)).bytes())
+        return bytes(obstore.get(self.client, check_key(key)).bytes())
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         if length == 0:
             return b""
-        return bytes(obstore.get_range(self.client, checked_key(key), start=offset, length=length))
+        return bytes(obstore.get_range(self.client, check_key(key), start=offset, length=length))
 
     def open(self, key: str) -> BinaryIO:
         return cast(BinaryIO, io.BufferedReader(_RangeFile(self, key), _READ_AHEAD_BYTES))
 
     def scan(self, prefix: str = "") -> Iterator[StoredFile]:
-        folder = checked_key(prefix.rstrip("/")) if prefix else None
+        folder = check_key(prefix.rstrip("/")) if prefix else None
         for page in obstore.list(self.client, folder, chunk_size=1000):
             for file in page:
                 yield StoredFile(file["path"], file["size"], file["last_modified"].timestamp())
 
     def size(self, key: str) -> int:
-        return int(obstore.head(self.client, checked_key(key))["size"])
+        return int(obstore.head(self.client, check_key(key))["size"])
 
     def delete(self, key: str) -> None:
-        try:
-            obstore.delete(self.client, checked_key(key))
-        except FileNotFoundError:
-            return
+        with suppress(FileNotFoundError):
+            obstore.delete(self.client, check_key(key))
 
     def local_path(self, key: str) -> None:
         return None
@@ -179,9 +194,8 @@ def _connect(url: str) -> Any:
         endpoints.append(config["base_url"])
         if not os.environ.get("GOOGLE_BEARER_TOKEN"):
             config["skip_signature"] = True
-    plain = any(endpoint.startswith("http://") for endpoint in endpoints) or _is_set(
-        "AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_STORAGE_USE_EMULATOR"
-    )
+    allowed = any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in _ALLOW_HTTP)
+    plain = allowed or any(endpoint.startswith("http://") for endpoint in endpoints)
     kind = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[parts.scheme]
     return kind(
         parts.netloc,
@@ -190,7 +204,3 @@ def _connect(url: str) -> Any:
         client_options=_CLIENT | {"allow_http": plain},  # (giving options hides *_ALLOW_HTTP from obstore)
         retry_config=_RETRY,
     )
-
-
-def _is_set(*names: str) -> bool:
-    return any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in names)

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from noisebank.errors import BankDamaged
-from noisebank.format.noise_file import NoiseWriter, StoredRecord, stored_records
+from noisebank.format.noise_file import NoiseWriter, StoredRecord, read_stored_records
 from noisebank.format.reading import PARQUET, read_table, verified_path, verified_table
 from noisebank.format.receipts import Receipt
 from noisebank.format.shards import ShardSample, read_shard
@@ -147,7 +147,8 @@ def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], t
         if suffix == PARQUET:
             pq.write_table(table, path)
         else:
-            info |= _copy_noise(path, [stored_records(p, piece.rows) for p, piece in zip(paths, pieces, strict=True)])
+            records = [read_stored_records(p, piece.rows) for p, piece in zip(paths, pieces, strict=True)]
+            info |= _copy_noise(path, records)
         return (writer.file(path, stage, suffix, table.num_rows),), info
 
     fingerprint = pieces[0].fingerprint

@@ -9,17 +9,17 @@ from functools import partial
 
 import numpy as np
 
-from noisebank.commits.delta import count, named_sources
+from noisebank.commits.delta import name_sources
 from noisebank.errors import BankDamaged
 from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.layout import is_ours
 from noisebank.format.manifest import Snapshot, read_snapshot, snapshot_numbers, snapshot_path
 from noisebank.format.parts import part_entries, read_parts
 from noisebank.format.tables import FAILURE_KEY, OverlayTable
-from noisebank.format.tally import count_failures
+from noisebank.format.tally import count_failures, tally
 from noisebank.progress import ReportProgress, silent
 from noisebank.storage import FileEntry, Store
-from noisebank.storage.files import stored_sha256
+from noisebank.storage.files import hash_stored
 
 _READERS = 4
 
@@ -101,7 +101,7 @@ def _find_fault(store: Store, entry: FileEntry) -> str:
             return f"truncated: {size} of {entry.bytes} bytes"
         if size > entry.bytes:
             return f"too long: {size} bytes, {entry.bytes} are wanted"
-        is_same = stored_sha256(store, entry.path) == entry.sha256
+        is_same = hash_stored(store, entry.path) == entry.sha256
         return "" if is_same else "changed: its content differs from its checksum"
     except FileNotFoundError:
         return "missing"
@@ -112,11 +112,11 @@ def _find_fault(store: Store, entry: FileEntry) -> str:
 def _find_contradictions(store: Store, snapshot: Snapshot) -> Iterator[Damage]:
     """Where the numbers of a snapshot disagree with its own tables."""
     try:
-        counted = count(store, snapshot.rows, snapshot.records, snapshot.noise_sets)
+        counted = tally(store, snapshot.rows, snapshot.records, snapshot.noise_sets)
         named = {kind: read_parts(store, entries) for kind, entries in snapshot.parts.items()}
         stated = {
             "in_bank": (snapshot.in_bank, counted.in_bank),
-            "sources": (dict(snapshot.sources), named_sources(counted, snapshot.sources)),
+            "sources": (dict(snapshot.sources), name_sources(counted, snapshot.sources)),
             "rows of all sources": (sum(snapshot.sources.values()), counted.sources.total()),
             "record_counts": (dict(snapshot.record_counts), {n: counted.records[n] for n in snapshot.record_counts}),
             "failure_counts": (

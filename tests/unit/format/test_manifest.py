@@ -1,10 +1,12 @@
 """Snapshots: read whole or not at all, and refused when they are damaged, expired or from the future."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from noisebank.decode import decode
 from noisebank.errors import BankDamaged, BankNotFound, SnapshotExpired, UnsupportedFormat
 from noisebank.format.manifest import (
     Snapshot,
@@ -17,6 +19,11 @@ from noisebank.format.manifest import (
 from noisebank.format.sealed import seal, unseal
 from noisebank.storage import Store, open_store
 from tests.support.bank import make, publish
+
+
+@dataclass
+class _Document:
+    a: int
 
 
 @pytest.fixture
@@ -91,11 +98,31 @@ def test_numbers_that_json_cannot_hold_are_not_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"[" * 100_000 + b"]" * 100_000, b'{"recall": NaN, "digest": ""}', b'{"a": -Infinity, "digest": ""}']
+    "data",
+    [
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"recall": NaN, "digest": ""}',
+        b'{"a": -Infinity, "digest": ""}',
+        b'{"a": 1e999, "digest": ""}',
+        b'{"a": %d, "digest": ""}' % (1 << 63),
+        b'{"a": 1%s, "digest": ""}' % (b"0" * 5000),
+    ],
 )
 def test_what_json_cannot_say_is_damage(data: bytes) -> None:
     with pytest.raises(BankDamaged, match=r"a\.json: not JSON"):
         unseal(data, "a.json")
+
+
+def test_damage_says_what_mends_it() -> None:
+    for path, remedy in {
+        snapshot_path(1): "restore it from a copy",
+        f"plans/{'ab' * 16}/plan.json": "run the build again, which plans anew",
+        f"noise/a/{'ab' * 16}.json": "run the build again, which makes it again",
+    }.items():
+        with pytest.raises(BankDamaged, match=f"{path}: .*; {remedy}$"):
+            unseal(b"{}", path)
+        with pytest.raises(BankDamaged, match=f"{path}.a: missing; {remedy}$"):
+            decode({}, _Document, path)
 
 
 def test_swapped_snapshots_are_found(store: Store, snapshot: Snapshot) -> None:

@@ -23,15 +23,15 @@ from noisebank.storage import BankWriter, Store, open_store
 FAILURE = Failure(5, "webvid-5", "webvid", "a.mp4", "clips", "http_404", "gone", False, 1)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "bank")
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return open_store(tmp_path / "bank" if request.param == "local" else f"memory://{tmp_path.name}")
 
 
 def receipt(store: Store, tmp_path: Path, content: bytes = b"tar") -> Receipt:
     path = tmp_path / content.decode()
     path.write_bytes(content)
-    entry = BankWriter(store).file(path, "clips", ".tar", 2)
+    entry = BankWriter(store).file(path, "clips", ".parquet", 2)
     return Receipt("clips", "ab" * 16, "f00d", (entry,), 2, (FAILURE,), {"frames": 16})
 
 
@@ -83,6 +83,51 @@ def test_a_file_of_another_content_counts_until_it_is_read_again(store: Store, t
     again = finish(store, receipt(store, tmp_path, b"again"))
     assert again.files != mine.files, "a receipt of a damaged file does not win"
     assert find_receipt(store, "clips", mine.inputs, verify=True) == again
+
+
+@pytest.mark.parametrize("damaged", ["receipt", "file"])
+def test_of_two_attempts_over_a_damaged_receipt_one_takes_its_place(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    mine = finish(store, receipt(store, tmp_path))
+    store.put(mine.path if damaged == "receipt" else mine.files[0].path, b"{}")
+    first, second = receipt(store, tmp_path, b"first"), receipt(store, tmp_path, b"second")
+    read, counted = store.read, []
+
+    def read_while_another_finishes(key: str) -> bytes:
+        data = read(key)
+        if not counted:
+            counted.append(finish(open_store(store.url), first))
+        return data
+
+    monkeypatch.setattr(store, "read", read_while_another_finishes)
+    assert finish(store, second) == first == counted[0]
+    assert find_receipt(store, "clips", mine.inputs) == first
+
+
+def test_receipts_that_lack_what_their_stage_needs_count_for_nothing(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = receipt(store, tmp_path)
+    records = dataclasses.replace(whole, stage="noise/a", files=(), info={"tar": f"clips/{'0' * 32}.tar"})
+    index = dataclasses.replace(whole, stage="index", info={"segment": {}, "replaces": []})
+    odd = {
+        "names no sidecar": dataclasses.replace(whole, files=()),
+        "info.tar: missing": dataclasses.replace(records, info={}),
+        "info.tar: 7 is not allowed": dataclasses.replace(records, info={"tar": 7}),
+        "'../x' is not the name": dataclasses.replace(records, info={"tar": "../x"}),
+        "info.segment.index: missing": index,
+        "info.segment: missing": dataclasses.replace(index, info={"replaces": []}),
+        "more than 64 bits": dataclasses.replace(whole, failures=(dataclasses.replace(FAILURE, num=1 << 70),)),
+        "too large": dataclasses.replace(whole, failures=(dataclasses.replace(FAILURE, attempts=1 << 40),)),
+        "surrogates not allowed": dataclasses.replace(whole, failures=(dataclasses.replace(FAILURE, id="\ud800"),)),
+    }
+    for says, document in odd.items():
+        caplog.clear()
+        store.put(document.path, document.to_bytes())
+        assert find_receipt(store, document.stage, document.inputs) is None
+        assert says in caplog.text and document.path in caplog.text
+    assert finish(store, records) == records == find_receipt(store, "noise/a", whole.inputs)
 
 
 def test_stages_below_a_stage_are_their_own(store: Store, tmp_path: Path) -> None:

@@ -71,6 +71,11 @@ def test_a_damaged_shard_is_told(tmp_path: Path) -> None:
             list(read_shard(tmp_path / name))
 
 
+def test_a_missing_shard_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(BankDamaged, match=r"a\.tar: missing; run verify"):
+        list(read_shard(tmp_path / "a.tar"))
+
+
 def foreign(members: dict[str, bytes], **options: object) -> io.BytesIO:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", **options) as tar:  # type: ignore[call-overload]

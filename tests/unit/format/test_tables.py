@@ -44,7 +44,7 @@ def test_overlay_equals_a_dictionary(store: Store) -> None:
     for segment in range(4):
         changes = {int(num): segment for num in rng.integers(0, 100, 30)}
         model |= changes
-        entry = write_segment(BankWriter(store), "rows", table(changes))
+        entry = write_segment(BankWriter(store), "toys", table(changes))
         assert entry is not None and entry.rows == len(changes)
         entries.append(entry)
     overlay = OverlayTable(store, entries)
@@ -64,7 +64,7 @@ def test_overlay_equals_a_dictionary(store: Store) -> None:
 
 def test_largest_numbers(store: Store) -> None:
     top = 2**63 - 1
-    entry = write_segment(BankWriter(store), "rows", table({0: 1, top: 2}))
+    entry = write_segment(BankWriter(store), "toys", table({0: 1, top: 2}))
     overlay = OverlayTable(store, [entry])
     assert as_dict(overlay.slice(1)) == {top: 2}
     assert as_dict(overlay.slice(0, top)) == {0: 1}
@@ -79,7 +79,7 @@ def test_segments_of_two_keys_in_parquet(store: Store) -> None:
 
     old = failures([(1, "clips", "a"), (7, "clips", "b"), (7, "noise/m", "c"), *((8, f"s{i}", "d") for i in range(9))])
     new = failures([(7, "noise/m", ""), (8, "s4", "e")])
-    entries = [write_segment(BankWriter(store), "failures", part, suffix=".parquet") for part in (old, new)]
+    entries = [write_segment(BankWriter(store), "toys", part, suffix=".parquet") for part in (old, new)]
     found = OverlayTable(store, entries, key=("num", "stage"))
     assert found.slice(2, 8).to_pylist() == failures([(7, "clips", "b"), (7, "noise/m", "")]).to_pylist()
     assert found.slice(8).column("code").to_pylist() == ["d"] * 4 + ["e"] + ["d"] * 4
@@ -90,29 +90,29 @@ def test_segments_of_two_keys_in_parquet(store: Store) -> None:
 @pytest.mark.usefixtures("small_batches")
 def test_a_segment_does_not_depend_on_how_its_rows_came(store: Store) -> None:
     whole = table({num: num % 5 for num in range(50)})
-    one = write_segment(BankWriter(store), "rows", whole)
-    many = write_segment(BankWriter(store), "rows", (whole.slice(i, 3) for i in range(0, 50, 3)))
+    one = write_segment(BankWriter(store), "toys", whole)
+    many = write_segment(BankWriter(store), "toys", (whole.slice(i, 3) for i in range(0, 50, 3)))
     assert one == many
     assert pa.ipc.open_file(store.open(one.path)).num_record_batches == 13
 
 
 def test_rows_out_of_order_are_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="sorted"):
-        write_segment(BankWriter(store), "rows", [table({5: 1}), table({4: 1})])
+        write_segment(BankWriter(store), "toys", [table({5: 1}), table({4: 1})])
     with pytest.raises(ValueError, match="sorted"):
-        write_segment(BankWriter(store), "rows", pa.table({"num": [2, 1], "value": [0, 0]}, SCHEMA))
-    assert store.list("rows") == []
+        write_segment(BankWriter(store), "toys", pa.table({"num": [2, 1], "value": [0, 0]}, SCHEMA))
+    assert store.list("toys") == []
 
 
 def test_no_rows_make_no_segment(store: Store) -> None:
-    assert write_segment(BankWriter(store), "rows", [SCHEMA.empty_table()]) is None
+    assert write_segment(BankWriter(store), "toys", [SCHEMA.empty_table()]) is None
     assert OverlayTable(store, [], schema=SCHEMA).read().equals(SCHEMA.empty_table())
     with pytest.raises(ValueError, match="nothing to merge"):
         OverlayTable(store, []).read()
 
 
 def test_damaged_segments_are_named(store: Store) -> None:
-    entry = write_segment(BankWriter(store), "rows", table({1: 1, 2: 2}))
+    entry = write_segment(BankWriter(store), "toys", table({1: 1, 2: 2}))
     data = store.read(entry.path)
     for damaged in (data[: len(data) // 2], b"", b"x" * len(data)):
         store.put(entry.path, damaged)

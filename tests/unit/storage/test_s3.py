@@ -93,7 +93,12 @@ def test_one_winner(bucket: str) -> None:
     with ThreadPoolExecutor(20) as pool:
         won = list(pool.map(lambda i: store.create("s/1", b"%d" % i), range(20)))
     assert won.count(True) == 1
-    assert store.read("s/1") == b"%d" % won.index(True)
+    first = b"%d" % won.index(True)
+    assert store.read("s/1") == first
+    with ThreadPoolExecutor(20) as pool:
+        won = list(pool.map(lambda i: store.replace("s/1", first, b"new %d" % i), range(20)))
+    assert won.count(True) == 1
+    assert store.read("s/1") == b"new %d" % won.index(True)
 
 
 def test_two_processes_commit_at_once(bucket: str) -> None:

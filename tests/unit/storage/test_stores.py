@@ -57,6 +57,16 @@ def test_create_only_if_absent(store: Store) -> None:
     store.probe()
 
 
+def test_a_file_is_replaced_only_as_it_was_seen(store: Store) -> None:
+    store.put("s/1", b"damaged")
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: store.replace("s/1", b"damaged", b"%d" % n), range(8)))
+    assert won.count(True) == 1
+    assert store.read("s/1") == b"%d" % won.index(True)
+    with pytest.raises(FileNotFoundError):
+        store.replace("s/2", b"", b"new")
+
+
 def test_one_winner_of_many_threads(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         for i in range(10):
