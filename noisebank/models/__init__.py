@@ -5,7 +5,7 @@ from noisebank.models.base import FAMILIES, ClipRules, ModelAdapter, family_of, 
 from noisebank.models.check import Mismatch, compare
 from noisebank.models.config import ModelConfig, model_digest, pipeline_config, read_model_config
 from noisebank.models.layout import from_pipeline, pipeline_inputs, to_pipeline
-from noisebank.models.load import check_model, load_clip_rules, load_for_inversion, load_model
+from noisebank.models.load import check_model, family_code, load_clip_rules, load_for_inversion, load_model
 
 __all__ = [
     "FAMILIES",
@@ -16,6 +16,7 @@ __all__ = [
     "check_model",
     "cogvideox",
     "compare",
+    "family_code",
     "family_of",
     "from_pipeline",
     "load_clip_rules",

@@ -32,7 +32,10 @@ FAMILIES: dict[str, type[ModelAdapter]] = {}
 
 
 def register_family(cls: type[ModelAdapter]) -> type[ModelAdapter]:
-    """Class decorator that serves ``cls.pipeline_class`` with this adapter."""
+    """Class decorator that serves ``cls.pipeline_class`` with this adapter; ValueError if another package's does."""
+    known = FAMILIES.setdefault(cls.pipeline_class, cls)
+    if known.__module__.partition(".")[0] != cls.__module__.partition(".")[0]:
+        raise ValueError(f"{cls.pipeline_class} has an adapter already, {known.__module__}.{known.__qualname__}")
     FAMILIES[cls.pipeline_class] = cls
     return cls
 

@@ -41,21 +41,8 @@ faiss.cvar.distance_compute_blas_threshold = 8
 does below 128,000 queries."""
 
 
-@dataclass(frozen=True)
-class IndexSpec:
-    """Which index to build.
-
-    Args:
-        factory: for ``faiss.index_factory``, and the segment's ``kind`` in the manifest.
-        nlist: inverted lists; 0 where there are none.
-    """
-
-    factory: str
-    nlist: int = 0
-
-
-def choose_index(n: int, dim: int, memory: int | None = None, final: bool = False) -> IndexSpec:
-    """The index for ``n`` vectors of ``dim`` float32.
+def choose_index(n: int, dim: int, memory: int | None = None, final: bool = False) -> str:
+    """The index for ``n`` vectors of ``dim`` float32, for ``faiss.index_factory`` and the manifest.
 
     Exact up to 50,000 vectors; then inverted lists, ``nlist = 4 sqrt(n)``; above 2 million vectors, or where they do
     not fit in ``memory`` bytes, with 8 bits a dimension. Product quantisation is never chosen: its recall is 0.65.
@@ -65,17 +52,17 @@ def choose_index(n: int, dim: int, memory: int | None = None, final: bool = Fals
         final: nothing will be added for long and latency matters: a graph, unless it does not fit.
 
     >>> choose_index(10_000, 384), choose_index(1_000_000, 384)
-    (IndexSpec(factory='Flat', nlist=0), IndexSpec(factory='IVF4000,Flat', nlist=4000))
+    ('Flat', 'IVF4000,Flat')
     """
     room = math.inf if memory is None else memory
     full, links = n * dim * _FLOAT_BYTES, n * 2 * _HNSW_LINKS * _LINK_BYTES
     fits = full <= room
     if n <= FLAT_LIMIT and fits:
-        return IndexSpec("Flat")
+        return "Flat"
     if final and n <= FULL_LIMIT and full + links <= room:
-        return IndexSpec(f"HNSW{_HNSW_LINKS},Flat")
+        return f"HNSW{_HNSW_LINKS},Flat"
     nlist = min(n, round(4 * math.sqrt(n)))
-    return IndexSpec(f"IVF{nlist},{'Flat' if n <= FULL_LIMIT and fits else 'SQ8'}", nlist)
+    return f"IVF{nlist},{'Flat' if n <= FULL_LIMIT and fits else 'SQ8'}"
 
 
 @dataclass(frozen=True)
@@ -84,12 +71,13 @@ class TunedIndex:
 
     Args:
         index: the FAISS index; ids are the positions of the vectors, and its own nprobe or efSearch is ``effort``.
+        factory: what it was made by.
         effort: lists visited (nprobe) or candidates kept (efSearch) a query; 0 for exact search.
         recall: recall@k by k, for k in 1 and 5.
     """
 
     index: Any
-    spec: IndexSpec
+    factory: str
     effort: int
     recall: dict[int, float]
 
@@ -98,23 +86,23 @@ class TunedIndex:
         faiss.write_index(self.index, str(path))
 
 
-def build_index(vectors: Vectors, min_recall: float, spec: IndexSpec | None = None) -> TunedIndex:
+def build_index(vectors: Vectors, min_recall: float, factory: str | None = None) -> TunedIndex:
     """Trains and fills an index, and raises its effort until recall@1 and recall@5 reach ``min_recall``.
 
     Args:
         vectors: ``[N, D]`` float32 of length one, N at least 1; a memory map will do.
         min_recall: 0 to 1.
-        spec: the type; default: :func:`choose_index`.
+        factory: the type; default: :func:`choose_index`.
 
     Raises:
         JobFailed: the recall is lower even at the highest effort.
     """
     n, dim = vectors.shape
-    spec = spec or choose_index(n, dim)
+    factory = factory or choose_index(n, dim)
     with one_thread():
-        index = faiss.index_factory(dim, spec.factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
-            index.train(_training_sample(vectors, spec))
+            index.train(_training_sample(vectors, getattr(index, "nlist", 1)))
         for start in range(0, n, _BLOCK):
             index.add(np.ascontiguousarray(vectors[start : start + _BLOCK]))
         queries = held_out_queries(vectors)
@@ -125,9 +113,9 @@ def build_index(vectors: Vectors, min_recall: float, spec: IndexSpec | None = No
             _, positions = index.search(queries, max(RECALL_AT))
             recall = recall_of(_scores(vectors, queries, positions), exact)
             if min(recall.values()) >= min_recall:
-                return TunedIndex(index, spec, effort, recall)
+                return TunedIndex(index, factory, effort, recall)
     raise JobFailed(
-        f"index {spec.factory} over {n} captions: recall@1 {recall[1]:.3f}, recall@5 {recall[5]:.3f} at the highest "
+        f"index {factory} over {n} captions: recall@1 {recall[1]:.3f}, recall@5 {recall[5]:.3f} at the highest "
         f"effort ({effort}), index.min_recall is {min_recall}; lower it"
     )
 
@@ -199,8 +187,8 @@ def _raise_effort(index: Any, n: int) -> Iterator[int]:
         yield effort
 
 
-def _training_sample(vectors: Vectors, spec: IndexSpec) -> Vectors:
-    size = min(len(vectors), max(1, spec.nlist) * _POINTS_PER_LIST)
+def _training_sample(vectors: Vectors, nlist: int) -> Vectors:
+    size = min(len(vectors), nlist * _POINTS_PER_LIST)
     rows = np.random.default_rng(_SEED).choice(len(vectors), size, replace=False)
     return np.ascontiguousarray(vectors[np.sort(rows)])
 

@@ -33,7 +33,7 @@ from noisebank.options import IndexOptions
 from noisebank.planning.plan import Plan
 from noisebank.search.index import TunedIndex, Vectors, build_index, choose_index
 from noisebank.search.segments import ENTRY_GROUP, Entries, Segment, merge_segments_from, open_segment, union_recall
-from noisebank.stages.job import Made
+from noisebank.stages.job import Made, ShardJob
 from noisebank.storage import BankWriter, FileEntry, Store
 
 _log = logging.getLogger(__name__)
@@ -67,7 +67,10 @@ class IndexJob:
     gone: Nums
     claimed: tuple[tuple[FileEntry, Nums], ...] = ()
     purges: bool = False
-    stage: str = INDEX
+
+    def shard(self) -> ShardJob:
+        """The segment as the job of a shard."""
+        return ShardJob(INDEX, self.fingerprint, self.inputs, self.size, self.make)
 
     @property
     def inputs(self) -> str:
@@ -93,7 +96,8 @@ class IndexJob:
         with tempfile.TemporaryDirectory(prefix="noisebank-index-") as scratch:
             segment, replaces = self._build(Path(scratch), writer)
         info = {"segment": dataclasses.asdict(segment), "replaces": [old.index.path for old in replaces]}
-        return Made(segment.files, segment.size, info=info)
+        said = f"{segment.kind}, recall {segment.recall:.3f}, {len(replaces)} earlier segments merged"
+        return Made(segment.files, segment.size, info=info, said=said)
 
     @property
     def _older(self) -> tuple[IndexSegment, ...]:
@@ -106,8 +110,8 @@ class IndexJob:
             kept, replaced = self._older[:first], self._older[first:]
             entries, vectors = self._collect(replaced, scratch)
             n, dim = vectors.shape
-            spec = choose_index(n, dim, self.options.memory, self.options.final)
-            tuned = build_index(vectors, self.options.min_recall, spec)
+            factory = choose_index(n, dim, self.options.memory, self.options.final)
+            tuned = build_index(vectors, self.options.min_recall, factory)
             tuned.write(scratch / _INDEX)
             pq.write_table(entries, scratch / _ENTRIES, compression="zstd", row_group_size=ENTRY_GROUP)
             recall = self._recall(tuned, kept, entries.column("num").to_numpy(), scratch)
@@ -179,7 +183,7 @@ class IndexJob:
 
     def _store(self, built: TunedIndex, recall: dict[int, float], scratch: Path, writer: BankWriter) -> IndexSegment:
         info = {
-            "kind": built.spec.factory,
+            "kind": built.factory,
             "metric": "inner_product",
             "size": built.index.ntotal,
             "dim": built.index.d,
@@ -192,10 +196,10 @@ class IndexJob:
         rows = int(built.index.ntotal)
         files = [(scratch / suffix, suffix, rows) for suffix in (_INDEX, _ENTRIES, _INFO)]
         index, entries, how = writer.group(files, INDEX)
-        return IndexSegment(index, entries, how, None, built.spec.factory, rows, min(recall.values()))
+        return IndexSegment(index, entries, how, None, built.factory, rows, min(recall.values()))
 
 
-def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: IndexOptions) -> IndexJob | None:
+def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: IndexOptions) -> ShardJob | None:
     """The index segment of a build; None where it has no captions to index.
 
     Args:
@@ -214,7 +218,7 @@ def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: 
         piece.filter(pc.field("status") == int(Status.REMOVED)).column("num").to_numpy() for piece in rows.slices()
     ]
     gone = np.concatenate([np.zeros(0, np.int64), *removed])
-    return IndexJob(store, tuple(files), parent, plan.fingerprints[CAPTIONS], options, gone, claimed)
+    return IndexJob(store, tuple(files), parent, plan.fingerprints[CAPTIONS], options, gone, claimed).shard()
 
 
 def claimed_captions(store: Store, plan: Plan) -> tuple[tuple[FileEntry, Nums], ...]:

@@ -6,7 +6,6 @@ Decoding of the next batch overlaps with the network; one clip that cannot be re
 from __future__ import annotations
 
 import hashlib
-import logging
 import resource
 import sys
 import time
@@ -27,16 +26,15 @@ from noisebank.format.receipts import Failure
 from noisebank.format.schemas import noise_schema
 from noisebank.format.shards import ShardSample
 from noisebank.format.stage_names import NOISE
-from noisebank.models import ModelAdapter, check_model, load_clip_rules, load_for_inversion, model_digest
+from noisebank.models import ModelAdapter, check_model, family_code, load_clip_rules, load_for_inversion, model_digest
 from noisebank.models.config import absolute_path
 from noisebank.options import Config, NoiseOptions, fingerprint
 from noisebank.stages.clip_inversion import ClipRecord, MeteredNetwork, choose_batch_size, invert_clips
 from noisebank.stages.job import failure_of
-from noisebank.stages.over_clips import StageOverClips, Written
+from noisebank.stages.over_clips import KEYS, StageOverClips, Written
 from noisebank.stages.stage import Identity
 from noisebank.video.frames import decode_mp4
 
-_log = logging.getLogger(__name__)
 _MEASURES = ("reconstruction_error", "stored_reconstruction_error", "max_residual", "network_calls", "stalled_steps")
 _SAID = ("inverter", "prompt", "guidance_scale", "num_inference_steps", "dtype")
 """Options that the snapshot tells readers."""
@@ -68,7 +66,7 @@ class NoiseStage(StageOverClips):
         try:
             shape = record_shape(config, noise)
             digest = model_digest(noise.model, noise.motion_adapter)
-            mark = fingerprint(noise, model_digest=digest)
+            mark = fingerprint(noise, model_digest=digest, **family_code(noise.model, noise.motion_adapter))
             known = latest.stage_fingerprints if latest else {}
             if (known.get("clips"), known.get(self.name.name)) != (fingerprint(config.clips), mark):
                 check_model(noise.model, noise.num_inference_steps, shape, noise.motion_adapter)
@@ -107,8 +105,10 @@ class NoiseStage(StageOverClips):
             if rows:
                 info |= writer.finish()
                 info["description"] = adapter.describe(self.options.num_inference_steps, shape)
-        _log_shard(self.name.name, rows, len(failures), time.perf_counter() - began, run.network)
-        return Written(rows, failures, info)
+        busy, seconds = run.network.seconds(), time.perf_counter() - began
+        rate, peak = len(clips) / seconds, _peak_bytes(adapter.device) / 1e9
+        said = f"{rate:.2f} clips/s, network {busy / seconds:.0%} of the time, peak memory {peak:.2f} GB"
+        return Written(rows, failures, info, said)
 
 
 def record_shape(config: Config, noise: NoiseOptions) -> Shape:
@@ -123,19 +123,6 @@ def record_shape(config: Config, noise: NoiseOptions) -> Shape:
         return rules.latent_shape(noise.frames or config.clips.frames, height, width)
     except ShapeMismatch as error:
         raise ConfigError(f"{error}; change clips.size, or clips.frames or noise.frames") from error
-
-
-def _log_shard(stage: str, rows: int, failed: int, seconds: float, network: MeteredNetwork) -> None:
-    """One line a shard; ``seconds`` since the model was loaded."""
-    _log.info(
-        "%s: %d clips inverted, %d failed, %.2f clips/s, network %.0f%% of the time, peak memory %.2f GB",
-        stage,
-        rows,
-        failed,
-        (rows + failed) / seconds,
-        100 * network.seconds() / seconds,
-        _peak_bytes(network.device) / 1e9,
-    )
 
 
 def _peak_bytes(device: torch.device) -> int:
@@ -231,7 +218,7 @@ def _append_records(
         if isinstance(outcome, RowFailure):
             failures.append(failure_of(row, stage, outcome))
             continue
-        columns = {name: row[name] for name in ("num", "id", "sha256")}
+        columns = {name: row[name] for name in KEYS}
         columns |= {name: getattr(outcome, name) for name in _MEASURES}
         columns |= {name: values.tolist() for name, values in outcome.statistics.items()}
         writer.append(outcome.noise, columns)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.errors import BankDamaged
+from noisebank.errors import BankDamaged, JobFailed
 from noisebank.format.noise_file import NoiseWriter, StoredRecord, stored_records
 from noisebank.format.reading import PARQUET, read_table, verified_path, verified_table
 from noisebank.format.receipts import Receipt
@@ -29,7 +29,7 @@ from noisebank.format.stage_names import CAPTIONS, CLIPS
 from noisebank.ids import xxh64_of
 from noisebank.stages.captions import caption_inputs, write_captions
 from noisebank.stages.clips import clip_inputs, write_clips
-from noisebank.stages.job import Made, run_job
+from noisebank.stages.job import Made, ShardJob, run_job
 from noisebank.stages.over_clips import record_inputs
 from noisebank.storage import BankWriter, FileEntry
 
@@ -51,21 +51,6 @@ class Repacked:
 
     receipt: Receipt
     nums: Nums
-
-
-@dataclasses.dataclass(frozen=True)
-class _CopyJob:
-    """A shard that is copied together."""
-
-    stage: str
-    fingerprint: str
-    inputs: str
-    size: int
-    copy: Callable[[BankWriter, Path], Made]
-
-    def make(self, writer: BankWriter) -> Made:
-        with tempfile.TemporaryDirectory(prefix="noisebank-repack-") as scratch:
-            return self.copy(writer, Path(scratch))
 
 
 def repack_clips(
@@ -100,7 +85,7 @@ def repack_clips(
         samples = (_with_caption(sample, texts[num]) for num, sample in ordered)
         return Made(write_clips(writer, scratch, samples, lambda: table), table.num_rows)
 
-    return _run(writer, _CopyJob(CLIPS, fingerprint, clip_inputs(fingerprint, table), table.num_rows, copy), table)
+    return _run(writer, CLIPS, fingerprint, clip_inputs(fingerprint, table), table, copy)
 
 
 def repack_captions(writer: BankWriter, pieces: Sequence[FileRows], fingerprint: str) -> Repacked:
@@ -112,9 +97,7 @@ def repack_captions(writer: BankWriter, pieces: Sequence[FileRows], fingerprint:
     def copy(writer: BankWriter, scratch: Path) -> Made:
         return Made((write_captions(writer, table),), table.num_rows, info=info)
 
-    return _run(
-        writer, _CopyJob(CAPTIONS, fingerprint, caption_inputs(fingerprint, table), table.num_rows, copy), table
-    )
+    return _run(writer, CAPTIONS, fingerprint, caption_inputs(fingerprint, table), table, copy)
 
 
 def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], tar: str, fingerprint: str) -> Repacked:
@@ -125,7 +108,11 @@ def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], t
     store = writer.store
     suffix = Path(pieces[0].file.path).suffix
     tables = [_take(piece, read_table(store, piece.file.path, without=("noise", "scale"))) for piece in pieces]
-    table = pa.concat_tables(tables).sort_by("num")
+    try:  # (a column that a stage left empty in one tar may have no type there)
+        table = pa.concat_tables(tables, promote_options="permissive").sort_by("num")
+    except pa.ArrowException as error:
+        problem = f"{stage}: its files have columns of types that do not fit each other ({error})"
+        raise JobFailed(f"{problem}; make it write one schema, or drop the set, and compact again") from error
 
     def copy(writer: BankWriter, scratch: Path) -> Made:
         paths = [verified_path(store, piece.file, scratch) for piece in pieces]
@@ -138,10 +125,24 @@ def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], t
         return Made((writer.file(path, stage, suffix, table.num_rows),), table.num_rows, info=info)
 
     clips = table.select(["id", "sha256"]).append_column("attempt", pa.array(np.ones(table.num_rows, np.int16)))
-    return _run(writer, _CopyJob(stage, fingerprint, record_inputs(fingerprint, clips), table.num_rows, copy), table)
+    return _run(writer, stage, fingerprint, record_inputs(fingerprint, clips), table, copy)
 
 
-def _run(writer: BankWriter, job: _CopyJob, table: pa.Table) -> Repacked:
+def _run(
+    writer: BankWriter,
+    stage: str,
+    fingerprint: str,
+    inputs: str,
+    table: pa.Table,
+    copy: Callable[[BankWriter, Path], Made],
+) -> Repacked:
+    """Has ``copy`` make the shard of the rows in ``table``, in a scratch folder."""
+
+    def make(writer: BankWriter) -> Made:
+        with tempfile.TemporaryDirectory(prefix="noisebank-repack-") as scratch:
+            return copy(writer, Path(scratch))
+
+    job = ShardJob(stage, fingerprint, inputs, table.num_rows, make)
     return Repacked(run_job(job, writer).receipt, table.column("num").to_numpy())
 
 

@@ -48,8 +48,6 @@ class Decoded:
     source_fps: Fraction
     source_width: int
     source_height: int
-    duration_ms: int
-    """Of the video; where the file does not state it, up to the last frame read."""
 
 
 def decode(path: Path, clips: ClipOptions, start_ms: int = 0, end_ms: int | None = None) -> Decoded:
@@ -81,7 +79,6 @@ def decode(path: Path, clips: ClipOptions, start_ms: int = 0, end_ms: int | None
             source_fps=video.fps,
             source_width=video.width,
             source_height=video.height,
-            duration_ms=round(timed[-1][0] + 1000 / video.fps) if video.duration_ms is None else video.duration_ms,
         )
 
 

@@ -13,7 +13,6 @@ import pytest
 from noisebank.errors import BankDamaged, JobFailed
 from noisebank.format.manifest import IndexSegment
 from noisebank.search.index import (
-    IndexSpec,
     Vectors,
     blend,
     build_index,
@@ -35,7 +34,7 @@ from noisebank.storage import BankWriter, Store, open_store
 from schemas.captions import ENTRIES
 
 DIM = 24
-IVF = IndexSpec("IVF40,Flat", 40)
+IVF = "IVF40,Flat"
 
 
 def unit(n: int, seed: int = 0) -> Vectors:
@@ -59,7 +58,7 @@ def entries_table(nums: list[int]) -> pa.Table:
 
 
 def segment(
-    folder: Path, vectors: Vectors, first_num: int, deleted: tuple[int, ...] = (), spec: IndexSpec | None = None
+    folder: Path, vectors: Vectors, first_num: int, deleted: tuple[int, ...] = (), factory: str | None = None
 ) -> Segment:
     path = folder / f"{first_num}.parquet"
     pq.write_table(entries_table([first_num + i for i in range(len(vectors))]), path, row_group_size=ENTRY_GROUP)
@@ -67,7 +66,7 @@ def segment(
     if deleted:
         mask = np.zeros(len(vectors), bool)
         mask[list(deleted)] = True
-    return Segment(build_index(vectors, 0.95, spec).index, Entries(path), mask)
+    return Segment(build_index(vectors, 0.95, factory).index, Entries(path), mask)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def segment(
     ],
 )
 def test_the_type_follows_from_size_and_memory(n: int, memory: int | None, final: bool, factory: str) -> None:
-    assert choose_index(n, 384, memory, final).factory == factory
+    assert choose_index(n, 384, memory, final) == factory
 
 
 def test_queries_are_no_indexed_vectors_and_lie_between_two() -> None:
@@ -115,28 +114,27 @@ def test_effort_is_raised_until_the_recall_is_reached_and_is_written_with_the_in
     high.write(tmp_path / "x.faiss")
     assert faiss.read_index(str(tmp_path / "x.faiss")).nprobe == high.effort
     flat = build_index(vectors[:3], 1.0)
-    assert (flat.spec.factory, flat.effort, flat.recall) == ("Flat", 0, {1: 1.0, 5: 1.0})
+    assert (flat.factory, flat.effort, flat.recall) == ("Flat", 0, {1: 1.0, 5: 1.0})
 
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF40,Flat", "IVF40,SQ8", "HNSW32,Flat"])
 def test_equal_vectors_give_equal_bytes(tmp_path: Path, factory: str) -> None:
-    spec = IndexSpec(factory, 40 if factory.startswith("IVF") else 0)
     for name in "ab":
-        build_index(unit(3000), 0.9, spec).write(tmp_path / name)
+        build_index(unit(3000), 0.9, factory).write(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_recall_out_of_reach_is_refused_with_the_numbers() -> None:
     with pytest.raises(JobFailed, match=r"IVF5,PQ2.* recall@1 0\.\d+, recall@5 0\.\d+ at the highest effort \(5\)"):
-        build_index(unit(2000), 0.99, IndexSpec("IVF5,PQ2", 5))
+        build_index(unit(2000), 0.99, "IVF5,PQ2")
 
 
-@pytest.mark.parametrize("spec", [None, IVF, IndexSpec("HNSW32,Flat")])
-def test_segments_search_like_one_and_deleted_positions_are_never_found(tmp_path: Path, spec: IndexSpec | None) -> None:
+@pytest.mark.parametrize("factory", [None, IVF, "HNSW32,Flat"])
+def test_segments_search_like_one_and_deleted_positions_are_never_found(tmp_path: Path, factory: str | None) -> None:
     vectors = unit(3000)
     queries = held_out_queries(unit(3000, seed=5), 40)
     dead = (0, 7, 1999)
-    first = segment(tmp_path, vectors[:2000], 0, dead, spec)
+    first = segment(tmp_path, vectors[:2000], 0, dead, factory)
     second = segment(tmp_path, vectors[2000:], 2000)
     scores, origin, positions = search_segments([first, second], queries, 5, exhaustive=True)
     nums = np.where(origin == 0, 0, 2000) + positions
