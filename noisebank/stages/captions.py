@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +12,7 @@ import pyarrow.parquet as pq
 
 from noisebank.format.manifest import Snapshot
 from noisebank.format.parts import kind_of
-from noisebank.format.reading import read_table
+from noisebank.format.reading import PARQUET, read_table
 from noisebank.format.receipts import Receipt, inputs_hash
 from noisebank.format.schemas import captions_schema
 from noisebank.format.stage_names import CAPTIONS, SIDECARS, StageName
@@ -26,7 +24,6 @@ from noisebank.stages.job import Made, ShardJob
 from noisebank.stages.stage import Identity, LazyModel, ShardWork, Stage
 from noisebank.storage import BankWriter, FileEntry, Store
 
-SUFFIX = ".parquet"
 COLUMNS = ("num", "id", "source", "caption", "caption_hash")
 
 
@@ -109,7 +106,6 @@ def caption_inputs(fingerprint: str, rows: pa.Table) -> str:
 
 def write_captions(writer: BankWriter, table: pa.Table) -> FileEntry:
     """Stores a captions file (:func:`noisebank.format.schemas.captions_schema`)."""
-    with tempfile.TemporaryDirectory(prefix="noisebank-captions-") as scratch:
-        path = Path(scratch, "captions.parquet")
-        pq.write_table(table, path, compression="zstd", use_dictionary=list(COLUMNS))
-        return writer.file(path, CAPTIONS, SUFFIX, table.num_rows)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=list(COLUMNS))
+    return writer.data(memoryview(sink.getvalue()), CAPTIONS, PARQUET, table.num_rows)

@@ -103,7 +103,7 @@ def invert_clips(
     *,
     batch_size: int,
     store: Callable[[torch.Tensor], torch.Tensor],
-    network: Network | None = None,
+    network: Network,
 ) -> list[ClipRecord | RowFailure]:
     """Invert clips of one shape.
 
@@ -114,7 +114,7 @@ def invert_clips(
         options: inverter, steps, tolerance, prompt and guidance, what is measured, and the largest error accepted.
         batch_size: clips that go through the network together; halved for good where the device runs out of memory.
         store: what storage makes of noise ``[B, C, F, H, W]`` float32: encoded and decoded again.
-        network: the adapter's network if it is already at hand (metered, say).
+        network: of the adapter, with the options' prompt and guidance.
 
     Returns:
         For every clip, in order, its record or the failure that it is to be entered as (``not_finite``,
@@ -124,7 +124,6 @@ def invert_clips(
         ShapeMismatch: the clips do not fit the model.
         torch.cuda.OutOfMemoryError: not even one clip fits the device.
     """
-    network = network or adapter.network(options.prompt, options.guidance_scale)
     results: list[ClipRecord | RowFailure] = []
     while len(results) < len(frames):
         start, stop = len(results), len(results) + batch_size
@@ -234,8 +233,19 @@ def choose_batch_size(
     """
     if adapter.device.type != "cuda":
         return CPU_BATCH_SIZE
-    network = adapter.network(prompt, guidance_scale)
-    best = fastest_batch_size(lambda size: _seconds_per_call(network, torch.zeros(size, *shape, device=adapter.device)))
+    metered = MeteredNetwork(adapter.network(prompt, guidance_scale), adapter.device)
+
+    def seconds(size: int) -> float:
+        latents = torch.zeros(size, *shape, device=adapter.device)
+        timestep = torch.full((size,), 500, device=adapter.device)
+        metered(latents, timestep)
+        before = metered.seconds()
+        for _ in range(3):
+            metered(latents, timestep)
+        return metered.seconds() - before
+
+    with torch.inference_mode():
+        best = fastest_batch_size(seconds)
     torch.cuda.empty_cache()
     return best
 
@@ -254,13 +264,3 @@ def fastest_batch_size(seconds: Callable[[int], float], largest: int = 64) -> in
             break
         best, best_rate, size = size, rate, size * 2
     return best
-
-
-def _seconds_per_call(network: Network, latents: torch.Tensor, repeats: int = 3) -> float:
-    timestep = torch.full((len(latents),), 500, device=latents.device)
-    with torch.inference_mode():
-        network(latents, timestep)
-        metered = MeteredNetwork(network, latents.device)
-        for _ in range(repeats):
-            metered(latents, timestep)
-        return metered.seconds() / repeats

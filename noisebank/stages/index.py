@@ -209,7 +209,11 @@ def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: 
         options: what the index must be like.
     """
     files = sorted(set(captions), key=lambda entry: entry.path)
-    claimed = claimed_captions(store, plan)
+    receipts = find_receipts(store, (name for name in plan.claimed if name[0] == CAPTIONS))
+    shards = {entry.key: entry for receipt in receipts for entry in receipt.files}
+    wanted = pc.is_in(pc.field("caption_file"), pa.array(list(shards), pa.uint64()))
+    used = _rows_by_file(store, plan.changes.get("rows", ()), wanted) if shards else {}
+    claimed = tuple((shards[key], rows) for key, rows in sorted(used.items()))
     if not (files or claimed):
         return None
     parent = None if plan.parent is None else read_snapshot(store, plan.parent)
@@ -219,17 +223,6 @@ def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: 
     ]
     gone = np.concatenate([np.zeros(0, np.int64), *removed])
     return IndexJob(store, tuple(files), parent, plan.fingerprints[CAPTIONS], options, gone, claimed).shard()
-
-
-def claimed_captions(store: Store, plan: Plan) -> tuple[tuple[FileEntry, Nums], ...]:
-    """Files of the finished captions shards that a plan claims, and which of their rows it uses."""
-    receipts = find_receipts(store, (name for name in plan.claimed if name[0] == CAPTIONS))
-    files = {entry.key: entry for receipt in receipts for entry in receipt.files}
-    if not files:
-        return ()
-    wanted = pc.is_in(pc.field("caption_file"), pa.array(list(files), pa.uint64()))
-    used = _rows_by_file(store, plan.changes.get("rows", ()), wanted)
-    return tuple((files[key], rows) for key, rows in sorted(used.items()))
 
 
 def _rows_by_file(store: Store, entries: Sequence[FileEntry], wanted: pc.Expression) -> dict[int, Nums]:

@@ -99,7 +99,14 @@ class NoiseStage(StageOverClips):
         shape = (channels, frames, height, width)
         run = _Inversion(adapter, self.options, clips, shape)
         with NoiseWriter(path, noise_schema(shape, self.options.dtype)) as writer:
-            failures = _append_records(writer, clips, run.outcomes(samples), self.name.name)
+            failures: list[Failure] = []
+            for row, outcome in zip(clips.to_pylist(), run.outcomes(samples), strict=True):
+                if isinstance(outcome, RowFailure):
+                    failures.append(failure_of(row, self.name.name, outcome))
+                    continue
+                columns = {name: row[name] for name in KEYS} | {name: getattr(outcome, name) for name in _MEASURES}
+                columns |= {name: values.tolist() for name, values in outcome.statistics.items()}
+                writer.append(outcome.noise, columns)
             info: dict[str, Any] = {"batch_size": run.batch_size}
             rows = writer.rows
             if rows:
@@ -206,20 +213,3 @@ class _Inversion:
         results = iter(made)
         for failure in batch.failures:
             yield failure or next(results)
-
-
-def _append_records(
-    writer: NoiseWriter, clips: pa.Table, outcomes: Iterator[ClipRecord | RowFailure], stage: str
-) -> tuple[Failure, ...]:
-    """Writes the records as they come, so that the noise of a batch is held and not that of a shard; gives the failures
-    of the others."""
-    failures = []
-    for row, outcome in zip(clips.to_pylist(), outcomes, strict=True):
-        if isinstance(outcome, RowFailure):
-            failures.append(failure_of(row, stage, outcome))
-            continue
-        columns = {name: row[name] for name in KEYS}
-        columns |= {name: getattr(outcome, name) for name in _MEASURES}
-        columns |= {name: values.tolist() for name, values in outcome.statistics.items()}
-        writer.append(outcome.noise, columns)
-    return tuple(failures)

@@ -45,13 +45,9 @@ def connect(host: str, port: int, timeout: float, allow_private_hosts: bool) -> 
                 "and --retry-failures private_address tries again",
             )
     failure = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in found:
-        connection = socket.socket(family, kind, protocol)
+    for *_, address in found:
         try:
-            connection.settimeout(timeout)
-            connection.connect(address)
-            return connection
+            return socket.create_connection((str(address[0]), port), timeout)
         except OSError as error:
-            connection.close()
             failure = error
     raise failure

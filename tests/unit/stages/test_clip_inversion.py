@@ -39,9 +39,9 @@ def options(**changes):
 
 
 def run(adapter, frames=FRAMES, numbers=NUMBERS, *, batch_size=2, store=float16, network=None, **changes):
-    return invert_clips(
-        adapter, frames, numbers, options(**changes), batch_size=batch_size, store=store, network=network
-    )
+    chosen = options(**changes)
+    network = network or adapter.network(chosen.prompt, chosen.guidance_scale)
+    return invert_clips(adapter, frames, numbers, chosen, batch_size=batch_size, store=store, network=network)
 
 
 def test_records_measure_themselves(adapter):
