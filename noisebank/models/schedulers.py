@@ -12,7 +12,8 @@ def deterministic_twin(scheduler: Any, class_name: str) -> Any:
     """``scheduler`` itself, or the deterministic scheduler ``class_name`` of the same schedule and shift.
 
     Raises:
-        ConfigError: there is none: one is of diffusion and the other of flow matching.
+        ConfigError: there is none: one is of diffusion and the other of flow matching, or the scheduler clips or
+            thresholds its predictions, which nothing can invert.
     """
     import diffusers
 
@@ -23,13 +24,19 @@ def deterministic_twin(scheduler: Any, class_name: str) -> Any:
             f"the model's scheduler {name} is of {kind}, and its network of {wanted}: records would mean nothing; "
             f"write a {class_name} into its scheduler folder and model_index.json"
         )
+    for option in ("clip_sample", "thresholding"):
+        if config.get(option) and class_name == "DDIMScheduler":
+            raise ConfigError(
+                f"the model's scheduler has {option}: true, which discards information; set it to false in the "
+                "model's scheduler_config.json"
+            )
     if name == class_name and not config.get("stochastic_sampling"):
         return scheduler
     changes: dict[str, Any] = {}
     if class_name == "FlowMatchEulerDiscreteScheduler":
         changes = {"stochastic_sampling": False, "shift": config.get("flow_shift", config.get("shift", 1.0))}
     elif class_name == "DDIMScheduler":
-        changes = {"clip_sample": config.get("clip_sample", False)}  # (true by default; that cannot be inverted)
+        changes = {"clip_sample": False}
     return getattr(diffusers, class_name).from_config(config, **changes)
 
 

@@ -5,6 +5,7 @@ Decoding of the next batch overlaps with the network; one clip that cannot be re
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import resource
 import sys
@@ -29,7 +30,7 @@ from noisebank.format.stage_names import NOISE
 from noisebank.models import ModelAdapter, check_model, family_code, load_clip_rules, load_for_inversion, model_digest
 from noisebank.models.config import absolute_path
 from noisebank.options import Config, NoiseOptions, fingerprint
-from noisebank.stages.clip_inversion import ClipRecord, MeteredNetwork, choose_batch_size, invert_clips
+from noisebank.stages.clip_inversion import ClipInverter, ClipRecord, MeteredNetwork, choose_batch_size
 from noisebank.stages.job import failure_of
 from noisebank.stages.over_clips import KEYS, StageOverClips, Written
 from noisebank.stages.stage import Identity
@@ -107,7 +108,7 @@ class NoiseStage(StageOverClips):
                 columns = {name: row[name] for name in KEYS} | {name: getattr(outcome, name) for name in _MEASURES}
                 columns |= {name: values.tolist() for name, values in outcome.statistics.items()}
                 writer.append(outcome.noise, columns)
-            info: dict[str, Any] = {"batch_size": run.batch_size}
+            info: dict[str, Any] = {"batch_size": run.inverter.batch_size}
             rows = writer.rows
             if rows:
                 info |= writer.finish()
@@ -158,11 +159,11 @@ class _Inversion:
         self.shape = shape
         self.clips = {row["id"]: row for row in clips.select(["id", "num", "sha256"]).to_pylist()}
         self.network = MeteredNetwork(adapter.network(options.prompt, options.guidance_scale), adapter.device)
-        self.batch_size = (
-            options.batch_size
-            if isinstance(options.batch_size, int)
-            else choose_batch_size(adapter, shape, options.prompt, options.guidance_scale)
-        )
+        batch_size = options.batch_size
+        if not isinstance(batch_size, int):
+            batch_size = choose_batch_size(adapter, shape, options.prompt, options.guidance_scale)
+        store = functools.partial(storage_roundtrip, dtype=options.dtype)
+        self.inverter = ClipInverter(adapter, options, self.network, store, batch_size)
 
     def outcomes(self, samples: Iterator[ShardSample]) -> Iterator[ClipRecord | RowFailure]:
         """The record or failure of every clip, in the order of the tar."""
@@ -170,10 +171,11 @@ class _Inversion:
             decoded = ahead.submit(self._decode_batch, samples)
             while (batch := decoded.result()).failures:
                 decoded = ahead.submit(self._decode_batch, samples)
-                yield from self._invert(batch)
+                results = iter(self.inverter.invert(batch.frames, batch.nums))
+                yield from (failure or next(results) for failure in batch.failures)
 
     def _decode_batch(self, samples: Iterator[ShardSample]) -> _Batch:
-        taken = [(sample.id, self._decode(sample)) for sample in islice(samples, self.batch_size)]
+        taken = [(sample.id, self._decode(sample)) for sample in islice(samples, self.inverter.batch_size)]
         ready = [(self.clips[id]["num"], frames) for id, frames in taken if isinstance(frames, torch.Tensor)]
         frames = torch.stack([frames for _, frames in ready]) if ready else torch.empty(0)
         if self.adapter.device.type == "cuda":
@@ -198,18 +200,3 @@ class _Inversion:
                 "wrong_shape", f"a clip of {pixels} has latents {list(shape)}, the noise set's are {list(self.shape)}"
             )
         return frames
-
-    def _invert(self, batch: _Batch) -> Iterator[ClipRecord | RowFailure]:
-        made = invert_clips(
-            self.adapter,
-            batch.frames,
-            batch.nums,
-            self.options,
-            batch_size=self.batch_size,
-            store=lambda noise: storage_roundtrip(noise, self.options.dtype),
-            network=self.network,
-        )
-        self.batch_size = min([self.batch_size, *(r.batch_size for r in made if isinstance(r, ClipRecord))])
-        results = iter(made)
-        for failure in batch.failures:
-            yield failure or next(results)

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 import torch
 
-import noisebank.stages.noise as noise_stage_module
 from noisebank.errors import BankDamaged
 from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.format.receipts import Receipt
@@ -21,7 +20,7 @@ from noisebank.ids import clip_number
 from noisebank.inversion import reconstruct, relative_error
 from noisebank.models import ModelAdapter, load_model
 from noisebank.options import NoiseOptions
-from noisebank.stages.clip_inversion import is_measured
+from noisebank.stages.clip_inversion import ClipInverter, is_measured
 from noisebank.stages.job import Finished, run_job
 from noisebank.stages.noise import NoiseStage
 from noisebank.stages.over_clips import clips_of_tar
@@ -210,15 +209,15 @@ def test_the_noise_of_one_batch_is_held_at_a_time(
 ) -> None:
     made: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
-    invert_clips = noise_stage_module.invert_clips
+    invert = ClipInverter.invert
 
-    def watched(*args: Any, **options: Any) -> Any:
+    def watched(*args: Any) -> Any:
         alive.append(sum(noise() is not None for noise in made))
-        records = invert_clips(*args, **options)
+        records = invert(*args)
         made.extend(weakref.ref(record.noise) for record in records)
         return records
 
-    monkeypatch.setattr(noise_stage_module, "invert_clips", watched)
+    monkeypatch.setattr(ClipInverter, "invert", watched)
     assert make(store, adapter, batch_size=1).receipt.rows == 5
     assert len(alive) == 5 and max(alive) <= 1  # (of the batch before, the last record)
     assert not any(noise() is not None for noise in made)
