@@ -65,12 +65,16 @@ class NoiseStage(StageOverClips):
         more than all else that a build with nothing to do needs."""
         noise = self.options
         try:
-            shape = record_shape(config, noise)
+            rules = load_clip_rules(noise.model, noise.motion_adapter)
+            shape = rules.latent_shape(noise.frames or config.clips.frames, *config.clips.height_width)
             digest = model_digest(noise.model, noise.motion_adapter)
             mark = fingerprint(noise, model_digest=digest, **family_code(noise.model, noise.motion_adapter))
             known = latest.stage_fingerprints if latest else {}
             if (known.get("clips"), known.get(self.name.name)) != (fingerprint(config.clips), mark):
                 check_model(noise.model, noise.num_inference_steps, shape, noise.motion_adapter)
+        except ShapeMismatch as error:
+            remedy = "change clips.size, or clips.frames or noise.frames"
+            raise ConfigError(f"noise.{noise.name}: {error}; {remedy}") from error
         except ConfigError as error:
             raise ConfigError(f"noise.{noise.name}: {error}") from error
         said = {name: getattr(noise, name) for name in _SAID}
@@ -117,20 +121,6 @@ class NoiseStage(StageOverClips):
         rate, peak = len(clips) / seconds, _peak_bytes(adapter.device) / 1e9
         said = f"{rate:.2f} clips/s, network {busy / seconds:.0%} of the time, peak memory {peak:.2f} GB"
         return Written(rows, failures, info, said)
-
-
-def record_shape(config: Config, noise: NoiseOptions) -> Shape:
-    """The shape ``(C, F, H, W)`` of the records of a noise set, from the configuration of its model.
-
-    Raises:
-        ConfigError: the model cannot take these clips; says what would fit.
-    """
-    height, width = config.clips.height_width
-    rules = load_clip_rules(noise.model, noise.motion_adapter)
-    try:
-        return rules.latent_shape(noise.frames or config.clips.frames, height, width)
-    except ShapeMismatch as error:
-        raise ConfigError(f"{error}; change clips.size, or clips.frames or noise.frames") from error
 
 
 def _peak_bytes(device: torch.device) -> int:
