@@ -45,9 +45,13 @@ def connect(host: str, port: int, timeout: float, allow_private_hosts: bool) -> 
                 "and --retry-failures private_address tries again",
             )
     failure = OSError(f"{host} has no address")
-    for *_, address in found:
+    for family, kind, protocol, _, address in found:
+        connection = socket.socket(family, kind, protocol)
         try:
-            return socket.create_connection((str(address[0]), port), timeout)
+            connection.settimeout(timeout)
+            connection.connect(address)
+            return connection
         except OSError as error:
+            connection.close()
             failure = error
     raise failure
