@@ -20,8 +20,9 @@ from sentence_transformers import SentenceTransformer
 
 from noisebank.fixtures.captions_model import packaged_captions_model
 from noisebank.ids import clip_numbers, xxh64_of
+from noisebank.options import CaptionOptions
 from noisebank.search.embed import load_embedder
-from noisebank.stages.captions import CaptionsJob
+from noisebank.stages.captions import CaptionsStage
 from noisebank.stages.job import run_job
 from noisebank.storage import BankWriter, open_store
 
@@ -52,7 +53,7 @@ def _measured(captions: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(ROUNDS):
             began = time.process_time()
-            job = CaptionsJob(rows, "bench", lambda: embedder, BATCH_SIZE)
+            job = CaptionsStage(CaptionOptions(batch_size=BATCH_SIZE)).shard(rows, "bench", lambda: embedder)
             run_job(job, BankWriter(open_store(Path(folder, str(number)))))
             stage.append(time.process_time() - began)
             began = time.process_time()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
+from itertools import islice
 from typing import Any
 
 import apache_beam as beam
@@ -17,7 +18,7 @@ from apache_beam.metrics import Metrics
 from noisebank.format.schemas import LISTED
 from noisebank.options import Config
 from noisebank.planning.assemble import PartitionFiles, ReadRange, Scanned, assemble, scanned, write_partition
-from noisebank.planning.claims import CLAIMS, ReceiptName, read_claims
+from noisebank.planning.claims import CLAIMS, read_claims
 from noisebank.planning.diff import Rules
 from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
@@ -74,12 +75,12 @@ class MakePlan(beam.PTransform):
         scan = (
             read.ranges
             | "Ranges" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "Scanned" >> beam.Map(self._scanned, the_survey)
+            | "Scanned" >> beam.Map(self._scan, the_survey)
         )
         the_scan = beam.pvalue.AsSingleton(scan)
         claims = (
             surveyed
-            | "Receipts" >> beam.FlatMap(_receipt_groups)
+            | "Receipts" >> beam.FlatMap(lambda found: range(0, len(found.receipts), _RECEIPTS_A_CLAIM))
             | "SpreadReceipts" >> beam.Reshuffle()
             | "Claim" >> beam.FlatMap(_claim, the_survey, the_scan, self.config.bank, self._out)
         )
@@ -96,7 +97,7 @@ class MakePlan(beam.PTransform):
     def _survey(self, _: None) -> Survey:
         return survey(self.config, self.fingerprints, open_store(self.config.bank), open_store(self._out), self.now)
 
-    def _scanned(self, ranges: list[ReadRange], found: Survey) -> Scanned:
+    def _scan(self, ranges: list[ReadRange], found: Survey) -> Scanned:
         scan = scanned(ranges, self.config, found)
         drop_damaged(open_store(self._out), scan.hash)
         return scan
@@ -167,16 +168,11 @@ class _Reduce(beam.DoFn):
         yield write_partition(self._out, partition, reduced, scan, found)
 
 
-def _receipt_groups(found: Survey) -> list[list[tuple[int, ReceiptName]]]:
-    numbered = list(enumerate(found.receipts))
-    return [numbered[i : i + _RECEIPTS_A_CLAIM] for i in range(0, len(numbered), _RECEIPTS_A_CLAIM)]
-
-
-def _claim(
-    group: list[tuple[int, ReceiptName]], found: Survey, scan: Scanned, bank: str, out: str
-) -> Iterator[Spilled]:
+def _claim(first: int, found: Survey, scan: Scanned, bank: str, out: str) -> Iterator[Spilled]:
+    """The claims of some receipts, from the one of number ``first`` on."""
     if open_store(out).exists(plan_path(scan.hash)):
         return
+    group = list(islice(enumerate(found.receipts), first, first + _RECEIPTS_A_CLAIM))
     claims = read_claims(open_store(bank), group, found.stages, found.fingerprints)
     if claims.num_rows:
         yield from _spill(open_store(out), "claims", claims, found)

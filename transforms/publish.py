@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
@@ -27,8 +26,7 @@ from transforms.work import Done, plan_of, step
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class FinishedShard:
+class FinishedShard(NamedTuple):
     """What the commit is told of a finished shard. It reads the receipt itself: with failures and the description of
     a model the receipts of a large build are hundreds of megabytes, too much for a side input."""
 
@@ -132,12 +130,12 @@ def _check_clips(path: str, config: Config, shards: list[FinishedShard], warn: b
     if not shards:
         return path
     store, plan = open_store(config.bank), plan_of(config.bank, path)
-    failed = FailureCount(store, plan, _parent(store, plan))
+    failed = FailureCount(store, plan, _read_parent(store, plan))
     for receipt in find_receipts(store, ((shard.stage, shard.inputs) for shard in shards)):
         failed.add(receipt.failures)
     if problem := failed.find_problem(config.max_failed):
         if not warn:
-            with _result(store, plan, shards) as result:
+            with _open_result(store, plan, shards) as result:
                 _check_failures(result, config)
         _log.warning("'commit' would refuse this: %s", problem)
     return path
@@ -153,7 +151,7 @@ def _check_failures(result: BuildResult, config: Config) -> None:
         raise
 
 
-def _parent(store: Store, plan: Plan) -> Snapshot | None:
+def _read_parent(store: Store, plan: Plan) -> Snapshot | None:
     """The snapshot that the plan updates."""
     try:
         return None if plan.parent is None else read_snapshot(store, plan.parent)
@@ -161,16 +159,16 @@ def _parent(store: Store, plan: Plan) -> Snapshot | None:
         raise SnapshotConflict(f"{error}: it was vacuumed while this build ran; run the build again") from error
 
 
-def _result(store: Store, plan: Plan, shards: Iterable[FinishedShard]) -> BuildResult:
-    return BuildResult(store, plan, _parent(store, plan), [(shard.stage, shard.inputs) for shard in shards])
+def _open_result(store: Store, plan: Plan, shards: Iterable[FinishedShard]) -> BuildResult:
+    return BuildResult(store, plan, _read_parent(store, plan), [(shard.stage, shard.inputs) for shard in shards])
 
 
 def _publish(
     path: str, config: Config, run_id: str, index: list[Done], *groups: Iterable[FinishedShard]
 ) -> dict[str, Any]:
     store, plan = open_store(config.bank), plan_of(config.bank, path)
-    shards = sorted((shard for group in groups for shard in group), key=lambda shard: (shard.stage, shard.inputs))
-    with _result(store, plan, shards) as result:
+    shards = sorted(shard for group in groups for shard in group)
+    with _open_result(store, plan, shards) as result:
         _check_failures(result, config)
         parent = snapshot = result.parent
         counts = {name: plan.counts[name] for name in ROW_COUNTS} | {"failed": len(result.failed.nums)}

@@ -38,28 +38,18 @@ class MakeShards(beam.PTransform):
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         if not (self.stage.has_model and self.make):
-            return work | beam.ParDo(_MakeShard(self))
+            return work | beam.FlatMap(self.finish)  # (no model is loaded)
         run = RunInference(_ModelHandler(self))
         if self.stage.accelerator:
             run = run.with_resource_hints(accelerator=self.stage.accelerator)
         return work | run | beam.FlatMap(lambda done: done)
 
-    def finish(self, work: ShardWork, model: LazyModel) -> list[Done]:
+    def finish(self, work: ShardWork, model: LazyModel | None = None) -> list[Done]:
         """The finished shard; none where there is nothing to make."""
+        model = model or LazyModel(self.stage.load_model)
         plan, writer = plan_of(self.bank, work.plan), writer_of(self.bank, work.plan)
         job = self.stage.job(writer.store, plan, work, model)
         return [Done(work, run_and_count(job, writer, self.make, self.verify))] if job else []
-
-
-class _MakeShard(beam.DoFn):
-    def __init__(self, shards: MakeShards) -> None:
-        self._shards = shards
-
-    def setup(self) -> None:
-        self._model = LazyModel(self._shards.stage.load_model)
-
-    def process(self, work: ShardWork) -> list[Done]:
-        return self._shards.finish(work, self._model)
 
 
 class _ModelHandler(ModelHandler[ShardWork, list[Done], LazyModel]):
@@ -73,7 +63,7 @@ class _ModelHandler(ModelHandler[ShardWork, list[Done], LazyModel]):
     def run_inference(
         self, batch: Sequence[ShardWork], model: LazyModel, inference_args: dict[str, Any] | None = None
     ) -> Iterable[list[Done]]:
-        with model.turn():
+        with model.turn:
             return [self._shards.finish(work, model) for work in batch]
 
     def get_metrics_namespace(self) -> str:
@@ -89,5 +79,6 @@ def run_and_count(job: ShardJob, writer: BankWriter, make: bool, verify: bool) -
         for what, count in ((kind, receipt.rows), ("failed", failed), ("milliseconds", round(1000 * finished.seconds))):
             Metrics.counter("noisebank", f"{receipt.stage.replace('/', '_')}_{what}").inc(count)
         shard = f"{receipt.stage} of {receipt.info['tar']}" if "tar" in receipt.info else receipt.stage
-        _log.info("%s: %d rows, %d failed, %s in %.1f s", shard, receipt.rows, failed, how, finished.seconds)
+        said = f"; {finished.said}" if finished.said else ""
+        _log.info("%s: %d rows, %d failed, %s in %.1f s%s", shard, receipt.rows, failed, how, finished.seconds, said)
     return finished

@@ -49,7 +49,10 @@ class Inversion:
     stalled: torch.Tensor
 
 
-Inverter = Callable[[Network, torch.Tensor, Levels, Any, Sequence[torch.Generator] | None], Inversion]
+Generators = Sequence[torch.Generator] | None
+"""One a clip, for inverters that draw noise."""
+
+Inverter = Callable[[Network, torch.Tensor, Levels, Any, Generators], Inversion]
 """``inverter(network, latents [B, C, F, H, W] float32, levels, options, generators)``, with one generator a clip, if
 any. The options are of the class that it was registered with; ``tolerance`` is set, and what it has no use for it
 ignores."""
@@ -80,7 +83,7 @@ def invert(
     options: NoiseOptions = NoiseOptions(),
     *,
     dtype: torch.dtype = torch.float32,
-    generators: Sequence[torch.Generator] | None = None,
+    generators: Generators = None,
 ) -> Inversion:
     """Invert a batch of clean latents.
 
@@ -112,11 +115,7 @@ def invert(
 
 @register_inverter("ddim")
 def ddim(
-    network: Network,
-    latents: torch.Tensor,
-    levels: Levels,
-    options: NoiseOptions,
-    generators: Sequence[torch.Generator] | None,
+    network: Network, latents: torch.Tensor, levels: Levels, options: NoiseOptions, generators: Generators
 ) -> Inversion:
     """One call a step, evaluated at the cleaner latents: Eq. 2 of the ONA paper (arXiv 2311.00949), or Euler's
     method backwards for flow matching."""
@@ -134,11 +133,7 @@ def ddim(
 
 @register_inverter("fixed-point")
 def fixed_point(
-    network: Network,
-    latents: torch.Tensor,
-    levels: Levels,
-    options: NoiseOptions,
-    generators: Sequence[torch.Generator] | None,
+    network: Network, latents: torch.Tensor, levels: Levels, options: NoiseOptions, generators: Generators
 ) -> Inversion:
     """Solve ``z_t = F(z_t) = scale z_prev + gain m(z_t, t)`` at every step by iterating ``y <- F(y)``.
 
@@ -181,11 +176,7 @@ def fixed_point(
 
 @register_inverter("diffuse")
 def diffuse(
-    network: Network,
-    latents: torch.Tensor,
-    levels: Levels,
-    options: NoiseOptions,
-    generators: Sequence[torch.Generator] | None,
+    network: Network, latents: torch.Tensor, levels: Levels, options: NoiseOptions, generators: Generators
 ) -> Inversion:
     """Add fresh noise to the clean latents: the control without a network call that inversion has to beat.
 

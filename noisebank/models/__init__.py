@@ -1,11 +1,11 @@
 """Model families: one thin adapter for each kind of diffusers pipeline, chosen by its ``model_index.json``."""
 
-from noisebank.models import cogvideox, ltx, stable_diffusion, wan
+from noisebank.models import cogvideox, ltx, stable_diffusion, wan  # noqa: F401 (they register themselves)
 from noisebank.models.base import FAMILIES, ClipRules, ModelAdapter, family_of, register_family
 from noisebank.models.check import Mismatch, compare
 from noisebank.models.config import ModelConfig, model_digest, pipeline_config, read_model_config
 from noisebank.models.layout import from_pipeline, pipeline_inputs, to_pipeline
-from noisebank.models.load import check_model, load_clip_rules, load_for_inversion, load_model
+from noisebank.models.load import check_model, family_code, load_clip_rules, load_for_inversion, load_model
 
 __all__ = [
     "FAMILIES",
@@ -14,20 +14,17 @@ __all__ = [
     "ModelAdapter",
     "ModelConfig",
     "check_model",
-    "cogvideox",
     "compare",
+    "family_code",
     "family_of",
     "from_pipeline",
     "load_clip_rules",
     "load_for_inversion",
     "load_model",
-    "ltx",
     "model_digest",
     "pipeline_config",
     "pipeline_inputs",
     "read_model_config",
     "register_family",
-    "stable_diffusion",
     "to_pipeline",
-    "wan",
 ]

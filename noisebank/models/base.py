@@ -20,7 +20,7 @@ from noisebank.inversion.inverters import Network
 from noisebank.inversion.levels import Levels, levels_from_scheduler
 from noisebank.models.config import ModelConfig
 from noisebank.models.layout import from_pipeline, to_pipeline
-from noisebank.models.schedulers import deterministic_twin, read_scheduler
+from noisebank.models.schedulers import deterministic_twin
 
 VAE_SCALING = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "invert_scale_latents")
 """Options of VAEs that say how latents are scaled; with others of them the same latents are another clip."""
@@ -32,7 +32,10 @@ FAMILIES: dict[str, type[ModelAdapter]] = {}
 
 
 def register_family(cls: type[ModelAdapter]) -> type[ModelAdapter]:
-    """Class decorator that serves ``cls.pipeline_class`` with this adapter."""
+    """Class decorator that serves ``cls.pipeline_class`` with this adapter; ValueError if another package's does."""
+    known = FAMILIES.setdefault(cls.pipeline_class, cls)
+    if known.__module__.partition(".")[0] != cls.__module__.partition(".")[0]:
+        raise ValueError(f"{cls.pipeline_class} has an adapter already, {known.__module__}.{known.__qualname__}")
     FAMILIES[cls.pipeline_class] = cls
     return cls
 
@@ -170,7 +173,14 @@ class ModelAdapter(ABC):
     @classmethod
     def read_scheduler(cls, config: ModelConfig) -> Any:
         """The scheduler that the pipeline has once it is loaded, from the model's JSON files alone."""
-        return read_scheduler(config)
+        import diffusers
+
+        _, name = config.index.get("scheduler") or (None, None)
+        found: Any = getattr(diffusers, str(name), None)
+        is_scheduler = isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)
+        if not is_scheduler:
+            raise ConfigError(f"the model's scheduler {name!r} is not one of diffusers; change its model_index.json")
+        return found.from_config(dict(config.read("scheduler")))
 
     @classmethod
     def scheduler_levels(cls, scheduler: Any, num_inference_steps: int, shape: tuple[int, int, int, int]) -> Levels:
@@ -202,8 +212,6 @@ class ModelAdapter(ABC):
             ShapeMismatch: the clips do not fit the model.
         """
         self.rules.check(*frames.shape[1:4])
-        if self.device.type == "cuda" and frames.device.type == "cpu":
-            frames = frames.pin_memory()
         with torch.inference_mode():
             frames = frames.to(self.device, non_blocking=True)
             pixels = (clip.permute(3, 0, 1, 2).float() / 127.5 - 1.0 for clip in frames)

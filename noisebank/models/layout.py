@@ -5,16 +5,27 @@ A bank's manifest names the layout, so a reader needs neither diffusers nor the 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from noisebank.errors import ShapeMismatch
 
-LAYOUTS = ("BCFHW", "BFCHW", "BCHW", "BSD")
-"""ModelScope, AnimateDiff and Wan · CogVideoX · Stable Diffusion (one frame) · LTX (tokens, ``S = F H W``)."""
+_Move = Callable[[torch.Tensor, tuple[int, ...]], torch.Tensor]
+
+LAYOUTS: dict[str, tuple[_Move, _Move]] = {
+    "BCFHW": (lambda z, _: z, lambda z, _: z),
+    "BFCHW": (lambda z, _: z.transpose(1, 2), lambda z, _: z.transpose(1, 2)),
+    "BCHW": (lambda z, _: z.squeeze(2), lambda z, _: z.unsqueeze(2)),
+    "BSD": (
+        lambda z, _: z.flatten(2).transpose(1, 2),
+        lambda z, shape: torch.unflatten(z.transpose(1, 2), 2, shape[1:]),
+    ),
+}
+"""From the canonical layout and back: ModelScope, AnimateDiff and Wan · CogVideoX · Stable Diffusion (one frame) · LTX
+(tokens, ``S = F H W``)."""
 
 
 def to_pipeline(latents: torch.Tensor, layout: str) -> torch.Tensor:
@@ -24,17 +35,10 @@ def to_pipeline(latents: torch.Tensor, layout: str) -> torch.Tensor:
         ShapeMismatch: several frames for an image layout.
         ValueError: unknown layout.
     """
-    if layout == "BCFHW":
-        return latents
-    if layout == "BFCHW":
-        return latents.transpose(1, 2)
-    if layout == "BCHW":
-        if latents.shape[2] != 1:
-            raise ShapeMismatch(f"an image model takes latents of one frame, not {tuple(latents.shape)}")
-        return latents.squeeze(2)
-    if layout == "BSD":
-        return latents.flatten(2).transpose(1, 2)
-    raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
+    arrange, _ = _moves(layout)
+    if layout == "BCHW" and latents.shape[2] != 1:
+        raise ShapeMismatch(f"an image model takes latents of one frame, not {tuple(latents.shape)}")
+    return arrange(latents, ())
 
 
 def from_pipeline(latents: torch.Tensor, layout: str, shape: Sequence[int]) -> torch.Tensor:
@@ -47,20 +51,18 @@ def from_pipeline(latents: torch.Tensor, layout: str, shape: Sequence[int]) -> t
         ShapeMismatch: the latents do not hold records of this shape.
         ValueError: unknown layout.
     """
-    canonical = latents
-    if layout == "BFCHW":
-        canonical = latents.transpose(1, 2)
-    elif layout == "BCHW":
-        canonical = latents.unsqueeze(2)
-    elif layout == "BSD":
-        if latents.shape[1:] != (math.prod(shape[1:]), shape[0]):
-            raise ShapeMismatch(f"latents {tuple(latents.shape)} are not tokens of records {tuple(shape)}")
-        canonical = latents.transpose(1, 2).reshape(len(latents), *shape)
-    elif layout != "BCFHW":
-        raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
-    if canonical.shape[1:] != tuple(shape):
-        raise ShapeMismatch(f"latents {tuple(latents.shape)} do not hold records of shape {tuple(shape)} as {layout}")
-    return canonical
+    _, restore = _moves(layout)
+    with suppress(RuntimeError):  # (so many tokens are no such record)
+        canonical = restore(latents, tuple(shape))
+        if canonical.shape[1:] == tuple(shape):
+            return canonical
+    raise ShapeMismatch(f"latents {tuple(latents.shape)} do not hold records of shape {tuple(shape)} as {layout}")
+
+
+def _moves(layout: str) -> tuple[_Move, _Move]:
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[layout]
 
 
 def pipeline_inputs(description: Mapping[str, Any], latents: torch.Tensor) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from noisebank.errors import ConfigError
 from noisebank.models.base import ClipRules, ModelAdapter, family_of
 from noisebank.models.config import check_weights, model_digest, read_model_config
 from noisebank.models.schedulers import deterministic_twin
+from noisebank.modules import module_version
 from noisebank.options import NoiseOptions
 
 
@@ -17,6 +18,13 @@ def load_clip_rules(model: str, motion_adapter: str | None = None) -> ClipRules:
     """Which clips a model takes, from its JSON files alone; :class:`ConfigError` where there is no such model."""
     config = read_model_config(model, motion_adapter)
     return family_of(config.pipeline_class).clip_rules(config)
+
+
+def family_code(model: str, motion_adapter: str | None = None) -> dict[str, str]:
+    """What a fingerprint is to say of the package whose adapter serves a model: nothing where it is this one."""
+    module = family_of(read_model_config(model, motion_adapter).pipeline_class).__module__
+    own = module.partition(".")[0] == __package__.partition(".")[0]
+    return {} if own else {"family": f"{module} {module_version(module)}"}
 
 
 def check_model(

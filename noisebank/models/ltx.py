@@ -29,12 +29,18 @@ class LTX(ModelAdapter):
         if (transformer.get("patch_size", 1), transformer.get("patch_size_t", 1)) != (1, 1):
             raise ConfigError("LTX transformers with a patch_size other than 1 are not supported")
         halvings = sum(vae.get("spatio_temporal_scaling", (True, True, True, False)))
-        ratio = int(vae.get("spatial_compression_ratio") or vae.get("patch_size", 4) * 2**halvings)
+        patches = {"spatial": vae.get("patch_size", 4), "temporal": vae.get("patch_size_t", 1)}
+        stated = {name: vae.get(f"{name}_compression_ratio") for name in patches}
+        if unknown := next((name for name in patches if not (stated[name] or patches[name])), None):
+            raise ConfigError(
+                f"the VAE's config.json has neither a {unknown}_compression_ratio nor a patch size for it"
+            )
+        ratio, temporal_ratio = (int(stated[name] or patch * 2**halvings) for name, patch in patches.items())
         return ClipRules(
             channels=int(transformer.get("in_channels", 128)),
             spatial_ratio=ratio,
             size_multiple=max(32, ratio),
-            temporal_ratio=int(vae.get("temporal_compression_ratio") or vae.get("patch_size_t", 1) * 2**halvings),
+            temporal_ratio=temporal_ratio,
         )
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -6,19 +6,6 @@ import inspect
 from typing import Any
 
 from noisebank.errors import ConfigError
-from noisebank.models.config import ModelConfig
-
-
-def read_scheduler(config: ModelConfig) -> Any:
-    """A model's own scheduler, made from its JSON file."""
-    import diffusers
-
-    _, name = config.index.get("scheduler") or (None, None)
-    found: Any = getattr(diffusers, str(name), None)
-    is_scheduler = isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)
-    if not is_scheduler:
-        raise ConfigError(f"the model's scheduler {name!r} is not one of diffusers; change its model_index.json")
-    return found.from_config(dict(config.read("scheduler")))
 
 
 def deterministic_twin(scheduler: Any, class_name: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,17 +28,12 @@ class StableDiffusionBase(ModelAdapter):
     prompt_options = {"num_images_per_prompt": 1}  # noqa: RUF012
 
     @classmethod
-    def max_frames(cls, config: ModelConfig) -> int | None:
-        """Most frames that the network takes; None where it has no limit."""
-        return None
-
-    @classmethod
     def clip_rules(cls, config: ModelConfig) -> ClipRules:
         """One latent frame a frame; the pipelines ask for multiples of 8 pixels."""
         vae = config.read("vae")
         ratio = 2 ** (len(vae["block_out_channels"]) - 1)
         channels = int(vae.get("latent_channels", 4))
-        return ClipRules(channels, ratio, math.lcm(8, ratio), max_frames=cls.max_frames(config))
+        return ClipRules(channels, ratio, math.lcm(8, ratio))
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
         vae = self.pipe.vae
@@ -62,9 +58,10 @@ class AnimateDiff(StableDiffusionBase):
     pipeline_class = "AnimateDiffPipeline"
 
     @classmethod
-    def max_frames(cls, config: ModelConfig) -> int:
+    def clip_rules(cls, config: ModelConfig) -> ClipRules:
         name = "motion_max_seq_length"
-        return int(config.read("motion_adapter").get(name) or config.read("unet").get(name, 32))
+        most = config.read("motion_adapter").get(name) or config.read("unet").get(name, 32)
+        return replace(super().clip_rules(config), max_frames=int(most))
 
     @classmethod
     def read_scheduler(cls, config: ModelConfig) -> Any:
@@ -93,17 +90,13 @@ class StableDiffusion(StableDiffusionBase):
     layout = "BCHW"
 
     @classmethod
-    def max_frames(cls, config: ModelConfig) -> int:
-        return 1
-
-    @classmethod
     def clip_rules(cls, config: ModelConfig) -> ClipRules:
         if config.read("unet").get("time_cond_proj_dim") is not None:
             raise ConfigError(
                 "UNets with time_cond_proj_dim (distilled with guidance, as LCM) have the guidance scale for a second "
                 "timestep and are not supported; use the model that it was distilled from"
             )
-        return super().clip_rules(config)
+        return replace(super().clip_rules(config), max_frames=1)
 
     @classmethod
     def read_scheduler(cls, config: ModelConfig) -> Any:

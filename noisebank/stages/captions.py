@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +12,7 @@ import pyarrow.parquet as pq
 
 from noisebank.format.manifest import Snapshot
 from noisebank.format.parts import kind_of
-from noisebank.format.reading import read_table
+from noisebank.format.reading import PARQUET, read_table
 from noisebank.format.receipts import Receipt, inputs_hash
 from noisebank.format.schemas import captions_schema
 from noisebank.format.stage_names import CAPTIONS, SIDECARS, StageName
@@ -22,11 +20,10 @@ from noisebank.models.config import absolute_path
 from noisebank.options import CaptionOptions, Config, fingerprint
 from noisebank.planning.plan import Plan, read_task
 from noisebank.search.embed import Embedder, embedder_digest, load_embedder
-from noisebank.stages.job import Made
+from noisebank.stages.job import Made, ShardJob
 from noisebank.stages.stage import Identity, LazyModel, ShardWork, Stage
 from noisebank.storage import BankWriter, FileEntry, Store
 
-SUFFIX = ".parquet"
 COLUMNS = ("num", "id", "source", "caption", "caption_hash")
 
 
@@ -53,46 +50,29 @@ class CaptionsStage(Stage):
     def load_model(self, digest: str) -> Embedder:
         return load_embedder(self.options.model, digest)
 
-    def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> CaptionsJob:
+    def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ShardJob:
         rows = rows_to_embed(store, read_task(store, work.task), plan.source_names, work.clips)
-        digest = plan.models[CAPTIONS]["digest"]
-        return CaptionsJob(rows, plan.fingerprints[CAPTIONS], lambda: model.get(digest), self.options.batch_size)
+        return self.shard(rows, plan.fingerprints[CAPTIONS], lambda: model.get(plan.models[CAPTIONS]["digest"]))
 
+    def shard(self, rows: pa.Table, fingerprint: str, load: Callable[[], Embedder]) -> ShardJob:
+        """The job of one captions file, or none if there are no rows; its ``info`` has ``dim``.
 
-@dataclass(frozen=True)
-class CaptionsJob:
-    """One file of captions to make.
+        Args:
+            rows: of the shard (:func:`rows_to_embed`).
+            fingerprint: of the stage.
+            load: gives the loaded model; called only when there is something to do.
+        """
 
-    Args:
-        rows: of the shard (:func:`rows_to_embed`).
-        fingerprint: of the stage.
-        load: gives the loaded model; called only when there is something to do.
-        batch_size: most captions in a batch.
-    """
+        def make(writer: BankWriter) -> Made:
+            if not rows.num_rows:
+                return Made((), 0)
+            embedder = load()
+            embeddings = embedder.embed(rows.column("caption").to_pylist(), self.options.batch_size)
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(embeddings)), embedder.dim)
+            table = rows.append_column("embedding", vectors).cast(captions_schema(embedder.dim))
+            return Made((write_captions(writer, table),), table.num_rows, info={"dim": embedder.dim})
 
-    rows: pa.Table
-    fingerprint: str
-    load: Callable[[], Embedder]
-    batch_size: int = 64
-    stage: str = CAPTIONS
-
-    @property
-    def inputs(self) -> str:
-        return caption_inputs(self.fingerprint, self.rows)
-
-    @property
-    def size(self) -> int:
-        return len(self.rows)
-
-    def make(self, writer: BankWriter) -> Made:
-        """The captions file, or none if there are no rows; ``info`` has ``dim``."""
-        if not self.rows.num_rows:
-            return Made((), 0)
-        embedder = self.load()
-        embeddings = embedder.embed(self.rows.column("caption").to_pylist(), self.batch_size)
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(embeddings)), embedder.dim)
-        table = self.rows.append_column("embedding", vectors).cast(captions_schema(embedder.dim))
-        return Made((write_captions(writer, table),), table.num_rows, info={"dim": embedder.dim})
+        return ShardJob(CAPTIONS, fingerprint, caption_inputs(fingerprint, rows), len(rows), make)
 
 
 def rows_to_embed(
@@ -126,7 +106,6 @@ def caption_inputs(fingerprint: str, rows: pa.Table) -> str:
 
 def write_captions(writer: BankWriter, table: pa.Table) -> FileEntry:
     """Stores a captions file (:func:`noisebank.format.schemas.captions_schema`)."""
-    with tempfile.TemporaryDirectory(prefix="noisebank-captions-") as scratch:
-        path = Path(scratch, "captions.parquet")
-        pq.write_table(table, path, compression="zstd", use_dictionary=list(COLUMNS))
-        return writer.file(path, CAPTIONS, SUFFIX, table.num_rows)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=list(COLUMNS))
+    return writer.data(memoryview(sink.getvalue()), CAPTIONS, PARQUET, table.num_rows)

@@ -40,7 +40,6 @@ class ClipRecord:
         network_calls: evaluations that the inversion of this clip needed.
         max_residual: largest residual that a step was left with.
         stalled_steps: steps that were left above the tolerance.
-        batch_size: clips that went through the network together.
     """
 
     noise: torch.Tensor
@@ -50,7 +49,6 @@ class ClipRecord:
     network_calls: int
     max_residual: float
     stalled_steps: int
-    batch_size: int
 
 
 @dataclass
@@ -95,104 +93,97 @@ def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def invert_clips(
-    adapter: ModelAdapter,
-    frames: torch.Tensor,
-    numbers: Sequence[int],
-    options: NoiseOptions,
-    *,
-    batch_size: int,
-    store: Callable[[torch.Tensor], torch.Tensor],
-    network: Network | None = None,
-) -> list[ClipRecord | RowFailure]:
-    """Invert clips of one shape.
+@dataclass
+class ClipInverter:
+    """Inverts clips of one shape.
 
     Args:
         adapter: the loaded model.
-        frames: ``[N, F, H, W, 3]`` uint8 RGB.
-        numbers: the 63-bit number of each clip: the seed of what ``diffuse`` draws for it, and whether it is measured.
         options: inverter, steps, tolerance, prompt and guidance, what is measured, and the largest error accepted.
-        batch_size: clips that go through the network together; halved for good where the device runs out of memory.
+        network: of the adapter, with the options' prompt and guidance.
         store: what storage makes of noise ``[B, C, F, H, W]`` float32: encoded and decoded again.
-        network: the adapter's network if it is already at hand (metered, say).
-
-    Returns:
-        For every clip, in order, its record or the failure that it is to be entered as (``not_finite``,
-        ``reconstruction_error``). All went through with the ``batch_size`` of the last record.
-
-    Raises:
-        ShapeMismatch: the clips do not fit the model.
-        torch.cuda.OutOfMemoryError: not even one clip fits the device.
+        batch_size: clips that go through the network together; halved for good where the device runs out of memory.
     """
-    network = network or adapter.network(options.prompt, options.guidance_scale)
-    results: list[ClipRecord | RowFailure] = []
-    while len(results) < len(frames):
-        start, stop = len(results), len(results) + batch_size
-        try:
-            results += _invert_batch(
-                adapter, frames[start:stop], numbers[start:stop], options, batch_size, store, network
-            )
-            continue
-        except torch.cuda.OutOfMemoryError:
-            if batch_size == 1:
-                raise
-        # Here, not in the handler: the exception's frames would keep the batch alive.
-        batch_size //= 2
-        if adapter.device.type == "cuda":
-            torch.cuda.empty_cache()
-    return results
 
+    adapter: ModelAdapter
+    options: NoiseOptions
+    network: Network
+    store: Callable[[torch.Tensor], torch.Tensor]
+    batch_size: int
 
-def _invert_batch(
-    adapter: ModelAdapter,
-    frames: torch.Tensor,
-    numbers: Sequence[int],
-    options: NoiseOptions,
-    batch_size: int,
-    store: Callable[[torch.Tensor], torch.Tensor],
-    network: Network,
-) -> list[ClipRecord | RowFailure]:
-    """At most ``batch_size`` clips, padded to it with the last one.
+    def invert(self, frames: torch.Tensor, numbers: Sequence[int]) -> list[ClipRecord | RowFailure]:
+        """Invert clips.
 
-    Noise that was found without the network (``diffuse``) makes no promise to give its clip back: its error is measured
-    but does not fail it.
-    """
-    count, padding = len(frames), batch_size - len(frames)
-    latents = adapter.encode(frames)
-    latents = torch.cat([latents, latents[-1:].expand(padding, *latents.shape[1:])])
-    levels = adapter.levels(options.num_inference_steps, adapter.rules.latent_shape(*frames.shape[1:4]))
-    inversion = invert(
-        network,
-        latents,
-        levels,
-        options,
-        dtype=adapter.dtype,
-        generators=[torch.Generator().manual_seed(n) for n in (*numbers, *[numbers[-1]] * padding)],
-    )
-    noise = inversion.noise.cpu()
-    stored = store(noise).to(latents.device)
-    measured = [i for i in range(count) if is_measured(numbers[i], options.measured)]
-    errors = _errors(network, inversion.noise, latents, levels, measured)
-    stored_errors = _errors(network, stored, latents, levels, measured)
-    finite = torch.isfinite(torch.cat([latents, stored], dim=1).flatten(1)).all(1)
-    usable = (finite & latents.flatten(1).any(1)).tolist()
-    max_error = options.max_reconstruction_error if inversion.network_calls else float("inf")
-    failures = [_failure(usable[i], stored_errors.get(i), max_error) for i in range(count)]
-    statistics = noise_statistics(inversion.noise)
-    return [
-        failures[i]
-        or ClipRecord(
-            noise=noise[i],
-            statistics={name: values[i] for name, values in statistics.items()},
-            reconstruction_error=errors.get(i),
-            stored_reconstruction_error=stored_errors.get(i),
-            network_calls=int(inversion.calls[i]),
-            max_residual=float(inversion.residuals[:, i].max()),
-            stalled_steps=int(inversion.stalled[i]),
-            batch_size=batch_size,
+        Args:
+            frames: ``[N, F, H, W, 3]`` uint8 RGB.
+            numbers: the 63-bit number of each clip: the seed of what ``diffuse`` draws for it, and whether it is
+                measured.
+
+        Returns:
+            For every clip, in order, its record or the failure that it is to be entered as (``not_finite``,
+            ``reconstruction_error``).
+
+        Raises:
+            ShapeMismatch: the clips do not fit the model.
+            torch.cuda.OutOfMemoryError: not even one clip fits the device.
+        """
+        results: list[ClipRecord | RowFailure] = []
+        while len(results) < len(frames):
+            batch = slice(len(results), len(results) + self.batch_size)
+            try:
+                results += self._invert_batch(frames[batch], numbers[batch])
+                continue
+            except torch.cuda.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+            # Here, not in the handler: the exception's frames would keep the batch alive.
+            self.batch_size //= 2
+            if self.adapter.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return results
+
+    def _invert_batch(self, frames: torch.Tensor, numbers: Sequence[int]) -> list[ClipRecord | RowFailure]:
+        """At most ``batch_size`` clips, padded to it with the last one.
+
+        Noise that was found without the network (``diffuse``) makes no promise to give its clip back: its error is
+        measured but does not fail it.
+        """
+        adapter, options = self.adapter, self.options
+        count, padding = len(frames), self.batch_size - len(frames)
+        latents = adapter.encode(frames)
+        latents = torch.cat([latents, latents[-1:].expand(padding, *latents.shape[1:])])
+        levels = adapter.levels(options.num_inference_steps, adapter.rules.latent_shape(*frames.shape[1:4]))
+        inversion = invert(
+            self.network,
+            latents,
+            levels,
+            options,
+            dtype=adapter.dtype,
+            generators=[torch.Generator().manual_seed(n) for n in (*numbers, *[numbers[-1]] * padding)],
         )
-        for i in range(count)
-    ]
+        noise = inversion.noise.cpu()
+        stored = self.store(noise).to(latents.device)
+        measured = [i for i in range(count) if is_measured(numbers[i], options.measured)]
+        errors = _errors(self.network, inversion.noise, latents, levels, measured)
+        stored_errors = _errors(self.network, stored, latents, levels, measured)
+        finite = torch.isfinite(torch.cat([latents, stored], dim=1).flatten(1)).all(1)
+        usable = (finite & latents.flatten(1).any(1)).tolist()
+        max_error = options.max_reconstruction_error if inversion.network_calls else float("inf")
+        failures = [_failure(usable[i], stored_errors.get(i), max_error) for i in range(count)]
+        statistics = noise_statistics(inversion.noise)
+        return [
+            failures[i]
+            or ClipRecord(
+                noise=noise[i],
+                statistics={name: values[i] for name, values in statistics.items()},
+                reconstruction_error=errors.get(i),
+                stored_reconstruction_error=stored_errors.get(i),
+                network_calls=int(inversion.calls[i]),
+                max_residual=float(inversion.residuals[:, i].max()),
+                stalled_steps=int(inversion.stalled[i]),
+            )
+            for i in range(count)
+        ]
 
 
 def is_measured(number: int, share: float) -> bool:
@@ -234,8 +225,19 @@ def choose_batch_size(
     """
     if adapter.device.type != "cuda":
         return CPU_BATCH_SIZE
-    network = adapter.network(prompt, guidance_scale)
-    best = fastest_batch_size(lambda size: _seconds_per_call(network, torch.zeros(size, *shape, device=adapter.device)))
+    metered = MeteredNetwork(adapter.network(prompt, guidance_scale), adapter.device)
+
+    def seconds(size: int) -> float:
+        latents = torch.zeros(size, *shape, device=adapter.device)
+        timestep = torch.full((size,), 500, device=adapter.device)
+        metered(latents, timestep)
+        before = metered.seconds()
+        for _ in range(3):
+            metered(latents, timestep)
+        return metered.seconds() - before
+
+    with torch.inference_mode():
+        best = fastest_batch_size(seconds)
     torch.cuda.empty_cache()
     return best
 
@@ -254,13 +256,3 @@ def fastest_batch_size(seconds: Callable[[int], float], largest: int = 64) -> in
             break
         best, best_rate, size = size, rate, size * 2
     return best
-
-
-def _seconds_per_call(network: Network, latents: torch.Tensor, repeats: int = 3) -> float:
-    timestep = torch.full((len(latents),), 500, device=latents.device)
-    with torch.inference_mode():
-        network(latents, timestep)
-        metered = MeteredNetwork(network, latents.device)
-        for _ in range(repeats):
-            metered(latents, timestep)
-        return metered.seconds() / repeats

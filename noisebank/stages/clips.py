@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from noisebank.format.shards import ShardSample, write_shard
 from noisebank.format.stage_names import CLIPS, StageName
 from noisebank.options import ClipOptions, Config, FetchOptions, fingerprint
 from noisebank.planning.plan import Plan, read_task
-from noisebank.stages.job import Made, failure_of
+from noisebank.stages.job import Made, ShardJob, failure_of
 from noisebank.stages.stage import Identity, LazyModel, ShardWork, Stage
 from noisebank.storage import BankWriter, FileEntry, Store
 from noisebank.video.clips import Clip, ClipRequest, make_clips
@@ -47,76 +48,61 @@ class ClipsStage(Stage):
     def identify(self, config: Config, latest: Snapshot | None) -> Identity:
         return Identity(fingerprint(self.options))
 
-    def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ClipsJob:
-        rows = read_task(store, work.task)
-        return ClipsJob(rows, self.options, self.fetch, plan.fingerprints[CLIPS], plan.resolve, plan.source_names)
+    def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ShardJob:
+        return self.shard(read_task(store, work.task), plan.fingerprints[CLIPS], plan.resolve, plan.source_names)
 
+    def shard(
+        self, rows: pa.Table, fingerprint: str, resolve: Callable[[str, int], str], source_names: Mapping[int, str]
+    ) -> ShardJob:
+        """The job of one tar (none if every row failed) and its sidecar, in this order.
 
-@dataclass(frozen=True)
-class ClipsJob:
-    """One tar to make.
+        Args:
+            rows: the plan's rows of the shard, sorted by num (:data:`noisebank.format.schemas.TASK_ROWS`).
+            fingerprint: of the stage.
+            resolve: gives the address to fetch from a uri as listed and the number of the list that it is relative to.
+            source_names: source names by their number in ``rows``.
+        """
 
-    Args:
-        rows: the plan's rows of the shard, sorted by num (:data:`noisebank.format.schemas.TASK_ROWS`).
-        options: what a clip is.
-        fetch: how videos are fetched.
-        fingerprint: of the stage.
-        resolve: gives the address to fetch from a uri as listed and the number of the list that it is relative to.
-        source_names: source names by their number in ``rows``.
-    """
+        def make(writer: BankWriter) -> Made:
+            entries: list[dict[str, Any]] = []
+            failures: list[Failure] = []
+            with tempfile.TemporaryDirectory(prefix="noisebank-clips-") as scratch:
+                addresses = map(resolve, rows.column("uri").to_pylist(), rows.column("base").to_pylist())
+                clips = self.clips(rows, [*addresses], Path(scratch))
+                samples = _list_samples(rows, source_names, clips, entries, failures)
+                sidecar = functools.partial(pa.Table.from_pylist, entries, SIDECAR_SCHEMA)
+                files = write_clips(writer, Path(scratch), samples, sidecar)
+            return Made(files, len(entries) - len(failures), tuple(failures))
 
-    rows: pa.Table
-    options: ClipOptions
-    fetch: FetchOptions
-    fingerprint: str
-    resolve: Callable[[str, int], str]
-    source_names: Mapping[int, str]
-    stage: str = CLIPS
+        return ShardJob(CLIPS, fingerprint, clip_inputs(fingerprint, rows), len(rows), make)
 
-    @property
-    def inputs(self) -> str:
-        return clip_inputs(self.fingerprint, self.rows)
-
-    @property
-    def size(self) -> int:
-        return len(self.rows)
-
-    def make(self, writer: BankWriter) -> Made:
-        """The tar (none if every row failed) and the sidecar, in this order."""
-        entries: list[dict[str, Any]] = []
-        failures: list[Failure] = []
-        with tempfile.TemporaryDirectory(prefix="noisebank-clips-") as scratch:
-            samples = self._samples(self.clips(Path(scratch)), entries, failures)
-            files = write_clips(writer, Path(scratch), samples, lambda: _sidecar(entries))
-        return Made(files, sum(entry["clip_row"] >= 0 for entry in entries), tuple(failures))
-
-    def clips(self, scratch: Path) -> Iterator[Clip | RowFailure]:
+    def clips(self, rows: pa.Table, addresses: Sequence[str], scratch: Path) -> Iterator[Clip | RowFailure]:
         """The clip of every row in turn, or why it cannot be had."""
-        requests = [
-            ClipRequest(row["id"], self.resolve(row["uri"], row["base"]), row["start_ms"], row["end_ms"])
-            for row in self.rows.select(["id", "uri", "base", "start_ms", "end_ms"]).to_pylist()
-        ]
+        columns = (rows.column(name).to_pylist() for name in ("start_ms", "end_ms"))
+        requests = [*map(ClipRequest, rows.column("id").to_pylist(), addresses, *columns)]
         return (clip for _, clip in make_clips(requests, self.options, self.fetch, scratch))
 
-    def _samples(
-        self, clips: Iterator[Clip | RowFailure], entries: list[dict[str, Any]], failures: list[Failure]
-    ) -> Iterator[ShardSample]:
-        """The tar's samples as they are made; every row is appended to ``entries``, a failed one to ``failures``
-        too."""
-        good = 0
-        for row, clip in zip(self.rows.to_pylist(), clips, strict=True):
-            listed = {name: row[name] for name in ("id", "uri", "start_ms", "end_ms", "caption")}
-            listed["source"] = self.source_names[row["source"]]
-            entry = listed | {name: row[name] for name in ("num", "video", "caption_hash", "attempt")}
-            if isinstance(clip, RowFailure):
-                entry |= {"clip_row": -1, "code": clip.code, "message": clip.message, "retryable": clip.retryable}
-                entries.append(entry)
-                failures.append(failure_of(entry, CLIPS, clip))
-                continue
-            facts = {name: getattr(clip, name) for name in _FACTS}
-            entries.append(entry | facts | {"clip_row": good})
-            good += 1
-            yield ShardSample(row["id"], clip.mp4, row["caption"], listed | facts)
+
+def _list_samples(
+    rows: pa.Table,
+    source_names: Mapping[int, str],
+    clips: Iterator[Clip | RowFailure],
+    entries: list[dict[str, Any]],
+    failures: list[Failure],
+) -> Iterator[ShardSample]:
+    """The tar's samples as they are made; every row is appended to ``entries``, a failed one to ``failures`` too."""
+    for row, clip in zip(rows.to_pylist(), clips, strict=True):
+        listed = {name: row[name] for name in ("id", "uri", "start_ms", "end_ms", "caption")}
+        listed["source"] = source_names[row["source"]]
+        entry = listed | {name: row[name] for name in ("num", "video", "caption_hash", "attempt")}
+        if isinstance(clip, RowFailure):
+            entry |= {"clip_row": -1, "code": clip.code, "message": clip.message, "retryable": clip.retryable}
+            entries.append(entry)
+            failures.append(failure_of(entry, CLIPS, clip))
+            continue
+        facts = {name: getattr(clip, name) for name in _FACTS}
+        entries.append(entry | facts | {"clip_row": len(entries) - len(failures)})
+        yield ShardSample(row["id"], clip.mp4, row["caption"], listed | facts)
 
 
 def clip_inputs(fingerprint: str, rows: pa.Table) -> str:
@@ -140,7 +126,3 @@ def write_clips(
 def sidecar_of(tar: str) -> str:
     """The path of the sidecar of a tar."""
     return tar.removesuffix(TAR) + SIDECAR
-
-
-def _sidecar(entries: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(entries, schema=SIDECAR_SCHEMA)

@@ -35,9 +35,10 @@ def identify_stages(config: Config, latest: Snapshot | None = None) -> tuple[dic
     Raises:
         ConfigError: a model cannot be found, loaded or inverted, or a noise set cannot take these clips.
     """
-    names = [stage.name.name for stage in all_stages(config)]
+    stages = all_stages(config)
+    names = [stage.name.name for stage in stages]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"stages: {twice} is there twice; give each set a name of its own")
-    known = {stage.name.name: stage.identify(config, latest) for stage in all_stages(config)}
+    known = {stage.name.name: stage.identify(config, latest) for stage in stages}
     fingerprints = {name: identity.fingerprint for name, identity in known.items()}
     return fingerprints, {name: dict(identity.model) for name, identity in known.items() if identity.model}

@@ -34,7 +34,7 @@ from noisebank.options import IndexOptions
 from noisebank.planning.plan import Plan
 from noisebank.search.index import TunedIndex, Vectors, build_index, choose_index
 from noisebank.search.segments import ENTRY_GROUP, Entries, Segment, merge_segments_from, open_segment, union_recall
-from noisebank.stages.job import Made
+from noisebank.stages.job import Made, ShardJob
 from noisebank.storage import BankWriter, FileEntry, Store
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,10 @@ class IndexJob:
     gone: Nums
     claimed: tuple[tuple[FileEntry, Nums], ...] = ()
     purges: bool = False
-    stage: str = INDEX
+
+    def shard(self) -> ShardJob:
+        """The segment as the job of a shard."""
+        return ShardJob(INDEX, self.fingerprint, self.inputs, self.size, self.make)
 
     @property
     def inputs(self) -> str:
@@ -94,7 +97,8 @@ class IndexJob:
         with tempfile.TemporaryDirectory(prefix="noisebank-index-") as scratch:
             segment, replaces = self._build(Path(scratch), writer)
         info = {"segment": dataclasses.asdict(segment), "replaces": [old.index.path for old in replaces]}
-        return Made(segment.files, segment.size, info=info)
+        said = f"{segment.kind}, recall {segment.recall:.3f}, {len(replaces)} earlier segments merged"
+        return Made(segment.files, segment.size, info=info, said=said)
 
     @property
     def _older(self) -> tuple[IndexSegment, ...]:
@@ -196,7 +200,7 @@ class IndexJob:
         return IndexSegment(index, entries, how, None, built.kind, rows, min(recall.values()))
 
 
-def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: IndexOptions) -> IndexJob | None:
+def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: IndexOptions) -> ShardJob | None:
     """The index segment of a build; None where it has no captions to index.
 
     Args:
@@ -206,7 +210,11 @@ def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: 
         options: what the index must be like.
     """
     files = sorted(set(captions), key=lambda entry: entry.path)
-    claimed = claimed_captions(store, plan)
+    receipts = find_receipts(store, (name for name in plan.claimed if name[0] == CAPTIONS))
+    shards = {entry.key: entry for receipt in receipts for entry in receipt.files}
+    wanted = pc.is_in(pc.field("caption_file"), pa.array(list(shards), pa.uint64()))
+    used = _rows_by_file(store, plan.changes.get("rows", ()), wanted) if shards else {}
+    claimed = tuple((shards[key], rows) for key, rows in sorted(used.items()))
     if not (files or claimed):
         return None
     parent = None if plan.parent is None else read_snapshot(store, plan.parent)
@@ -215,18 +223,7 @@ def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: 
         piece.filter(pc.field("status") == int(Status.REMOVED)).column("num").to_numpy() for piece in rows.slices()
     ]
     gone = np.concatenate([np.zeros(0, np.int64), *removed])
-    return IndexJob(store, tuple(files), parent, plan.fingerprints[CAPTIONS], options, gone, claimed)
-
-
-def claimed_captions(store: Store, plan: Plan) -> tuple[tuple[FileEntry, Nums], ...]:
-    """Files of the finished captions shards that a plan claims, and which of their rows it uses."""
-    receipts = find_receipts(store, (name for name in plan.claimed if name[0] == CAPTIONS))
-    files = {entry.key: entry for receipt in receipts for entry in receipt.files}
-    if not files:
-        return ()
-    wanted = pc.is_in(pc.field("caption_file"), pa.array(list(files), pa.uint64()))
-    used = _rows_by_file(store, plan.changes.get("rows", ()), wanted)
-    return tuple((files[key], rows) for key, rows in sorted(used.items()))
+    return IndexJob(store, tuple(files), parent, plan.fingerprints[CAPTIONS], options, gone, claimed).shard()
 
 
 def _rows_by_file(store: Store, entries: Sequence[FileEntry], wanted: pc.Expression) -> dict[int, Nums]:

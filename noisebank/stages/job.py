@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from noisebank.errors import JobFailed, RowFailure
 from noisebank.format.receipts import Failure, Receipt, find_receipt, finish
@@ -22,35 +22,33 @@ class Made:
         rows: good rows.
         failures: all rows that failed.
         info: what else the next stages or the manifest need, in plain JSON.
+        said: what else the log is to say of the shard.
     """
 
     files: tuple[FileEntry, ...]
     rows: int
     failures: tuple[Failure, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    said: str = ""
 
 
-class ShardJob(Protocol):
-    """One shard of a stage to make, with everything that it is made of."""
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard of a stage to make.
 
-    @property
-    def stage(self) -> str:
-        """Name of the stage."""
+    Args:
+        stage: name of the stage.
+        fingerprint: of the stage's options and model.
+        inputs: hash of everything that the shard is made of (:func:`noisebank.format.receipts.inputs_hash`).
+        size: rows that it is made of.
+        make: makes the shard and stores its files.
+    """
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the stage's options and model."""
-
-    @property
-    def inputs(self) -> str:
-        """Hash of everything that the shard is made of (:func:`noisebank.format.receipts.inputs_hash`)."""
-
-    @property
-    def size(self) -> int:
-        """Rows that it is made of."""
-
-    def make(self, writer: BankWriter) -> Made:
-        """Makes the shard and stores its files."""
+    stage: str
+    fingerprint: str
+    inputs: str
+    size: int
+    make: Callable[[BankWriter], Made]
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,13 @@ class Finished:
         receipt: what it was made of and what came of it.
         made: whether this call made it; False where an earlier receipt, or another writer's, was found.
         seconds: wall time that it took here.
+        said: of :class:`Made`, where it was made here.
     """
 
     receipt: Receipt
     made: bool
     seconds: float
+    said: str = ""
 
 
 def run_job(job: ShardJob, writer: BankWriter, make: bool = True, verify: bool = True) -> Finished:
@@ -83,7 +83,7 @@ def run_job(job: ShardJob, writer: BankWriter, make: bool = True, verify: bool =
     """
     began = time.perf_counter()
     receipt = find_receipt(writer.store, job.stage, job.inputs, verify=verify)
-    is_made = False
+    said, is_made = "", False
     if receipt is None:
         if not make:
             kind = StageName.parse(job.stage).kind
@@ -94,8 +94,8 @@ def run_job(job: ShardJob, writer: BankWriter, make: bool = True, verify: bool =
         made = job.make(writer)
         own = Receipt(job.stage, job.inputs, job.fingerprint, made.files, made.rows, made.failures, made.info)
         receipt = finish(writer.store, own)
-        is_made = receipt == own
-    return Finished(receipt, is_made, time.perf_counter() - began)
+        said, is_made = made.said, receipt == own
+    return Finished(receipt, is_made, time.perf_counter() - began, said)
 
 
 def stage_figures(finished: Iterable[Finished]) -> dict[str, dict[str, float]]:

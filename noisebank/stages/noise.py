@@ -5,8 +5,8 @@ Decoding of the next batch overlaps with the network; one clip that cannot be re
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import logging
 import resource
 import sys
 import time
@@ -27,16 +27,15 @@ from noisebank.format.receipts import Failure
 from noisebank.format.schemas import noise_schema
 from noisebank.format.shards import ShardSample
 from noisebank.format.stage_names import NOISE
-from noisebank.models import ModelAdapter, check_model, load_clip_rules, load_for_inversion, model_digest
+from noisebank.models import ModelAdapter, check_model, family_code, load_clip_rules, load_for_inversion, model_digest
 from noisebank.models.config import absolute_path
 from noisebank.options import Config, NoiseOptions, fingerprint
-from noisebank.stages.clip_inversion import ClipRecord, MeteredNetwork, choose_batch_size, invert_clips
+from noisebank.stages.clip_inversion import ClipInverter, ClipRecord, MeteredNetwork, choose_batch_size
 from noisebank.stages.job import failure_of
-from noisebank.stages.over_clips import StageOverClips, Written
+from noisebank.stages.over_clips import KEYS, StageOverClips, Written
 from noisebank.stages.stage import Identity
 from noisebank.video.frames import decode_mp4
 
-_log = logging.getLogger(__name__)
 _MEASURES = ("reconstruction_error", "stored_reconstruction_error", "max_residual", "network_calls", "stalled_steps")
 _SAID = ("inverter", "prompt", "guidance_scale", "num_inference_steps", "dtype")
 """Options that the snapshot tells readers."""
@@ -66,12 +65,16 @@ class NoiseStage(StageOverClips):
         more than all else that a build with nothing to do needs."""
         noise = self.options
         try:
-            shape = record_shape(config, noise)
+            rules = load_clip_rules(noise.model, noise.motion_adapter)
+            shape = rules.latent_shape(noise.frames or config.clips.frames, *config.clips.height_width)
             digest = model_digest(noise.model, noise.motion_adapter)
-            mark = fingerprint(noise, model_digest=digest)
+            mark = fingerprint(noise, model_digest=digest, **family_code(noise.model, noise.motion_adapter))
             known = latest.stage_fingerprints if latest else {}
             if (known.get("clips"), known.get(self.name.name)) != (fingerprint(config.clips), mark):
                 check_model(noise.model, noise.num_inference_steps, shape, noise.motion_adapter)
+        except ShapeMismatch as error:
+            remedy = "change clips.size, or clips.frames or noise.frames"
+            raise ConfigError(f"noise.{noise.name}: {error}; {remedy}") from error
         except ConfigError as error:
             raise ConfigError(f"noise.{noise.name}: {error}") from error
         said = {name: getattr(noise, name) for name in _SAID}
@@ -101,41 +104,23 @@ class NoiseStage(StageOverClips):
         shape = (channels, frames, height, width)
         run = _Inversion(adapter, self.options, clips, shape)
         with NoiseWriter(path, noise_schema(shape, self.options.dtype)) as writer:
-            failures = _append_records(writer, clips, run.outcomes(samples), self.name.name)
-            info: dict[str, Any] = {"batch_size": run.batch_size}
+            failures: list[Failure] = []
+            for row, outcome in zip(clips.to_pylist(), run.outcomes(samples), strict=True):
+                if isinstance(outcome, RowFailure):
+                    failures.append(failure_of(row, self.name.name, outcome))
+                    continue
+                columns = {name: row[name] for name in KEYS} | {name: getattr(outcome, name) for name in _MEASURES}
+                columns |= {name: values.tolist() for name, values in outcome.statistics.items()}
+                writer.append(outcome.noise, columns)
+            info: dict[str, Any] = {"batch_size": run.inverter.batch_size}
             rows = writer.rows
             if rows:
                 info |= writer.finish()
                 info["description"] = adapter.describe(self.options.num_inference_steps, shape)
-        _log_shard(self.name.name, rows, len(failures), time.perf_counter() - began, run.network)
-        return Written(rows, failures, info)
-
-
-def record_shape(config: Config, noise: NoiseOptions) -> Shape:
-    """The shape ``(C, F, H, W)`` of the records of a noise set, from the configuration of its model.
-
-    Raises:
-        ConfigError: the model cannot take these clips; says what would fit.
-    """
-    height, width = config.clips.height_width
-    rules = load_clip_rules(noise.model, noise.motion_adapter)
-    try:
-        return rules.latent_shape(noise.frames or config.clips.frames, height, width)
-    except ShapeMismatch as error:
-        raise ConfigError(f"{error}; change clips.size, or clips.frames or noise.frames") from error
-
-
-def _log_shard(stage: str, rows: int, failed: int, seconds: float, network: MeteredNetwork) -> None:
-    """One line a shard; ``seconds`` since the model was loaded."""
-    _log.info(
-        "%s: %d clips inverted, %d failed, %.2f clips/s, network %.0f%% of the time, peak memory %.2f GB",
-        stage,
-        rows,
-        failed,
-        (rows + failed) / seconds,
-        100 * network.seconds() / seconds,
-        _peak_bytes(network.device) / 1e9,
-    )
+        busy, seconds = run.network.seconds(), time.perf_counter() - began
+        rate, peak = len(clips) / seconds, _peak_bytes(adapter.device) / 1e9
+        said = f"{rate:.2f} clips/s, network {busy / seconds:.0%} of the time, peak memory {peak:.2f} GB"
+        return Written(rows, failures, info, said)
 
 
 def _peak_bytes(device: torch.device) -> int:
@@ -164,11 +149,11 @@ class _Inversion:
         self.shape = shape
         self.clips = {row["id"]: row for row in clips.select(["id", "num", "sha256"]).to_pylist()}
         self.network = MeteredNetwork(adapter.network(options.prompt, options.guidance_scale), adapter.device)
-        self.batch_size = (
-            options.batch_size
-            if isinstance(options.batch_size, int)
-            else choose_batch_size(adapter, shape, options.prompt, options.guidance_scale)
-        )
+        batch_size = options.batch_size
+        if not isinstance(batch_size, int):
+            batch_size = choose_batch_size(adapter, shape, options.prompt, options.guidance_scale)
+        store = functools.partial(storage_roundtrip, dtype=options.dtype)
+        self.inverter = ClipInverter(adapter, options, self.network, store, batch_size)
 
     def outcomes(self, samples: Iterator[ShardSample]) -> Iterator[ClipRecord | RowFailure]:
         """The record or failure of every clip, in the order of the tar."""
@@ -176,10 +161,11 @@ class _Inversion:
             decoded = ahead.submit(self._decode_batch, samples)
             while (batch := decoded.result()).failures:
                 decoded = ahead.submit(self._decode_batch, samples)
-                yield from self._invert(batch)
+                results = iter(self.inverter.invert(batch.frames, batch.nums))
+                yield from (failure or next(results) for failure in batch.failures)
 
     def _decode_batch(self, samples: Iterator[ShardSample]) -> _Batch:
-        taken = [(sample.id, self._decode(sample)) for sample in islice(samples, self.batch_size)]
+        taken = [(sample.id, self._decode(sample)) for sample in islice(samples, self.inverter.batch_size)]
         ready = [(self.clips[id]["num"], frames) for id, frames in taken if isinstance(frames, torch.Tensor)]
         frames = torch.stack([frames for _, frames in ready]) if ready else torch.empty(0)
         if self.adapter.device.type == "cuda":
@@ -204,35 +190,3 @@ class _Inversion:
                 "wrong_shape", f"a clip of {pixels} has latents {list(shape)}, the noise set's are {list(self.shape)}"
             )
         return frames
-
-    def _invert(self, batch: _Batch) -> Iterator[ClipRecord | RowFailure]:
-        made = invert_clips(
-            self.adapter,
-            batch.frames,
-            batch.nums,
-            self.options,
-            batch_size=self.batch_size,
-            store=lambda noise: storage_roundtrip(noise, self.options.dtype),
-            network=self.network,
-        )
-        self.batch_size = min([self.batch_size, *(r.batch_size for r in made if isinstance(r, ClipRecord))])
-        results = iter(made)
-        for failure in batch.failures:
-            yield failure or next(results)
-
-
-def _append_records(
-    writer: NoiseWriter, clips: pa.Table, outcomes: Iterator[ClipRecord | RowFailure], stage: str
-) -> tuple[Failure, ...]:
-    """Writes the records as they come, so that the noise of a batch is held and not that of a shard; gives the failures
-    of the others."""
-    failures = []
-    for row, outcome in zip(clips.to_pylist(), outcomes, strict=True):
-        if isinstance(outcome, RowFailure):
-            failures.append(failure_of(row, stage, outcome))
-            continue
-        columns = {name: row[name] for name in ("num", "id", "sha256")}
-        columns |= {name: getattr(outcome, name) for name in _MEASURES}
-        columns |= {name: values.tolist() for name, values in outcome.statistics.items()}
-        writer.append(outcome.noise, columns)
-    return tuple(failures)

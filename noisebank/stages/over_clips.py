@@ -9,13 +9,17 @@ A user's own is a subclass, registered for a kind that the configuration's ``sta
     @register_stage("sharpness", SharpnessOptions)
     class Sharpness(StageOverClips):
         def write(self, path, samples, clips, plan, model):
-            rows = [{"num": ..., "id": sample.id, "sharpness": ...} for sample in samples]
+            pairs = zip(samples, clips.select(KEYS).to_pylist(), strict=True)
+            rows = [clip | {"sharpness": self.measure(decode_mp4(sample.mp4))} for sample, clip in pairs]
             pq.write_table(pa.Table.from_pylist(rows), path)
             return Written(rows=len(rows))
+
+docs/modules.md has a whole one, with clips that fail.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from abc import abstractmethod
@@ -32,16 +36,19 @@ from noisebank.errors import BankDamaged, ConfigError, JobFailed
 from noisebank.format.layout import is_free
 from noisebank.format.manifest import Snapshot
 from noisebank.format.parts import kind_of
-from noisebank.format.reading import read_table, reading
+from noisebank.format.reading import PARQUET, read_table, reading
 from noisebank.format.receipts import Failure, inputs_hash
 from noisebank.format.shards import ShardSample, read_shard
 from noisebank.format.stage_names import CLIPS, StageName
 from noisebank.options import Config, fingerprint, register_options
 from noisebank.planning.plan import Plan, read_task
 from noisebank.stages.clips import sidecar_of
-from noisebank.stages.job import Made
+from noisebank.stages.job import Made, ShardJob
 from noisebank.stages.stage import Identity, LazyModel, ShardWork, Stage
-from noisebank.storage import BankWriter, Store
+from noisebank.storage import BankWriter, Store, open_store
+
+KEYS = ("num", "id", "sha256")
+"""Columns that every file of records has; the clips given to a stage have them too."""
 
 STAGES: dict[str, type[StageOverClips]] = {}
 """Stages over clips by their kind, beside noise."""
@@ -55,7 +62,8 @@ def register_stage(kind: str, options: type[Any]) -> Callable[[type[StageOverCli
         options: dataclass that extends :class:`noisebank.options.StageOptions` with the stage's own options.
 
     Raises:
-        ConfigError: it is no such name, or the bank has a folder of this name for something else.
+        ConfigError: it is no such name, or the bank has a folder of this name for something else; or the stage's files
+            are not Parquet.
     """
     if not is_free(kind):
         raise ConfigError(
@@ -63,6 +71,8 @@ def register_stage(kind: str, options: type[Any]) -> Callable[[type[StageOverCli
         )
 
     def register(cls: type[StageOverClips]) -> type[StageOverClips]:
+        if cls.suffix != PARQUET:
+            raise ConfigError(f"stage kind {kind}: its files end in {cls.suffix!r}; {PARQUET} is wanted")
         cls.kind = kind
         STAGES[kind] = cls
         register_options("stages", kind, options, cls.__module__)
@@ -76,14 +86,17 @@ class Written:
     """What :meth:`StageOverClips.write` wrote.
 
     Args:
-        rows: records in the file; if there are none, it is not kept.
+        rows: records in the file, each with the :data:`KEYS` of its clip; if there are none, it is not kept.
         failures: of the other clips (:func:`noisebank.stages.job.failure_of`).
-        info: for the receipt, plain JSON; its ``description``, if there is one, goes into the snapshot's ``models``.
+        info: for the receipt, plain JSON; its ``description`` goes into the snapshot's ``models`` beside what
+            :meth:`StageOverClips.identify` said of the model.
+        said: what else the log is to say of the shard.
     """
 
     rows: int
     failures: Sequence[Failure] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,8 +104,8 @@ class StageOverClips(Stage):
     """A stage that makes one record of every clip."""
 
     kind: ClassVar[str]
-    suffix: ClassVar[str] = ".parquet"
-    """Of its files: ``.parquet`` or ``.arrow``; they have a column ``num`` and, for records with one, ``checksum``."""
+    suffix: ClassVar[str] = PARQUET
+    """Of its files, which have the :data:`KEYS` and, for records with one, ``checksum``; ``.arrow`` is noise's."""
 
     @property
     def name(self) -> StageName:
@@ -120,83 +133,82 @@ class StageOverClips(Stage):
             model: gives the loaded model (:meth:`load_model`).
         """
 
-    def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> TarJob | None:
+    def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ShardJob | None:
         if work.clips is not None and not work.clips.rows:
             return None
         tar, clips = _read_wanted_clips(store, work)
         stage = self.name.name
         planned = plan.models.get(stage, {})
-        return TarJob(self, tar, clips, plan.fingerprints[stage], planned, lambda: model.get(planned["digest"]))
+        return self.shard(tar, clips, plan.fingerprints[stage], planned, lambda: model.get(planned["digest"]))
 
+    def shard(
+        self, tar: str, clips: pa.Table, fingerprint: str, planned: Mapping[str, Any], model: Callable[[], Any]
+    ) -> ShardJob:
+        """The job of one data file, or none if every clip failed.
 
-@dataclass(frozen=True)
-class TarJob:
-    """The records of the clips of one tar.
-
-    Args:
-        maker: the stage.
-        tar: path of the tar in the bank.
-        clips: which of its clips, and each one's attempt (:func:`clips_of_tar`).
-        fingerprint: of the stage.
-        planned: what the plan says of its model.
-        model: gives the loaded model.
-    """
-
-    maker: StageOverClips
-    tar: str
-    clips: pa.Table
-    fingerprint: str
-    planned: Mapping[str, Any]
-    model: Callable[[], Any]
-
-    @property
-    def stage(self) -> str:
-        return self.maker.name.name
-
-    @property
-    def inputs(self) -> str:
-        return record_inputs(self.fingerprint, self.clips)
-
-    @property
-    def size(self) -> int:
-        return len(self.clips)
-
-    def make(self, writer: BankWriter) -> Made:
-        """One data file, or none if every clip failed.
+        Args:
+            tar: path of the tar in the bank.
+            clips: which of its clips, and each one's attempt (:func:`clips_of_tar`).
+            fingerprint: of the stage.
+            planned: what the plan says of its model.
+            model: gives the loaded model.
 
         Raises:
-            BankDamaged: the tar lacks a clip.
-            JobFailed: the stage does not account for every clip.
+            BankDamaged: (when it is made) the tar lacks a clip.
+            JobFailed: (when it is made) the stage does not account for every clip, or its file cannot be kept.
         """
-        with tempfile.TemporaryDirectory(prefix=f"noisebank-{self.maker.kind}-") as scratch:
-            path = Path(scratch, f"records{self.maker.suffix}")
-            samples = self._samples(_local(writer.store, self.tar, Path(scratch)))
-            written = self.maker.write(path, samples, self.clips, self.planned, self.model)
-            self._check(written)
-            files = (writer.file(path, self.stage, self.maker.suffix, written.rows),) if written.rows else ()
-        return Made(files, written.rows, tuple(written.failures), {**written.info, "tar": self.tar})
+        stage = self.name.name
 
-    def _check(self, written: Written) -> None:
-        """Refuses a stage, perhaps of a user's own, that does not account for every clip."""
-        failed = [failure.num for failure in written.failures]
-        if written.rows + len(failed) != len(self.clips) or len(set(failed)) != len(failed):
-            raise JobFailed(
-                f"stage {self.stage}: {written.rows} records and {len(failed)} failures of the {len(self.clips)} clips "
-                f"of {self.tar}; each clip needs one record or one failure"
-            )
-        if others := {failure.stage for failure in written.failures} - {self.stage}:
-            raise JobFailed(f"stage {self.stage}: failures under another stage's name: {', '.join(sorted(others))}")
+        def make(writer: BankWriter) -> Made:
+            with tempfile.TemporaryDirectory(prefix=f"noisebank-{self.kind}-") as scratch:
+                path = Path(scratch, f"records{self.suffix}")
+                samples = _read_samples(_local(writer.store, tar, Path(scratch)), tar, clips)
+                written = self.write(path, samples, clips, planned, model)
+                if problem := _find_problem(stage, written, path, clips, planned):
+                    raise JobFailed(f"stage {stage}, {tar}: {problem}")
+                files = (writer.file(path, stage, self.suffix, written.rows),) if written.rows else ()
+            return Made(files, written.rows, tuple(written.failures), {**written.info, "tar": tar}, written.said)
 
-    def _samples(self, tar: Path) -> Iterator[ShardSample]:
-        """The wanted clips of the tar, in its order."""
-        wanted = set(self.clips.column("id").to_pylist())
-        found = 0
-        for sample in read_shard(tar):
-            if sample.id in wanted:
-                found += 1
-                yield sample
-        if found != len(wanted):
-            raise BankDamaged(f"{self.tar}: {found} of {len(wanted)} clips are in it; run noisebank verify")
+        return ShardJob(stage, fingerprint, record_inputs(fingerprint, clips), len(clips), make)
+
+
+def _find_problem(stage: str, written: Any, path: Path, clips: pa.Table, planned: Mapping[str, Any]) -> str | None:
+    """What is wrong with what a stage, perhaps of a user's own, wrote and said; None if it can be kept."""
+    if not isinstance(written, Written) or not all(isinstance(failure, Failure) for failure in written.failures):
+        return f"write gave {written!r:.200}; a Written is wanted, with failures of failure_of(...)"
+    failed = pa.array([failure.num for failure in written.failures], pa.int64())
+    good = clips.filter(pc.invert(pc.is_in(clips.column("num"), failed)))
+    if not len(good) == written.rows == len(clips) - len(failed):
+        counts = f"{written.rows} records and {len(failed)} failures of {len(clips)} clips"
+        return f"{counts}; each clip needs one record or one failure"
+    if others := {failure.stage for failure in written.failures} - {stage}:
+        return f"failures under another stage's name: {', '.join(sorted(others))}"
+    try:
+        if json.loads(json.dumps(written.info)) != written.info:
+            return "info has keys or values that JSON gives back as others (tuples, numbers as keys, NaN)"
+    except (TypeError, ValueError) as error:
+        return f"info is no plain JSON: {error}"
+    if not isinstance(description := written.info.get("description", {}), dict) or (description and not planned):
+        return "info has a description, which is a mapping and only for stages whose identify says what their model is"
+    try:
+        stored = read_table(open_store(path.parent), path.name, KEYS, remedy="write one") if written.rows else good
+    except (BankDamaged, KeyError) as error:
+        return f"its file needs the columns {', '.join(KEYS)}: {error}"
+    if stored.select(KEYS).to_pylist() != good.select(KEYS).to_pylist():
+        return f"{', '.join(KEYS)} of the records are not those of the clips without a failure, in their order"
+    return None
+
+
+def _read_samples(path: Path, tar: str, clips: pa.Table) -> Iterator[ShardSample]:
+    """The wanted clips of a tar that is at ``path`` here, in its order."""
+    wanted = set(clips.column("id").to_pylist())
+    found = 0
+    for sample in read_shard(path):
+        if sample.id in wanted:
+            found += 1
+            yield sample
+    if found != len(wanted):
+        raise BankDamaged(f"{tar}: {found} of {len(wanted)} clips are in it; run noisebank verify")
 
 
 def clips_of_tar(store: Store, tar: str, nums: pa.ChunkedArray | None = None) -> pa.Table:

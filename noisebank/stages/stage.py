@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -56,7 +55,7 @@ class ShardWork:
 class LazyModel:
     """A model that is loaded when the first shard needs it: a build in which nothing is to be made loads none.
 
-    Runners call one model from several threads, whose batches would not fit one device: they take turns.
+    Runners call one model from several threads, whose batches would not fit one device: they take a ``turn``.
 
     Args:
         load: loads the model of a digest, the one that was planned with.
@@ -65,13 +64,7 @@ class LazyModel:
     def __init__(self, load: Callable[[str], Any]) -> None:
         self._load = load
         self._model: Any = None
-        self._turn = threading.Lock()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Waits until no other thread uses the model."""
-        with self._turn:
-            yield
+        self.turn = threading.Lock()
 
     def get(self, digest: str) -> Any:
         """The model. Libraries load through state of the whole process, so no two models are loaded at once."""

@@ -39,7 +39,7 @@ def rebuild_worn_segments(
     )
     fingerprint = snapshot.stage_fingerprints[CAPTIONS]
     job = IndexJob(writer.store, (), snapshot, fingerprint, options, np.zeros(0, np.int64), purges=True)
-    receipt = run_job(job, writer).receipt
+    receipt = run_job(job.shard(), writer).receipt
     return segment_of(receipt)[0], paths, [receipt]
 
 

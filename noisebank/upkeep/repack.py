@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.errors import BankDamaged
+from noisebank.errors import BankDamaged, JobFailed
 from noisebank.format.noise_file import NoiseWriter, StoredRecord, read_stored_records
 from noisebank.format.reading import PARQUET, read_table, verified_path, verified_table
 from noisebank.format.receipts import Receipt
@@ -30,11 +30,14 @@ from noisebank.format.stage_names import CAPTIONS, CLIPS
 from noisebank.ids import xxh64_of
 from noisebank.stages.captions import caption_inputs, write_captions
 from noisebank.stages.clips import clip_inputs, write_clips
-from noisebank.stages.job import Made, run_job
+from noisebank.stages.job import Made, ShardJob, run_job
 from noisebank.stages.over_clips import record_inputs
 from noisebank.storage import BankWriter, FileEntry
 
 Nums = npt.NDArray[np.int64]
+
+Copy = Callable[[Path], tuple[tuple[FileEntry, ...], dict[str, Any]]]
+"""Writes the files of a shard, given a folder to work in, and tells what its receipt should say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,29 +62,6 @@ class Repacked:
 
     receipt: Receipt
     nums: Nums
-
-
-@dataclasses.dataclass(frozen=True)
-class _CopyJob:
-    """A shard that is copied together: ``copy`` writes its files and tells what its receipt should say."""
-
-    stage: str
-    fingerprint: str
-    inputs: str
-    table: pa.Table
-    copy: Callable[[Path], tuple[tuple[FileEntry, ...], dict[str, Any]]]
-
-    @property
-    def size(self) -> int:
-        return self.table.num_rows  # type: ignore[no-any-return]
-
-    def make(self, writer: BankWriter) -> Made:
-        with tempfile.TemporaryDirectory(prefix="noisebank-repack-") as scratch:
-            files, info = self.copy(Path(scratch))
-        return Made(files, self.size, info=info)
-
-    def run(self, writer: BankWriter) -> Repacked:
-        return Repacked(run_job(self, writer).receipt, self.table.column("num").to_numpy())
 
 
 def repack_clips(
@@ -115,7 +95,7 @@ def repack_clips(
         return write_clips(writer, scratch, samples, lambda: table), {}
 
     fingerprint = pieces[0][0].fingerprint
-    return _CopyJob(CLIPS, fingerprint, clip_inputs(fingerprint, table), table, copy).run(writer)
+    return _run(writer, CLIPS, fingerprint, clip_inputs(fingerprint, table), table, copy)
 
 
 def repack_captions(writer: BankWriter, pieces: Sequence[FileRows]) -> Repacked:
@@ -127,7 +107,7 @@ def repack_captions(writer: BankWriter, pieces: Sequence[FileRows]) -> Repacked:
         return (write_captions(writer, table),), {"dim": table.schema.field("embedding").type.list_size}
 
     fingerprint = pieces[0].fingerprint
-    return _CopyJob(CAPTIONS, fingerprint, caption_inputs(fingerprint, table), table, copy).run(writer)
+    return _run(writer, CAPTIONS, fingerprint, caption_inputs(fingerprint, table), table, copy)
 
 
 def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], tar: str) -> Repacked:
@@ -138,7 +118,11 @@ def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], t
     store = writer.store
     suffix = Path(pieces[0].file.path).suffix
     tables = [_take(piece, read_table(store, piece.file.path, without=("noise", "scale"))) for piece in pieces]
-    table = pa.concat_tables(tables).sort_by("num")
+    try:  # (a column that a stage left empty in one tar may have no type there)
+        table = pa.concat_tables(tables, promote_options="permissive").sort_by("num")
+    except pa.ArrowException as error:
+        problem = f"{stage}: its files have columns of types that do not fit each other ({error})"
+        raise JobFailed(f"{problem}; make it write one schema, or drop the set, and compact again") from error
 
     def copy(scratch: Path) -> tuple[tuple[FileEntry, ...], dict[str, Any]]:
         paths = [verified_path(store, piece.file, scratch) for piece in pieces]
@@ -153,7 +137,19 @@ def repack_records(writer: BankWriter, stage: str, pieces: Sequence[FileRows], t
 
     fingerprint = pieces[0].fingerprint
     clips = table.select(["id", "sha256"]).append_column("attempt", pa.array(np.ones(table.num_rows, np.int16)))
-    return _CopyJob(stage, fingerprint, record_inputs(fingerprint, clips), table, copy).run(writer)
+    return _run(writer, stage, fingerprint, record_inputs(fingerprint, clips), table, copy)
+
+
+def _run(writer: BankWriter, stage: str, fingerprint: str, inputs: str, table: pa.Table, copy: Copy) -> Repacked:
+    """Has ``copy`` make the shard of the rows in ``table``."""
+
+    def make(writer: BankWriter) -> Made:
+        with tempfile.TemporaryDirectory(prefix="noisebank-repack-") as scratch:
+            files, info = copy(Path(scratch))
+        return Made(files, table.num_rows, info=info)
+
+    job = ShardJob(stage, fingerprint, inputs, table.num_rows, make)
+    return Repacked(run_job(job, writer).receipt, table.column("num").to_numpy())
 
 
 def _read_clips(tar: Path, rows: pa.Table) -> Iterator[tuple[int, ShardSample]]:

@@ -11,6 +11,7 @@ downloads or decoders, nor on who finishes first.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import shutil
 import sys
@@ -21,8 +22,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from noisebank.decode import Dialect, decode
 from noisebank.errors import RowFailure
-from noisebank.options import ClipOptions, FetchOptions
+from noisebank.options import ClipOptions, FetchOptions, option
 from noisebank.video.fetch import Fetched, fetch
 from noisebank.video.sandbox import Sandbox, shared_sandbox
 
@@ -56,8 +58,19 @@ class Clip:
     source_fps: float
     source_width: int
     source_height: int
-    duration_ms: int
-    """Of the video."""
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What only the decoding process knows of a clip; checked, because that process read a file of a stranger's."""
+
+    fps: float = option(minimum=0, maximum=1000)
+    source_fps: float = option(minimum=0, maximum=1000)
+    source_width: int = option(minimum=1, maximum=1 << 15)
+    source_height: int = option(minimum=1, maximum=1 << 15)
+
+
+_ANSWER = Dialect(lambda problem: RowFailure("decoder_crashed", f"the decoder's answer makes no sense: {problem}"))
 
 
 def make_clips(
@@ -177,7 +190,8 @@ class _Work:
             "end_ms": None if request.end_ms is None else request.end_ms - skipped_ms,
         }
         try:
-            facts, mp4 = self._sandbox.run({"path": str(path.absolute()), "clips": asdict(self._clips), **span})
+            answer, mp4 = self._sandbox.run({"path": str(path.absolute()), "clips": asdict(self._clips), **span})
+            facts = decode(answer, _Facts, "", _ANSWER)
         finally:
             with self._changed:
                 video.left -= 1
@@ -186,7 +200,8 @@ class _Work:
                 shutil.rmtree(video.folder)
                 self._add(-video.size)
         self._add(len(mp4))
-        return Clip(id=request.id, mp4=mp4, **facts)
+        digest, shape = hashlib.sha256(mp4).hexdigest(), (self._clips.frames, *self._clips.height_width)
+        return Clip(request.id, mp4, digest, *shape, **vars(facts))
 
 
 @functools.cache

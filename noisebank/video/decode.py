@@ -48,8 +48,6 @@ class Decoded:
     source_fps: Fraction
     source_width: int
     source_height: int
-    duration_ms: int
-    """Of the video; where the file does not state it, up to the last frame read."""
 
 
 def decode(path: Path, clips: ClipOptions, start_ms: int = 0, end_ms: int | None = None) -> Decoded:
@@ -67,7 +65,7 @@ def decode(path: Path, clips: ClipOptions, start_ms: int = 0, end_ms: int | None
     """
     with _open(path) as video:
         graph_of = functools.lru_cache(maxsize=1)(functools.partial(_graph, clips, video.aspect))
-        selected = itertools.islice(_selected(video, clips, start_ms, end_ms), clips.frames)
+        selected = itertools.islice(_select(video, clips, start_ms, end_ms), clips.frames)
         timed = [(at_ms, _shape(frame, graph_of)) for at_ms, frame in selected]
         if len(timed) < clips.frames:
             found = f"{len(timed)} of {clips.frames} frames"
@@ -81,7 +79,6 @@ def decode(path: Path, clips: ClipOptions, start_ms: int = 0, end_ms: int | None
             source_fps=video.fps,
             source_width=video.width,
             source_height=video.height,
-            duration_ms=round(timed[-1][0] + 1000 / video.fps) if video.duration_ms is None else video.duration_ms,
         )
 
 
@@ -183,7 +180,7 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def _selected(video: _Video, clips: ClipOptions, start_ms: int, end_ms: int | None) -> _Frames:
+def _select(video: _Video, clips: ClipOptions, start_ms: int, end_ms: int | None) -> _Frames:
     """The frames that a clip wants, in order; by time, those on screen then."""
     frames = _in_range(video, start_ms, end_ms)
     if clips.fps is None:

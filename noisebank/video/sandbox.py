@@ -17,16 +17,21 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noisebank.errors import NoiseBankError, RowFailure
+from noisebank.decode import Dialect, decode
+from noisebank.errors import FAILURE_CODES, NoiseBankError, RowFailure
+from noisebank.options import option
 
 if TYPE_CHECKING:
     from noisebank.video.worker import Answer
 
 DEADLINE_S = 120.0
+MAX_FACTS = 1 << 16
 REQUESTS_A_PROCESS = 1000
 """A child is replaced after this many requests: decoders leak."""
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
@@ -82,6 +87,18 @@ class Sandbox:
             self._idle.put(None)
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """A :class:`RowFailure` as a child reports it."""
+
+    code: str = option(choices=FAILURE_CODES)
+    message: str = option()
+    retryable: bool = option()
+
+
+_ANSWER = Dialect(ValueError)
+
+
 class _Child:
     """One decoding process."""
 
@@ -109,15 +126,19 @@ class _Child:
         left, self.requests_left = self.requests_left - 1, 0
         try:
             self._connection.send_bytes(json.dumps(request).encode())
-            facts, mp4 = json.loads(self._connection.recv_bytes()), self._connection.recv_bytes()
+            facts = decode(json.loads(self._connection.recv_bytes(MAX_FACTS)), Mapping[str, Any], "facts", _ANSWER)
+            mp4 = self._connection.recv_bytes()
+            failure = decode(facts["failure"], _Failure, "failure", _ANSWER) if "failure" in facts else None
             self.requests_left = left
-        except (EOFError, OSError, ValueError) as error:
+        except (EOFError, OSError) as error:
             raise _death(self.end(), self._deadline_s) from error
+        except (RecursionError, ValueError) as error:
+            raise RowFailure("decoder_crashed", f"the decoder's answer makes no sense: {error}") from error
         finally:
             if not self.requests_left:
                 self.end()
-        if "failure" in facts:
-            raise RowFailure(**facts["failure"])
+        if failure:
+            raise RowFailure(failure.code, failure.message, retryable=failure.retryable)
         return facts, mp4
 
     def end(self) -> int:

@@ -18,6 +18,7 @@ from noisebank.errors import RowFailure
 
 HEADER_BYTES = tarfile.BLOCKSIZE
 OBJECT_STORES = ("gs", "s3", "az")
+_KINDS = {"http": "http", "https": "http", **dict.fromkeys(OBJECT_STORES, "object")}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 _YOUTUBE_HOSTS = {"youtube.com", "www.youtube.com", "m.youtube.com", "music.youtube.com", "youtu.be"}
@@ -42,10 +43,8 @@ def kind_of(uri: str) -> str:
             raise RowFailure("bad_uri", f"{uri!r} is neither a path nor an address")
         return "local"
     scheme = match[1].lower()
-    if scheme in ("http", "https"):
-        return "http"
-    if scheme in OBJECT_STORES:
-        return "object"
+    if kind := _KINDS.get(scheme):
+        return kind
     allowed = "a path, http://, https://, gs://, s3://, az:// or youtube:ID"
     raise RowFailure("bad_uri", f"{shown(uri)}: scheme {scheme!r} is not supported; {allowed} is")
 

@@ -7,7 +7,6 @@ an endless loop of C code. It ends with its parent too, in the middle of a reque
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import resource
@@ -36,21 +35,16 @@ def make_clip(request: dict[str, Any]) -> Answer:
         request: ``path``, ``clips`` (the fields of :class:`~noisebank.options.ClipOptions`), ``start_ms``, ``end_ms``.
 
     Returns:
-        The fields of :class:`~.clips.Clip` but ``id`` and ``mp4``, and the mp4.
+        What of the fields of :class:`~.clips.Clip` does not follow from the mp4 and the request, and the mp4.
     """
     clips = ClipOptions(**request["clips"])
     decoded = decode(Path(request["path"]), clips, request["start_ms"], request["end_ms"])
     mp4 = encode_mp4(decoded.frames, decoded.fps, clips.pixel_format)
     facts = {
-        "sha256": hashlib.sha256(mp4).hexdigest(),
-        "frames": len(decoded.frames),
-        "height": decoded.frames[0].height,
-        "width": decoded.frames[0].width,
         "fps": round(float(decoded.fps), 6),
         "source_fps": round(float(decoded.source_fps), 6),
         "source_width": decoded.source_width,
         "source_height": decoded.source_height,
-        "duration_ms": decoded.duration_ms,
     }
     return facts, mp4
 

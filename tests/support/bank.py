@@ -35,7 +35,7 @@ from noisebank.format.stage_names import CAPTIONS, StageName, over_clips
 from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable
 from noisebank.ids import clip_number, xxh64
-from noisebank.options import Config, IndexOptions
+from noisebank.options import CaptionOptions, Config, IndexOptions
 from noisebank.planning.assemble import ReadRange, assemble, scanned, write_partition
 from noisebank.planning.claims import CLAIMS, read_claims
 from noisebank.planning.diff import Rules
@@ -47,8 +47,8 @@ from noisebank.planning.spill import SpilledBatch, partition_range, read_batch, 
 from noisebank.planning.survey import survey
 from noisebank.sources import cut_ranges, read_range
 from noisebank.stages import index
-from noisebank.stages.captions import CaptionsJob
-from noisebank.stages.job import run_job
+from noisebank.stages.captions import CaptionsStage
+from noisebank.stages.job import ShardJob, run_job
 from noisebank.stages.stage import LazyModel, ShardWork
 from noisebank.storage import BankWriter, Store, open_store
 from tests.support.made_up import SHAPE, Broken, ToyEmbedder, embedder, made_up_stages
@@ -351,14 +351,15 @@ def caption_rows(captions: Mapping[str, str]) -> pa.Table:
 
 def embed(store: Store, captions: Mapping[str, str], fingerprint: str = FINGERPRINTS[CAPTIONS]) -> Receipt:
     """The receipt of a captions shard that a real model made."""
-    return run_job(CaptionsJob(caption_rows(captions), fingerprint, embedder), BankWriter(store)).receipt
+    job = CaptionsStage(CaptionOptions()).shard(caption_rows(captions), fingerprint, embedder)
+    return run_job(job, BankWriter(store)).receipt
 
 
-def index_job(store: Store, receipts: Sequence[Receipt], parent: Snapshot | None, **options: Any) -> index.IndexJob:
+def index_job(store: Store, receipts: Sequence[Receipt], parent: Snapshot | None, **options: Any) -> ShardJob:
     """The index job of a build that made these captions shards."""
     files = tuple(file for receipt in receipts for file in receipt.files)
     fixed = {"fingerprint": FINGERPRINTS[CAPTIONS], "options": IndexOptions(), "gone": np.zeros(0, np.int64)}
-    return index.IndexJob(store, files, parent, **{**fixed, **options})
+    return index.IndexJob(store, files, parent, **{**fixed, **options}).shard()
 
 
 def decoded_files(store: Store) -> dict[str, bytes]:

@@ -14,10 +14,10 @@ from noisebank.errors import RowFailure
 from noisebank.format.shards import ShardSample
 from noisebank.options import StageOptions, option
 from noisebank.stages.job import failure_of
-from noisebank.stages.over_clips import StageOverClips, Written, register_stage
+from noisebank.stages.over_clips import KEYS, StageOverClips, Written, register_stage
 from noisebank.video.frames import decode_mp4
 
-RECORDS = pa.schema([("num", pa.int64()), ("id", pa.string()), ("brightness", pa.float64())])
+RECORDS = pa.schema([("num", pa.int64()), ("id", pa.string()), ("sha256", pa.string()), ("brightness", pa.float64())])
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,6 @@ class Brightness(StageOverClips):
             if brightness < self.options.darkest:
                 failures.append(failure_of(clip, self.name.name, RowFailure("too_dark", f"{brightness:.1f}")))
             else:
-                rows.append({"num": clip["num"], "id": sample.id, "brightness": brightness})
+                rows.append({name: clip[name] for name in KEYS} | {"brightness": brightness})
         pq.write_table(pa.Table.from_pylist(rows, RECORDS), path)
         return Written(len(rows), failures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,11 @@ from noisebank.options import CaptionOptions, ClipOptions, FetchOptions, NoiseOp
 from noisebank.planning.plan import Plan
 from noisebank.search.embed import Embedder, load_embedder
 from noisebank.stages.captions import CaptionsStage
-from noisebank.stages.clips import ClipsJob, ClipsStage
+from noisebank.stages.clips import ClipsStage
 from noisebank.stages.job import failure_of
 from noisebank.stages.noise import NoiseStage
 from noisebank.stages.over_clips import Written
-from noisebank.stages.stage import LazyModel, ShardWork, Stage
-from noisebank.storage import Store
+from noisebank.stages.stage import Stage
 from noisebank.video.clips import Clip
 from tests.support.minilm import MINILM
 
@@ -92,18 +91,10 @@ def made_up_stages(plan: Plan, broken: Broken) -> list[Stage]:
 class _Clips(ClipsStage):
     failing: Failing
 
-    def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ClipsJob:
-        return _ClipsJob(**vars(super().job(store, plan, work, model)), failing=self.failing)
-
-
-@dataclass(frozen=True)
-class _ClipsJob(ClipsJob):
-    failing: Failing = field(default_factory=dict)
-
-    def clips(self, scratch: Path) -> Iterator[Clip | RowFailure]:
-        for row in self.rows.to_pylist():
+    def clips(self, rows: pa.Table, addresses: Sequence[str], scratch: Path) -> Iterator[Clip | RowFailure]:
+        for row in rows.to_pylist():
             mp4 = mp4_of(row["uri"])
-            clip = Clip(row["id"], mp4, hashlib.sha256(mp4).hexdigest(), 2, 32, 48, 8.0, 25.0, 480, 320, 5000)
+            clip = Clip(row["id"], mp4, hashlib.sha256(mp4).hexdigest(), 2, 32, 48, 8.0, 25.0, 480, 320)
             yield _failure(row["id"], self.failing) or clip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
@@ -44,6 +45,8 @@ def handle(request: dict[str, Any]) -> Answer:
             marker.touch()
             os.kill(os.getpid(), signal.SIGSEGV)
     _served.append(path.name)
+    if path.stem.startswith("answers"):
+        return json.loads(path.read_text()), b""
     if path.stem == "pid":
         return {"pid": os.getpid()}, b""
     if path.stem == "environment":

@@ -1,6 +1,7 @@
 """Every family through its own diffusers pipeline: video -> latents -> noise -> ``pipe(latents=...)`` -> latents."""
 
 import inspect
+import sys
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from noisebank.models import (
     pipeline_inputs,
     register_family,
 )
-from noisebank.options import NoiseOptions
+from noisebank.options import ClipOptions, Config, NoiseOptions
+from noisebank.stages.noise import NoiseStage
 
 SHAPES = {
     "modelscope": (8, 64, 64),
@@ -208,6 +210,13 @@ def test_rules_of_the_published_models():
     assert ltx.latent_shape(161, 512, 704) == (128, 21, 16, 22)
 
 
+@pytest.mark.parametrize(("missing", "said"), [("patch_size", "a spatial_comp"), ("patch_size_t", "a temporal_comp")])
+def test_an_ltx_vae_that_says_nothing_of_its_ratio_is_refused(missing, said):
+    config = {"vae": {missing: None}, "transformer": {}}
+    with pytest.raises(ConfigError, match=f"has neither {said}"):
+        family_of("LTXPipeline").clip_rules(ModelConfig("LTXPipeline", {}, config.__getitem__))
+
+
 def test_cogvideox_15_wants_whole_temporal_patches():
     config = {
         "vae": {"block_out_channels": [128, 256, 256, 512]},
@@ -237,6 +246,25 @@ def test_an_unknown_pipeline_names_the_known_and_the_way_to_add_one():
         assert family_of("FooPipeline") is Foo
     finally:
         del FAMILIES["FooPipeline"]
+
+
+def test_a_family_of_another_package_counts_with_its_version(folders, monkeypatch):
+    noise = NoiseOptions(model=str(folders["modelscope"]), num_inference_steps=4)
+    config = Config(clips=ClipOptions(frames=2, size=64), noise=(noise,))
+
+    def mark():
+        return NoiseStage(noise).identify(config, None).fingerprint
+
+    ours = mark()
+    family = type("Own", (family_of("TextToVideoSDPipeline"),), {"__module__": "tests.own"})
+    with pytest.raises(ValueError, match="TextToVideoSDPipeline has an adapter already, noisebank"):
+        register_family(family)
+    monkeypatch.setitem(FAMILIES, "TextToVideoSDPipeline", family)
+    marks = [ours]
+    for version in ("1.0", "1.1"):
+        monkeypatch.setattr(sys.modules["tests"], "__version__", version, raising=False)
+        marks.append(mark())
+    assert len(set(marks)) == 3
 
 
 def test_stable_diffusion_becomes_animatediff_with_a_motion_adapter(folders, tmp_path):

@@ -12,8 +12,9 @@ import pytest
 
 from noisebank.format.receipts import Receipt
 from noisebank.ids import clip_number
+from noisebank.options import CaptionOptions
 from noisebank.search.embed import Embedder
-from noisebank.stages.captions import CaptionsJob, rows_to_embed
+from noisebank.stages.captions import CaptionsStage, rows_to_embed
 from noisebank.stages.job import Finished, run_job
 from noisebank.storage import BankWriter, Store, open_store
 from schemas.captions import captions_schema
@@ -33,7 +34,7 @@ def store(tmp_path: Path) -> Store:
 def make(
     store: Store, rows: pa.Table, load: Callable[[], Embedder], fingerprint: str = "f", **options: int
 ) -> Finished:
-    return run_job(CaptionsJob(rows, fingerprint, load, **options), BankWriter(store))
+    return run_job(CaptionsStage(CaptionOptions(**options)).shard(rows, fingerprint, load), BankWriter(store))
 
 
 def never() -> Embedder:

@@ -13,11 +13,11 @@ from noisebank.models import load_model
 from noisebank.options import NoiseOptions
 from noisebank.stages.clip_inversion import (
     CPU_BATCH_SIZE,
+    ClipInverter,
     ClipRecord,
     MeteredNetwork,
     choose_batch_size,
     fastest_batch_size,
-    invert_clips,
     is_measured,
 )
 
@@ -39,9 +39,9 @@ def options(**changes):
 
 
 def run(adapter, frames=FRAMES, numbers=NUMBERS, *, batch_size=2, store=float16, network=None, **changes):
-    return invert_clips(
-        adapter, frames, numbers, options(**changes), batch_size=batch_size, store=store, network=network
-    )
+    chosen = options(**changes)
+    network = network or adapter.network(chosen.prompt, chosen.guidance_scale)
+    return ClipInverter(adapter, chosen, network, store, batch_size).invert(frames, numbers)
 
 
 def test_records_measure_themselves(adapter):
@@ -54,7 +54,7 @@ def test_records_measure_themselves(adapter):
         assert record.reconstruction_error < record.stored_reconstruction_error < 1e-2
         assert 50 < record.network_calls < 250
         assert record.max_residual <= 1e-4
-        assert (record.stalled_steps, record.batch_size) == (0, 2)
+        assert record.stalled_steps == 0
     expected = noise_statistics(torch.stack([record.noise for record in records]))
     for name, values in expected.items():
         torch.testing.assert_close(torch.stack([record.statistics[name] for record in records]), values)
@@ -142,10 +142,11 @@ def test_a_batch_that_does_not_fit_is_halved_for_good(adapter):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return network(latents, timestep)
 
-    records = run(adapter, batch_size=4, network=small_device)
+    inverter = ClipInverter(adapter, options(), small_device, float16, 4)
+    records = inverter.invert(FRAMES, NUMBERS)
     assert sizes[:2] == [4, 2]
     assert set(sizes[2:]) == {1}
-    assert [record.batch_size for record in records] == [1, 1, 1]
+    assert inverter.batch_size == 1 and len(records) == 3
     for record, expected in zip(records, whole, strict=True):
         assert torch.equal(record.noise, expected.noise)
 

@@ -21,8 +21,7 @@ from noisebank.format.receipts import segment_of
 from noisebank.ids import clip_number
 from noisebank.options import IndexOptions
 from noisebank.reader.pinned import PinnedSnapshot
-from noisebank.stages.index import IndexJob
-from noisebank.stages.job import Finished, run_job
+from noisebank.stages.job import Finished, ShardJob, run_job
 from noisebank.storage import BankWriter, Store, open_store
 from noisebank.upkeep.purge import rebuild_worn_segments
 from tests.support.bank import build, embed, index_job
@@ -40,8 +39,8 @@ def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "bank")
 
 
-def run(job: IndexJob) -> Finished:
-    return run_job(job, BankWriter(job.store))
+def run(store: Store, job: ShardJob) -> Finished:
+    return run_job(job, BankWriter(store))
 
 
 def found(store: Store, snapshot: Snapshot, text: str, k: int = 1) -> list[str]:
@@ -50,7 +49,7 @@ def found(store: Store, snapshot: Snapshot, text: str, k: int = 1) -> list[str]:
 
 
 def test_a_segment_is_a_faiss_file_with_its_entries_for_any_reader(store: Store) -> None:
-    receipt = run(index_job(store, [embed(store, FIRST)], None)).receipt
+    receipt = run(store, index_job(store, [embed(store, FIRST)], None)).receipt
     segment, replaces = segment_of(receipt)
     assert (segment.kind, segment.size, segment.recall, replaces) == ("Flat", 20, 1.0, frozenset())
     path = store.local_path(segment.index.path)
@@ -68,11 +67,11 @@ def test_a_segment_is_a_faiss_file_with_its_entries_for_any_reader(store: Store)
 def test_the_same_captions_from_other_shards_give_the_same_files_and_a_finished_job_is_found(store: Store) -> None:
     ids = sorted(FIRST)
     whole = index_job(store, [embed(store, FIRST)], None)
-    first = run(whole)
-    again = run(whole)
+    first = run(store, whole)
+    again = run(store, whole)
     assert first.made and not again.made and again.receipt == first.receipt
     pieces = [embed(store, {id: FIRST[id] for id in part}) for part in (ids[::2], ids[1::2])]
-    split = run(index_job(store, pieces[::-1], None))
+    split = run(store, index_job(store, pieces[::-1], None))
     assert split.made and segment_of(split.receipt)[0] == segment_of(first.receipt)[0]
     assert index_job(store, pieces, None).inputs == index_job(store, pieces[::-1], None).inputs
     assert (
@@ -121,17 +120,17 @@ def test_captions_of_another_model_do_not_mix(store: Store) -> None:
     parent = read_snapshot(store)
     some = {"mine-0": FIRST["mine-0"]}
     with pytest.raises(JobFailed, match="19 captions that stay in the bank were embedded with another model"):
-        run(index_job(store, [embed(store, some, "captions-2")], parent, fingerprint="captions-2"))
+        run(store, index_job(store, [embed(store, some, "captions-2")], parent, fingerprint="captions-2"))
     gone = np.array(sorted(clip_number(id) for id in FIRST if id != "mine-0"))
     job = index_job(store, [embed(store, some, "captions-2")], parent, fingerprint="captions-2", gone=gone)
-    segment, replaces = segment_of(run(job).receipt)
+    segment, replaces = segment_of(run(store, job).receipt)
     assert segment.size == 1 and replaces == {parent.index[0].index.path}
 
 
 def test_a_recall_that_cannot_be_reached_publishes_nothing(store: Store) -> None:
     job = index_job(store, [embed(store, FIRST)], None, options=IndexOptions(min_recall=1.1))
     with pytest.raises(JobFailed, match=r"recall@1 1\.000, recall@5 1\.000 .*min_recall is 1\.1"):
-        run(job)
+        run(store, job)
     assert store.list("index") == []
 
 
@@ -142,10 +141,10 @@ def test_damaged_captions_are_not_indexed(store: Store) -> None:
     content[len(content) // 2] ^= 1
     store.put(path, bytes(content))
     with pytest.raises(BankDamaged, match=path):
-        run(index_job(store, [receipt], None))
+        run(store, index_job(store, [receipt], None))
     store.put(path, bytes(0))
     with pytest.raises(BankDamaged, match=path):
-        run(index_job(store, [receipt], None))
+        run(store, index_job(store, [receipt], None))
 
 
 def test_the_manifest_names_the_captions_that_a_merge_reads(store: Store) -> None:
@@ -168,7 +167,7 @@ def test_the_options_decide_the_type_and_the_index_answers(
 ) -> None:
     monkeypatch.setattr("noisebank.search.index.FLAT_LIMIT", 10)
     job = index_job(store, [embed(store, FIRST)], None, options=options)
-    segment, _ = segment_of(run(job).receipt)
+    segment, _ = segment_of(run(store, job).receipt)
     assert segment.kind == kind and segment.recall >= options.min_recall
     entries = pq.read_table(store.local_path(segment.entries.path))
     index = faiss.read_index(str(store.local_path(segment.index.path)))
@@ -191,7 +190,7 @@ def test_a_purge_rebuilds_a_worn_segment_in_its_type_without_a_byte_of_what_left
     monkeypatch.setattr("noisebank.search.index.FLAT_LIMIT", flat_limit)
     monkeypatch.setattr("noisebank.search.index.FULL_LIMIT", full_limit)
     embedded, writer = embed(store, FIRST), BankWriter(store)
-    segment, _ = segment_of(run(index_job(store, [embedded], None, options=options)).receipt)
+    segment, _ = segment_of(run(store, index_job(store, [embedded], None, options=options)).receipt)
     left = ["mine-3", "mine-7", "mine-19"]
     worn = mark_deleted(writer, segment, np.array(sorted(map(clip_number, left))))
     renewed, replaced, _ = rebuild_worn_segments(writer, dataclasses.replace(build(store, FIRST), index=(worn,)))

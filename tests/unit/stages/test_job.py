@@ -16,12 +16,12 @@ from noisebank.format.receipts import Failure, Receipt, find_receipt, finish
 from noisebank.format.schemas import TASK_ROWS
 from noisebank.ids import clip_number
 from noisebank.models import ModelAdapter, load_model
-from noisebank.options import ClipOptions, FetchOptions, NoiseOptions
-from noisebank.stages.captions import CaptionsJob
-from noisebank.stages.clips import ClipsJob
+from noisebank.options import CaptionOptions, ClipOptions, FetchOptions, NoiseOptions
+from noisebank.stages.captions import CaptionsStage
+from noisebank.stages.clips import ClipsStage
 from noisebank.stages.job import Finished, Made, ShardJob, failure_of, run_job, stage_figures
 from noisebank.stages.noise import NoiseStage
-from noisebank.stages.over_clips import TarJob, clips_of_tar
+from noisebank.stages.over_clips import clips_of_tar
 from noisebank.storage import BankWriter, Store, open_store
 from tests.support import media
 from tests.support.bank import caption_rows
@@ -63,7 +63,7 @@ class Copy:
 FAILURE = Failure(5, "mine-5", "mine", "a.mp4", "captions", "http_404", "gone", False, 1)
 
 
-def clips_job(store: Store, folder: Path) -> ClipsJob:
+def clips_job(store: Store, folder: Path) -> ShardJob:
     """Two clips of local videos, and one of a video that is not there."""
     for id in IDS:
         media.numbered_video(folder / f"{id}.mp4")
@@ -74,17 +74,18 @@ def clips_job(store: Store, folder: Path) -> ClipsJob:
     ]
     table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["num"]), TASK_ROWS)
     options = ClipOptions(frames=4, frame_stride=2, size=64)
-    return ClipsJob(table, options, FetchOptions(), "c", lambda uri, base: str(folder / uri), {7: "mine"})
+    stage = ClipsStage(options, FetchOptions())
+    return stage.shard(table, "c", lambda uri, base: str(folder / uri), {7: "mine"})
 
 
-def captions_job() -> CaptionsJob:
-    return CaptionsJob(caption_rows({id: f"of {id}" for id in IDS}), "t", embedder)
+def captions_job() -> ShardJob:
+    return CaptionsStage(CaptionOptions()).shard(caption_rows({id: f"of {id}" for id in IDS}), "t", embedder)
 
 
-def noise_job(store: Store, adapter: ModelAdapter) -> TarJob:
+def noise_job(store: Store, adapter: ModelAdapter) -> ShardJob:
     tar = write_clips(store, {id: mp4_of(smooth_clip(2, 32, 32, i)) for i, id in enumerate(IDS)}).files[0].path
     options = NoiseOptions(name="small", inverter="ddim", num_inference_steps=2, batch_size=2)
-    return TarJob(NoiseStage(options), tar, clips_of_tar(store, tar), "n", {"shape": [4, 2, 4, 4]}, lambda: adapter)
+    return NoiseStage(options).shard(tar, clips_of_tar(store, tar), "n", {"shape": [4, 2, 4, 4]}, lambda: adapter)
 
 
 def test_a_shard_is_made_once_and_found_afterwards(store: Store) -> None:

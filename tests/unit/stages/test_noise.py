@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import weakref
 from collections.abc import Mapping
@@ -14,7 +13,6 @@ import pyarrow as pa
 import pytest
 import torch
 
-import noisebank.stages.noise as noise_stage_module
 from noisebank.errors import BankDamaged
 from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.format.receipts import Receipt
@@ -22,10 +20,10 @@ from noisebank.ids import clip_number
 from noisebank.inversion import reconstruct, relative_error
 from noisebank.models import ModelAdapter, load_model
 from noisebank.options import NoiseOptions
-from noisebank.stages.clip_inversion import is_measured
+from noisebank.stages.clip_inversion import ClipInverter, is_measured
 from noisebank.stages.job import Finished, run_job
 from noisebank.stages.noise import NoiseStage
-from noisebank.stages.over_clips import TarJob, clips_of_tar
+from noisebank.stages.over_clips import clips_of_tar
 from noisebank.storage import BankWriter, Store, open_store
 from noisebank.video.frames import decode_mp4
 from schemas.noise import noise_schema
@@ -65,7 +63,7 @@ def make(
     )
     tar = (clips or write_clips(store, mp4s)).files[0].path
     load = never if adapter is None else lambda: adapter
-    job = TarJob(NoiseStage(options), tar, clips_of_tar(store, tar), repr(options), {"shape": list(shape)}, load)
+    job = NoiseStage(options).shard(tar, clips_of_tar(store, tar), repr(options), {"shape": list(shape)}, load)
     return run_job(job, BankWriter(store))
 
 
@@ -211,15 +209,15 @@ def test_the_noise_of_one_batch_is_held_at_a_time(
 ) -> None:
     made: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
-    invert_clips = noise_stage_module.invert_clips
+    invert = ClipInverter.invert
 
-    def watched(*args: Any, **options: Any) -> Any:
+    def watched(*args: Any) -> Any:
         alive.append(sum(noise() is not None for noise in made))
-        records = invert_clips(*args, **options)
+        records = invert(*args)
         made.extend(weakref.ref(record.noise) for record in records)
         return records
 
-    monkeypatch.setattr(noise_stage_module, "invert_clips", watched)
+    monkeypatch.setattr(ClipInverter, "invert", watched)
     assert make(store, adapter, batch_size=1).receipt.rows == 5
     assert len(alive) == 5 and max(alive) <= 1  # (of the batch before, the last record)
     assert not any(noise() is not None for noise in made)
@@ -252,13 +250,8 @@ def test_a_tar_that_lacks_a_clip_stops_the_shard(store: Store, adapter: ModelAda
         make(store, adapter, clips=write_clips(store, {id: MP4S[id] for id in IDS[1:]}, stored=MP4S))
 
 
-def test_one_line_a_shard_says_how_fast(store: Store, adapter: ModelAdapter, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="noisebank.stages.noise"):
-        make(store, adapter, MP4S | {IDS[0]: b"nothing"})
-    (message,) = [record.getMessage() for record in caplog.records]
-    pattern = (
-        r"noise/small: 4 clips inverted, 1 failed, "
-        r"(\S+) clips/s, network (\d+)% of the time, peak memory (\S+) GB"
-    )
-    rate, share, peak = (float(group) for group in re.fullmatch(pattern, message).groups())  # type: ignore[union-attr]
+def test_a_shard_says_how_fast_it_was_made(store: Store, adapter: ModelAdapter) -> None:
+    said = make(store, adapter, MP4S | {IDS[0]: b"nothing"}).said
+    pattern = r"(\S+) clips/s, network (\d+)% of the time, peak memory (\S+) GB"
+    rate, share, peak = (float(group) for group in re.fullmatch(pattern, said).groups())  # type: ignore[union-attr]
     assert rate > 0 and 0 < share <= 100 and 0.1 < peak < 64

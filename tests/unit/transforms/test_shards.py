@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import itertools
 import logging
@@ -205,7 +206,9 @@ def test_the_wanted_clips_of_a_tar_become_a_noise_file(
     work = noise_plan(store, invert, tmp_path, tar, dict.fromkeys(wanted, 1))
     with caplog.at_level(logging.INFO, logger="transforms.shards"):
         ((inputs, made),) = shards(store, [work], invert)
-    assert re.search(rf"{STAGE} of {tar}: 3 rows, 0 failed, made in \d+\.\d s$", caplog.text, re.MULTILINE)
+    assert re.search(
+        rf"{STAGE} of {tar}: 3 rows, 0 failed, made in \d+\.\d s; .* clips/s, .* GB$", caplog.text, re.MULTILINE
+    )
     assert made and list_receipts(store, STAGE) == [inputs]
     assert ids_of(store) == [wanted]
 
@@ -348,7 +351,9 @@ def test_a_stage_of_a_module_is_made_and_its_records_are_published(
     assert (snapshot.record_counts, snapshot.noise_sets) == ({BRIGHT: 4}, ())
     (entry,) = part_entries(read_parts(store, snapshot.parts[BRIGHT]))
     assert pq.read_table(pa.BufferReader(store.read(entry.path))).to_pylist() == [
-        {"num": clip_number(id), "id": id, "brightness": brightness.brightness_of(mp4s[id])} for id in IDS[1:]
+        {"num": clip_number(id), "id": id, "sha256": hashlib.sha256(mp4s[id]).hexdigest()}
+        | {"brightness": brightness.brightness_of(mp4s[id])}
+        for id in IDS[1:]
     ]
     published = OverlayTable(store, snapshot.records[BRIGHT]).read().to_pylist()
     failed = {"num": clip_number(IDS[0]), "file": 0, "row": -1, "checksum": 0, "status": Status.FAILED}

@@ -15,7 +15,7 @@ import pytest
 
 from noisebank.commits.delta import Delta
 from noisebank.describe import describe, snapshot_files
-from noisebank.errors import BankDamaged, SnapshotExpired
+from noisebank.errors import BankDamaged, JobFailed, SnapshotExpired
 from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.noise_file import NoiseShard, RecordLayout
@@ -25,8 +25,9 @@ from noisebank.format.shards import read_shard
 from noisebank.format.tables import OverlayTable
 from noisebank.ids import clip_number, xxh64
 from noisebank.search.segments import open_segment, search_segments
-from noisebank.storage import Store, open_store
+from noisebank.storage import BankWriter, Store, open_store
 from noisebank.upkeep.compact import compact
+from noisebank.upkeep.repack import FileRows, repack_records
 from noisebank.upkeep.verify import verify
 from tests.support.bank import SET, address_of, decoded_files, failure, make, publish, remove
 from tests.support.made_up import SHAPE, mp4_of, record_of, vector_of
@@ -264,3 +265,17 @@ def test_webdataset_members_stay_in_order(store: Store, tmp_path: Path) -> None:
         ids = sorted((f"a-{i}" for i in range(3)), key=clip_number)
         assert names == [f"{id}.{extension}" for id in ids for extension in ("json", "mp4", "txt")]
         assert json.load(tar.extractfile(names[0]))["id"] == ids[0]
+
+
+def test_records_of_a_column_that_is_empty_in_one_file_are_copied_together(store: Store, tmp_path: Path) -> None:
+    def piece(num: int, score: object) -> FileRows:
+        row = {"num": num, "id": f"a-{num}", "sha256": "0" * 64, "score": score}
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / "x.parquet")
+        entry = BankWriter(store).file(tmp_path / "x.parquet", "flow/near", ".parquet", 1)
+        return FileRows(entry, np.array([0]), np.array([num]))
+
+    made = repack_records(BankWriter(store), "flow/near", [piece(2, 0.5), piece(1, None)], "clips/x.tar", "f")
+    (entry,) = made.receipt.files
+    assert pq.read_table(pa.BufferReader(store.read(entry.path))).column("score").to_pylist() == [None, 0.5]
+    with pytest.raises(JobFailed, match="flow/near: its files have columns of types that do not fit each other"):
+        repack_records(BankWriter(store), "flow/near", [piece(2, 0.5), piece(1, "high")], "clips/x.tar", "f")

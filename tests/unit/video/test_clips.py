@@ -68,7 +68,6 @@ def test_a_clip_and_what_is_told_of_it(server: VideoServer) -> None:
         source_fps=25.0,
         source_width=64,
         source_height=48,
-        duration_ms=2000,
     )
     assert frame_numbers(clip) == [0, 2, 4, 6]
 

@@ -104,7 +104,7 @@ def test_fps_follows_the_timestamps_of_a_variable_rate(tmp_path: Path) -> None:
 def test_what_is_told_of_the_video(tmp_path: Path) -> None:
     path = media.numbered_video(tmp_path / "a.mp4", width=80, height=60, fps=Fraction(30000, 1001))
     decoded = decode(path, CLIPS)
-    assert (decoded.source_width, decoded.source_height, decoded.duration_ms) == (80, 60, 1668)
+    assert (decoded.source_width, decoded.source_height) == (80, 60)
     assert (decoded.source_fps, decoded.fps) == (Fraction(30000, 1001), Fraction(10000, 1001))
 
 

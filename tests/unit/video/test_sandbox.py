@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 from noisebank.errors import NoiseBankError, RowFailure
+from noisebank.options import ClipOptions, FetchOptions
+from noisebank.video.clips import Clip, ClipRequest, make_clips
 from noisebank.video.sandbox import Sandbox, shared_sandbox
 from tests.support.media import numbered_video
 
@@ -45,7 +48,7 @@ def code(sandbox: Sandbox, name: str, folder: Path) -> tuple[str, bool]:
 def test_crashes_and_hangs_cost_their_own_row(sandbox: Sandbox, tmp_path: Path) -> None:
     good = numbered_video(tmp_path / "good.mp4")
     expected = sandbox.run(request(good))
-    assert expected[0]["frames"] == 2
+    assert expected[0]["source_width"] == 64
     for name, outcome in {
         "segfault": ("decoder_crashed", False),
         "killed": ("decoder_crashed", True),
@@ -58,6 +61,38 @@ def test_crashes_and_hangs_cost_their_own_row(sandbox: Sandbox, tmp_path: Path) 
     }.items():
         assert code(sandbox, name, tmp_path) == outcome
         assert sandbox.run(request(good)) == expected
+
+
+FACTS = {"fps": 25.0, "source_fps": 25.0, "source_width": 64, "source_height": 48}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ["no", "facts"],
+        {"failure": "not_video"},
+        {"failure": {"code": "of_my_own", "message": "", "retryable": False}},
+        {"failure": {"code": "not_video", "message": ["a"], "retryable": False}},
+        {"failure": {"code": "not_video", "message": "", "retryable": "yes"}},
+        {"failure": {"code": "not_video", "message": "", "retryable": False, "more": 1}},
+        {"x" * (1 << 17): 1},
+        {},
+        FACTS | {"fps": float("nan")},
+        FACTS | {"source_width": "64"},
+        FACTS | {"source_height": -1},
+        FACTS | {"source_fps": True},
+        FACTS | {"id": "another"},
+    ],
+)
+def test_an_answer_that_makes_no_sense_costs_its_row(sandbox: Sandbox, tmp_path: Path, answer: Any) -> None:
+    path = tmp_path / "answers.mp4"
+    path.write_text(json.dumps(answer))
+    good = numbered_video(tmp_path / "good.mp4")
+    options = ClipOptions(frames=2, frame_stride=1, size=64)
+    wanted = [ClipRequest("x-1", str(path)), ClipRequest("x-2", str(good))]
+    (_, failure), (_, clip) = make_clips(wanted, options, FetchOptions(), sandbox=sandbox)
+    assert isinstance(failure, RowFailure) and failure.code == "decoder_crashed"
+    assert isinstance(clip, Clip) and (clip.frames, clip.height, clip.width) == (2, 64, 64)
 
 
 def test_the_signal_is_named(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -75,7 +110,7 @@ def test_a_crash_of_a_used_process_is_tried_in_a_fresh_one(sandbox: Sandbox, tmp
 
 def test_what_a_library_prints_does_not_get_between_the_answers(sandbox: Sandbox, tmp_path: Path) -> None:
     numbered_video(tmp_path / "prints.mp4")
-    assert sandbox.run(request(tmp_path / "prints.mp4"))[0]["frames"] == 2
+    assert sandbox.run(request(tmp_path / "prints.mp4"))[0]["source_width"] == 64
 
 
 def test_processes_are_reused_and_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
