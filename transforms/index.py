@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 
-from noisebank.format.receipts import segment_of
 from noisebank.format.stage_names import INDEX
 from noisebank.options import IndexOptions
 from noisebank.planning.cut import Task
@@ -16,8 +14,6 @@ from noisebank.stages.stage import ShardWork
 from noisebank.storage import FileEntry
 from transforms.shards import run_and_count
 from transforms.work import Done, plan_of, step, writer_of
-
-_log = logging.getLogger(__name__)
 
 
 @step
@@ -50,7 +46,4 @@ def _build(
 ) -> Iterator[Done]:
     writer = writer_of(bank, path)
     if job := index_job(writer.store, plan_of(bank, path), captions, index):
-        finished = run_and_count(job, writer, make, verify)
-        segment, replaces = segment_of(finished.receipt)
-        _log.info("index: %s, recall %.3f, %d earlier segments merged", segment.kind, segment.recall, len(replaces))
-        yield Done(ShardWork(path, Task(INDEX, ())), finished)
+        yield Done(ShardWork(path, Task(INDEX, ())), run_and_count(job, writer, make, verify))

@@ -16,7 +16,7 @@ from apache_beam.metrics import Metrics
 
 from noisebank.format.schemas import LISTED
 from noisebank.options import Config
-from noisebank.planning.assemble import PartitionFiles, ReadRange, Scanned, assemble, scanned, write_partition
+from noisebank.planning.assemble import PartitionFiles, ReadRange, Scanned, assemble, scan_lists, write_partition
 from noisebank.planning.claims import CLAIMS, ReceiptName, read_claims
 from noisebank.planning.diff import Rules
 from noisebank.planning.listing import rows_digest
@@ -97,7 +97,7 @@ class MakePlan(beam.PTransform):
         return survey(self.config, self.fingerprints, open_store(self.config.bank), open_store(self._out), self.now)
 
     def _scanned(self, ranges: list[ReadRange], found: Survey) -> Scanned:
-        scan = scanned(ranges, self.config, found)
+        scan = scan_lists(ranges, self.config, found)
         drop_damaged(open_store(self._out), scan.hash)
         return scan
 

@@ -25,18 +25,21 @@ VERIFY = "run verify"
 """What to do about damage in a snapshot."""
 BUILD_AGAIN = "run the build again, which makes it again"
 """What to do about damage in work that no snapshot has."""
+PLAN_AGAIN = "run the build again, which plans anew"
+"""What to do about damage in a plan."""
 VERIFIED_BYTES = 1 << 30
 _CHUNK = 1 << 20
 
 
 @contextmanager
-def reading(path: str, remedy: str = VERIFY) -> Iterator[None]:
+def reading(path: str, remedy: str = "") -> Iterator[None]:
     """Whatever the libraries say inside of a file that is missing or cannot be read is BankDamaged.
 
     Args:
         path: of the file in the bank.
-        remedy: what to do about it.
+        remedy: what to do about it; by default, to verify the bank, or of a plan's file to build again.
     """
+    remedy = remedy or (PLAN_AGAIN if path.startswith("plans/") else VERIFY)
     try:
         yield
     except FileNotFoundError as error:
@@ -52,7 +55,7 @@ def read_table(
     columns: Sequence[str] | None = None,
     *,
     without: Collection[str] = (),
-    remedy: str = VERIFY,
+    remedy: str = "",
 ) -> pa.Table:
     """A Parquet or Arrow file, as it is; of the columns that are not asked for no byte is read.
 

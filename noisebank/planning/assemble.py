@@ -84,7 +84,7 @@ class PartitionFiles:
     receipts: frozenset[int]
 
 
-def scanned(ranges: Iterable[ReadRange], config: Config, survey: Survey) -> Scanned:
+def scan_lists(ranges: Iterable[ReadRange], config: Config, survey: Survey) -> Scanned:
     """Puts together what was read of all ranges."""
     ordered = sorted(ranges, key=lambda part: part.position)
     starts = np.array([part.position for part in ordered], np.int64)

@@ -21,7 +21,7 @@ from noisebank.format.status import Status
 from noisebank.format.tables import matches
 from noisebank.planning.claims import BestClaims, best_claims
 from noisebank.planning.listing import Hashes, Listing, Mask, Nums, listing_hash
-from noisebank.planning.parent import Columns, Parent, joined
+from noisebank.planning.parent import Columns, Parent, look_up
 from noisebank.planning.retries import MAX_ATTEMPTS
 
 
@@ -142,7 +142,7 @@ class Difference:
 
     @cached_property
     def _old(self) -> tuple[Columns, Mask]:
-        old, found = joined(self.known, self.nums)
+        old, found = look_up(self.known, self.nums)
         return old, found & (old["status"] != Status.REMOVED)
 
     @property
@@ -261,7 +261,7 @@ class Difference:
 
     def _records_to_do(self, stage: str) -> ToDo:
         clips = self.clips
-        records, found = joined(self.records[stage], self.nums)
+        records, found = look_up(self.records[stage], self.nums)
         of_this_clip = found & ~clips.claimed.done
         held = of_this_clip & (records["status"] == Status.OK) & self.parent.is_current(stage, records["file"])
         has_clip = (self.has_clip | clips.claimed.done) & ~clips.todo

@@ -122,7 +122,7 @@ class Parent:
         return read_parts(self.store, self.snapshot.parts.get(kind, ()) if self.snapshot else ())
 
 
-def joined(columns: Columns, nums: Nums) -> tuple[Columns, Mask]:
+def look_up(columns: Columns, nums: Nums) -> tuple[Columns, Mask]:
     """The columns of a table sorted by ``num`` at the given numbers, zeros where it lacks one; and which it has."""
     places, found = matches(columns["num"], nums)
     if not len(columns["num"]):

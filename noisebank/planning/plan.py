@@ -17,7 +17,7 @@ import pyarrow as pa
 from noisebank.config import config_from_mapping
 from noisebank.decode import decode
 from noisebank.errors import BankDamaged, ConfigError
-from noisebank.format.reading import reading
+from noisebank.format.reading import PLAN_AGAIN, reading
 from noisebank.format.receipts import find_receipts
 from noisebank.format.sealed import seal, unseal
 from noisebank.format.stage_names import CAPTIONS, CLIPS, NOISE, over_clips
@@ -186,7 +186,7 @@ def check_files(store: Store, plan: Plan) -> None:
     """
     for file in sorted(plan.files):
         if not fits_name(store, file):
-            raise BankDamaged(f"{file}: missing, or differs from the digest in its name; run 'noisebank build' again")
+            raise BankDamaged(f"{file}: missing, or differs from the digest in its name; {PLAN_AGAIN}")
 
 
 def drop_damaged(store: Store, hash: str) -> None:
@@ -330,7 +330,7 @@ def _decisions(config: Config) -> dict[str, Any]:
 
 
 def _read_rows(store: Store, path: str, start: int, stop: int) -> pa.Table:
-    with reading(path, "run the build again, which plans anew"), store.open(path) as file:
+    with reading(path), store.open(path) as file:
         reader = pa.ipc.open_file(file)
         first = start // BATCH_ROWS
         batches = [reader.get_batch(i) for i in range(first, -(-stop // BATCH_ROWS))]

@@ -93,7 +93,8 @@ class IndexJob:
         with tempfile.TemporaryDirectory(prefix="noisebank-index-") as scratch:
             segment, replaces = self._build(Path(scratch), writer)
         info = {"segment": dataclasses.asdict(segment), "replaces": [old.index.path for old in replaces]}
-        return Made(segment.files, segment.size, info=info)
+        note = f"{segment.kind}, recall {segment.recall:.3f}, replaces {len(replaces)} earlier"
+        return Made(segment.files, segment.size, info=info, note=note)
 
     @property
     def _older(self) -> tuple[IndexSegment, ...]:

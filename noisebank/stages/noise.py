@@ -6,7 +6,6 @@ Decoding of the next batch overlaps with the network; one clip that cannot be re
 from __future__ import annotations
 
 import hashlib
-import logging
 import resource
 import sys
 import time
@@ -36,7 +35,6 @@ from noisebank.stages.over_clips import StageOverClips, Written
 from noisebank.stages.stage import Identity
 from noisebank.video.frames import decode_mp4
 
-_log = logging.getLogger(__name__)
 _MEASURES = ("reconstruction_error", "stored_reconstruction_error", "max_residual", "network_calls", "stalled_steps")
 _SAID = ("inverter", "prompt", "guidance_scale", "num_inference_steps", "dtype")
 """Options that the snapshot tells readers."""
@@ -107,8 +105,8 @@ class NoiseStage(StageOverClips):
             if rows:
                 info |= writer.finish()
                 info["description"] = adapter.describe(self.options.num_inference_steps, shape)
-        _log_shard(self.name.name, rows, len(failures), time.perf_counter() - began, run.network)
-        return Written(rows, failures, info)
+        note = _describe_speed(len(clips), time.perf_counter() - began, run.network)
+        return Written(rows, failures, info, note)
 
 
 def record_shape(config: Config, noise: NoiseOptions) -> Shape:
@@ -125,17 +123,10 @@ def record_shape(config: Config, noise: NoiseOptions) -> Shape:
         raise ConfigError(f"{error}; change clips.size, or clips.frames or noise.frames") from error
 
 
-def _log_shard(stage: str, rows: int, failed: int, seconds: float, network: MeteredNetwork) -> None:
-    """One line a shard; ``seconds`` since the model was loaded."""
-    _log.info(
-        "%s: %d clips inverted, %d failed, %.2f clips/s, network %.0f%% of the time, peak memory %.2f GB",
-        stage,
-        rows,
-        failed,
-        (rows + failed) / seconds,
-        100 * network.seconds() / seconds,
-        _peak_bytes(network.device) / 1e9,
-    )
+def _describe_speed(clips: int, seconds: float, network: MeteredNetwork) -> str:
+    """How fast a shard was inverted, in ``seconds`` since the model was loaded, for the log."""
+    share, memory = network.seconds() / seconds, _peak_bytes(network.device) / 1e9
+    return f"{clips / seconds:.2f} clips/s, network {share:.0%} of the time, peak memory {memory:.2f} GB"
 
 
 def _peak_bytes(device: torch.device) -> int:

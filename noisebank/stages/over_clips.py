@@ -79,11 +79,13 @@ class Written:
         rows: records in the file; if there are none, it is not kept.
         failures: of the other clips (:func:`noisebank.stages.job.failure_of`).
         info: for the receipt, plain JSON; its ``description``, if there is one, goes into the snapshot's ``models``.
+        note: what else the log is to say of the shard.
     """
 
     rows: int
     failures: Sequence[Failure] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class TarJob:
             written = self.maker.write(path, samples, self.clips, self.planned, self.model)
             self._check(written)
             files = (writer.file(path, self.stage, self.maker.suffix, written.rows),) if written.rows else ()
-        return Made(files, written.rows, tuple(written.failures), {**written.info, "tar": self.tar})
+        return Made(files, written.rows, tuple(written.failures), {**written.info, "tar": self.tar}, written.note)
 
     def _check(self, written: Written) -> None:
         """Refuses a stage, perhaps of a user's own, that does not account for every clip."""

@@ -36,7 +36,7 @@ from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable
 from noisebank.ids import clip_number, xxh64
 from noisebank.options import Config, IndexOptions
-from noisebank.planning.assemble import ReadRange, assemble, scanned, write_partition
+from noisebank.planning.assemble import ReadRange, assemble, scan_lists, write_partition
 from noisebank.planning.claims import CLAIMS, read_claims
 from noisebank.planning.diff import Rules
 from noisebank.planning.listing import rows_digest
@@ -145,7 +145,7 @@ class Bank:
                     for partition, batch in spill(store, f"{found.spill}/{len(ranges)}", rows, found.bits):
                         batches[partition].append(batch)
                     ranges.append(ReadRange(rows.column("position")[0].as_py(), rows.num_rows, rows_digest(rows)))
-        scan = scanned(ranges, config, found)
+        scan = scan_lists(ranges, config, found)
         drop_damaged(store, scan.hash)
         if not store.exists(plan_path(scan.hash)):
             claims = read_claims(known, list(enumerate(found.receipts)), found.stages, self.fingerprints)
