@@ -134,6 +134,7 @@ def _write_config(out: Path, model: Path, captions_model: Path) -> Path:
 def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     """Three searches, latents, a generated clip, and stored clips given back beside their sources."""
     from diffusers import TextToVideoSDPipeline
+    from PIL import Image
 
     bank = NoiseBank.open(str(out / "bank"))
     lines = account(summary["rows"], read_snapshot(open_store(out / "bank")))
@@ -158,13 +159,13 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
             replays.append(_pixels(generate("", **bank.inputs(id=id, eta=float("inf"), pipe=pipe))))
         progress.report(1 + len(ids), 1 + len(ids))
     pairs = [np.concatenate([stored[id], replay], axis=2) for id, replay in zip(ids, replays, strict=True)]
-    _save_gif(out / "replay.gif", np.concatenate(pairs, axis=1))
+    film = [Image.fromarray(frame).resize((frame.shape[1] * 3, frame.shape[0] * 3)) for frame in np.hstack(pairs)]
+    film[0].save(out / "replay.gif", save_all=True, append_images=film[1:], duration=120, loop=0)
     files = [str(out / name) for name in ("bank.yaml", "bank", "latents.safetensors", "generated.mp4", "replay.gif")]
-    shown = ", ".join(ids)
     lines += [
         "look at:",
         *(f"  {file}" for file in files[2:]),
-        f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {shown})",
+        f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {', '.join(ids)})",
         "  (generated.mp4 is made by a model with random weights: it shows that the way works, not a picture)",
         f"next: {sys.argv[0]} show {out / 'bank'}; {sys.argv[0]} failures {out / 'bank'}",
     ]
@@ -191,10 +192,3 @@ def _stored_clips(bank: Path) -> dict[str, Any]:
     tars = [str(bank / entry.path) for entry in snapshot_files(store, read_snapshot(store), "clips")]
     samples = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
     return {sample["__key__"]: decode_mp4(sample["mp4"]) for sample in samples}
-
-
-def _save_gif(path: Path, frames: Any) -> None:
-    from PIL import Image
-
-    images = [Image.fromarray(frame).resize((frame.shape[1] * 3, frame.shape[0] * 3)) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=120, loop=0)
