@@ -194,7 +194,7 @@ class NoiseOptions:
     dtype: str = option("float16", "how a record is stored", choices=STORAGE_DTYPES)
     frames: int | None = option(None, "use the first n frames of a clip (default: all)", minimum=1, maximum=MAX_FRAMES)
     batch_size: int | str = _unhashed("auto", "clips in a batch, or auto", minimum=1, maximum=65_536)
-    precision: str = option("auto", "dtype of the network: auto is bfloat16 on a GPU", choices=PRECISIONS)
+    precision: str = option("auto", "dtype of the network, auto being bfloat16 on a GPU", choices=PRECISIONS)
     tolerance: float | None = option(
         None, "fixed-point stops a clip here (default: by precision)", minimum=0, maximum=1, hashed=_iterates
     )

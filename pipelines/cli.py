@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from noisebank.commands import Command, add_read_commands
 from noisebank.errors import ConfigError, Interrupted, NoiseBankError
-from pipelines.interrupts import ended_by_interrupt
+from pipelines.interrupts import leave_at_interrupt
 from pipelines.job_commands import add_job_commands
 from runners.logs import set_up_logging
 from runners.scratch import use_scratch_folder
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv is None:
             use_scratch_folder()
-        with ended_by_interrupt(lambda: _leave(known)) if argv is None else nullcontext():
+        with leave_at_interrupt(lambda: _leave(known)) if argv is None else nullcontext():
             outcome = known.run(known)
     except (Exception, KeyboardInterrupt) as error:
         said = _in_our_words(error)

@@ -32,6 +32,7 @@ from noisebank.fixtures.captions_model import packaged_captions_model
 from noisebank.fixtures.small_models import make_small_model
 from noisebank.fixtures.videos import Sample, make_sample_videos, write_video
 from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.progress import show_progress
 from noisebank.storage import open_store
 from noisebank.video.frames import decode_mp4
 
@@ -39,6 +40,10 @@ _log = logging.getLogger(__name__)
 VIDEOS = 12
 STEPS = 25
 FRAMES, SIZE = 16, 64
+HEADER = """\
+# What 'noisebank demo' built its bank with. It served the videos of this list itself, only while it ran: to build with
+# this file, name a list of your own under sources.
+"""
 PROMPTS = (
     "a red sphere floats up into the clouds",
     "a blue box going round above the sea",
@@ -62,8 +67,8 @@ def run_demo(out: Path) -> Outcome:
     if not (model / "model_index.json").exists():
         _log.info("making a small text-to-video model with random weights: %s", model)
         make_small_model("modelscope", model, spatial_ratio=4)
-    _log.info("making %d captioned videos: %s", VIDEOS, videos)
-    samples = make_sample_videos(videos, VIDEOS)
+    with show_progress("making videos", "videos") as progress:
+        samples = make_sample_videos(videos, VIDEOS, progress=progress.report)
     with serve(videos) as address:
         write_list(listed, samples, address)
         config_file = _write_config(out, model, captions_model)
@@ -115,20 +120,21 @@ def _write_config(out: Path, model: Path, captions_model: Path) -> Path:
         "bank": str(out / "bank"),
         "sources": [{"kind": "webvid", "path": str(out / "results_demo.csv")}],
         "fetch": {"allow_private_hosts": True, "timeout": 5, "retries": 1},
-        "clips": {"frames": FRAMES, "frame_stride": 4, "size": SIZE, "maxcount": 16},
+        "clips": {"frames": FRAMES, "frame_stride": 4, "size": SIZE, "maxcount": 4},
         "captions": {"model": str(captions_model)},
-        "noise": [{"name": "small", "model": str(model), "num_inference_steps": STEPS}],
+        "noise": [{"name": "small", "model": str(model), "num_inference_steps": STEPS, "batch_size": 4}],
         "max_failed": 0.3,
         "max_changed": 1.0,
     }
     path = out / "bank.yaml"
-    path.write_text(f"# noisebank build -c {path}\n" + yaml.safe_dump(config, sort_keys=False))
+    path.write_text(HEADER + yaml.safe_dump(config, sort_keys=False))
     return path
 
 
 def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     """Three searches, latents, a generated clip, and stored clips given back beside their sources."""
     from diffusers import TextToVideoSDPipeline
+    from PIL import Image
 
     bank = NoiseBank.open(str(out / "bank"))
     lines = account(summary["rows"], read_snapshot(open_store(out / "bank")))
@@ -143,21 +149,23 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     generate = functools.partial(pipe, num_inference_steps=STEPS, guidance_scale=1.0, output_type="np")
     inputs = bank.inputs(PROMPTS[0], eta=0.2, generator=torch.Generator().manual_seed(0), pipe=pipe)
     save_latents(out / "latents.safetensors", inputs["latents"])
-    _log.info("generating a clip from the mixed noise")
-    write_video(out / "generated.mp4", _pixels(generate(PROMPTS[0], **inputs)), fps=8)
-
-    _log.info("giving stored clips back from their records")
     ids = list(dict.fromkeys(hits[0]["id"] for hits in searches.values()))
     stored = _stored_clips(out / "bank")
-    replays = [_pixels(generate("", **bank.inputs(id=id, eta=float("inf"), pipe=pipe))) for id in ids]
+    replays = []
+    with show_progress("generating a clip from mixed noise, and stored clips from their own", "clips") as progress:
+        write_video(out / "generated.mp4", _pixels(generate(PROMPTS[0], **inputs)), fps=8)
+        for id in ids:
+            progress.report(1 + len(replays), 1 + len(ids))
+            replays.append(_pixels(generate("", **bank.inputs(id=id, eta=float("inf"), pipe=pipe))))
+        progress.report(1 + len(ids), 1 + len(ids))
     pairs = [np.concatenate([stored[id], replay], axis=2) for id, replay in zip(ids, replays, strict=True)]
-    _save_gif(out / "replay.gif", np.concatenate(pairs, axis=1))
+    film = [Image.fromarray(frame).resize((frame.shape[1] * 3, frame.shape[0] * 3)) for frame in np.hstack(pairs)]
+    film[0].save(out / "replay.gif", save_all=True, append_images=film[1:], duration=120, loop=0)
     files = [str(out / name) for name in ("bank.yaml", "bank", "latents.safetensors", "generated.mp4", "replay.gif")]
-    shown = ", ".join(ids)
     lines += [
         "look at:",
         *(f"  {file}" for file in files[2:]),
-        f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {shown})",
+        f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {', '.join(ids)})",
         "  (generated.mp4 is made by a model with random weights: it shows that the way works, not a picture)",
         f"next: {sys.argv[0]} show {out / 'bank'}; {sys.argv[0]} failures {out / 'bank'}",
     ]
@@ -184,10 +192,3 @@ def _stored_clips(bank: Path) -> dict[str, Any]:
     tars = [str(bank / entry.path) for entry in snapshot_files(store, read_snapshot(store), "clips")]
     samples = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
     return {sample["__key__"]: decode_mp4(sample["mp4"]) for sample in samples}
-
-
-def _save_gif(path: Path, frames: Any) -> None:
-    from PIL import Image
-
-    images = [Image.fromarray(frame).resize((frame.shape[1] * 3, frame.shape[0] * 3)) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=120, loop=0)

@@ -18,7 +18,7 @@ GRACE_S = 5.0
 
 
 @contextmanager
-def ended_by_interrupt(leave: Callable[[], object]) -> Iterator[None]:
+def leave_at_interrupt(leave: Callable[[], object]) -> Iterator[None]:
     """What runs in it is ended by Ctrl-C: ``leave`` says so and ends the process. For the main thread."""
     interrupted, leaving = threading.Event(), threading.Lock()
     receiver, sender = socket.socketpair()

@@ -14,7 +14,7 @@ from typing import Any
 from noisebank.commands import Outcome
 from noisebank.config import config_from_mapping, flag_names, load_document, member_flag
 from noisebank.errors import ConfigError
-from noisebank.options import Config, NoiseOptions, SourceOptions
+from noisebank.options import SECTIONS, Config
 from noisebank.storage import open_store
 
 FLAG = "option:"
@@ -45,9 +45,8 @@ def add_job_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "\n".join(
-        [*_members_help("sources", SourceOptions), *_members_help("noise", NoiseOptions), LISTS_HELP]
-    )
+    members = (line for section, (options, _) in SECTIONS.items() for line in _members_help(section, options))
+    parser.epilog = "\n".join([*members, LISTS_HELP])
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with the options below; flags beat it")
     groups: dict[str, Any] = {}
     for name, field in flag_names().items():
@@ -131,10 +130,14 @@ def _report(summary: dict[str, Any], stage: str) -> Outcome:
     rows = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary["rows"].items())
     lines.append(f"rows: {rows}")
     for name, figures in summary["stages"].items():
-        lines.append(f"{name}: " + ", ".join(f"{value:g} {what}" for what, value in figures.items()))
+        lines.append(f"{name}: " + ", ".join(_count(value, what) for what, value in figures.items()))
     lines += [f"failed {code}: {count}" for code, count in summary.get("failed_by_code", {}).items()]
     lines += [f"build would refuse: {problem}" for problem in summary.get("refused", ())]
     return Outcome(summary, lines)
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what.removesuffix('s') if number == 1 else what}"
 
 
 def _headline(summary: dict[str, Any], stage: str) -> str:

@@ -16,7 +16,7 @@ from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
 from noisebank.commits.runs import collect_run
-from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError, SnapshotConflict
+from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError, SnapshotExpired
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.options import Config
 from noisebank.planning.plan import (
@@ -40,6 +40,7 @@ from transforms.plan import MakePlan
 _log = logging.getLogger(__name__)
 _STEP = re.compile(r" \[while running '.*'\]$", re.DOTALL)
 """What Beam adds to a message."""
+_FILE_GONE = re.compile(r"^the job failed: (\w+\.)*FileNotFoundError: ")
 _RAISED = re.compile(r"noisebank\.errors\.(\w+): (.*?)(?: \[while running .*)?$", re.MULTILINE)
 
 
@@ -71,14 +72,7 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
         with watch_run(store, run_id, stage):
             _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
     except NoiseBankError as error:
-        now = latest_snapshot(store)
-        if (
-            stage != "build"
-            or isinstance(error, SnapshotConflict)
-            or latest is None
-            or now is None
-            or now.vacuum == latest.vacuum
-        ):
+        if stage != "build" or not latest or not _may_be_of_a_vacuum(error, store, latest):
             raise
         _log.warning("%s. A purge or vacuum took what this build worked on: planning again", error)
         return run_stages(config, beam_arguments, stage)
@@ -87,6 +81,14 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
         return summary
     plan = read_plan(store, summary.get("plan") or known["plan"])
     return {**summary, "plan": plan.hash, "planned": plan.created, "rows": summary.get("rows") or _plan_rows(plan)}
+
+
+def _may_be_of_a_vacuum(error: NoiseBankError, store: Store, before: Snapshot) -> bool:
+    """Whether files are said to be gone or damaged, and a vacuum was committed since the snapshot ``before``."""
+    if not isinstance(error, BankDamaged | SnapshotExpired) and not _FILE_GONE.search(str(error)):
+        return False
+    now = latest_snapshot(store)
+    return now is not None and now.vacuum != before.vacuum
 
 
 def models_to_load(config: Config, stage: str) -> list[str]:

@@ -17,14 +17,13 @@ from apache_beam.metrics import Metrics
 
 from noisebank.format.schemas import LISTED
 from noisebank.options import Config
-from noisebank.planning.assemble import PartitionFiles, ReadRange, Scanned, assemble, scanned, write_partition
+from noisebank.planning.assemble import PartitionFiles, ReadRange, Scanned, assemble, scan_lists, write_partition
 from noisebank.planning.claims import CLAIMS, read_claims
-from noisebank.planning.diff import Rules
 from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
 from noisebank.planning.plan import FOLDER, drop_damaged, plan_path, write_plan
 from noisebank.planning.reduce import reduce_partition
-from noisebank.planning.spill import SpilledBatch, partition_range, read_batch, spill
+from noisebank.planning.spill import SpilledBatch, read_batch, spill
 from noisebank.planning.survey import Survey, survey
 from noisebank.sources import Range, cut_ranges, read_range
 from noisebank.storage import Store, open_store
@@ -38,7 +37,7 @@ Spilled = tuple[int, tuple[str, SpilledBatch] | None]
 
 @step
 class MakePlan(beam.PTransform):
-    """Plans a build; one element comes out: the path of the plan (:func:`noisebank.planning.read_plan`).
+    """Plans a build; one element comes out: the path of the plan (:func:`noisebank.planning.plan.read_plan`).
 
     The plan of a build that was killed is found again by its hash; only a damaged one is made again.
 
@@ -98,7 +97,7 @@ class MakePlan(beam.PTransform):
         return survey(self.config, self.fingerprints, open_store(self.config.bank), open_store(self._out), self.now)
 
     def _scan(self, ranges: list[ReadRange], found: Survey) -> Scanned:
-        scan = scanned(ranges, self.config, found)
+        scan = scan_lists(ranges, self.config, found)
         drop_damaged(open_store(self._out), scan.hash)
         return scan
 
@@ -156,13 +155,11 @@ class _Reduce(beam.DoFn):
         if self._exists:
             return
         partition, batches = element
-        lo, hi = partition_range(partition, found.bits)
         read: dict[str, list[pa.RecordBatch]] = {kind: [] for kind in _SPILLED}
         for kind, batch in sorted(batch for batch in batches if batch is not None):
             read[kind].append(read_batch(self._out, batch, _SPILLED[kind]))
         rows, claims = (pa.Table.from_batches(read[kind], _SPILLED[kind]).combine_chunks() for kind in read)
-        rules = Rules(found.due, self._config.retry_failures, list(found.sources), self._config.prune)
-        reduced = reduce_partition(rows, claims, self._parent, lo, hi, rules, found.stages, found.sources)
+        reduced = reduce_partition(rows, claims, self._parent, partition, self._config, found)
         for name, count in reduced.counts.items():
             Metrics.counter("plan", name).inc(count)
         yield write_partition(self._out, partition, reduced, scan, found)

@@ -79,6 +79,6 @@ def run_and_count(job: ShardJob, writer: BankWriter, make: bool, verify: bool) -
         for what, count in ((kind, receipt.rows), ("failed", failed), ("milliseconds", round(1000 * finished.seconds))):
             Metrics.counter("noisebank", f"{receipt.stage.replace('/', '_')}_{what}").inc(count)
         shard = f"{receipt.stage} of {receipt.info['tar']}" if "tar" in receipt.info else receipt.stage
-        said = f"; {finished.said}" if finished.said else ""
-        _log.info("%s: %d rows, %d failed, %s in %.1f s%s", shard, receipt.rows, failed, how, finished.seconds, said)
+        note = finished.note and f", {finished.note}"
+        _log.info("%s: %d %s, %d failed, in %.1f s%s", shard, receipt.rows, how, failed, finished.seconds, note)
     return finished

@@ -5,27 +5,3 @@ snapshot and with finished work (:mod:`.claims`, :mod:`.diff`, :mod:`.changes`, 
 (:mod:`.cut`) and written as one plan (:mod:`.plan`). All of it is columnar; the Beam steps around it are in
 ``transforms/plan.py``.
 """
-
-from noisebank.planning.cut import Task
-from noisebank.planning.plan import (
-    Plan,
-    drop_damaged,
-    open_plans,
-    plan_path,
-    read_plan,
-    read_task,
-    refuse,
-    removal_problems,
-)
-
-__all__ = [
-    "Plan",
-    "Task",
-    "drop_damaged",
-    "open_plans",
-    "plan_path",
-    "read_plan",
-    "read_task",
-    "refuse",
-    "removal_problems",
-]

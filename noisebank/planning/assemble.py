@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +22,11 @@ from noisebank.format.receipts import find_receipts
 from noisebank.format.stage_names import CLIPS, StageName, over_clips
 from noisebank.options import Config
 from noisebank.planning.claims import ReceiptName
-from noisebank.planning.cut import Task, TaskFile, cut_tasks, tar_tasks
+from noisebank.planning.cut import Task, cut_tasks
 from noisebank.planning.listing import Nums
 from noisebank.planning.parent import Parent
-from noisebank.planning.plan import BATCH_ROWS, FOLDER, Plan, plan_hash
-from noisebank.planning.reduce import Reduced, row_numbers
+from noisebank.planning.plan import BATCH_ROWS, FOLDER, FORMAT, Plan
+from noisebank.planning.reduce import Reduced
 from noisebank.planning.survey import Survey
 from noisebank.sources import FILE_SHIFT
 from noisebank.storage import BankWriter, FileEntry, Store
@@ -33,13 +36,8 @@ _DELTA_BATCH_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class ReadRange:
-    """What was read of one range of a list.
-
-    Args:
-        position: of its first row.
-        rows: how many.
-        digest: of what they say.
-    """
+    """What was read of one range of a list: the position of its first row, how many there are, a digest of what they
+    say."""
 
     position: int
     rows: int
@@ -48,13 +46,8 @@ class ReadRange:
 
 @dataclass(frozen=True)
 class Scanned:
-    """What all lists say, in short.
-
-    Args:
-        hash: of the plan that follows.
-        starts: sorted positions of the first rows of all ranges.
-        rows_before: rows of the same file before each range.
-    """
+    """What all lists say, in short: the hash of the plan that follows; of all ranges the sorted positions of their
+    first rows, and how many rows of the same file come before each."""
 
     hash: str
     starts: Nums
@@ -84,7 +77,7 @@ class PartitionFiles:
     receipts: frozenset[int]
 
 
-def scanned(ranges: Iterable[ReadRange], config: Config, survey: Survey) -> Scanned:
+def scan_lists(ranges: Iterable[ReadRange], config: Config, survey: Survey) -> Scanned:
     """Puts together what was read of all ranges."""
     ordered = sorted(ranges, key=lambda part: part.position)
     starts = np.array([part.position for part in ordered], np.int64)
@@ -92,29 +85,18 @@ def scanned(ranges: Iterable[ReadRange], config: Config, survey: Survey) -> Scan
     before = np.cumsum(rows) - rows
     first = np.searchsorted(starts >> FILE_SHIFT, starts >> FILE_SHIFT)
     digest = " ".join(part.digest for part in ordered)
-    hash = plan_hash(
-        config, survey.fingerprints, survey.parent_uuid, survey.folders, digest, survey.due, survey.refused
-    )
-    return Scanned(hash, starts, before - before[first] if len(starts) else before)
+    return Scanned(_plan_hash(config, survey, digest), starts, before - before[first] if len(starts) else before)
 
 
 def write_partition(out: Store, partition: int, reduced: Reduced, scan: Scanned, survey: Survey) -> PartitionFiles:
-    """Writes the tables of a partition that have rows.
-
-    Args:
-        out: where plans are written.
-        partition: its number.
-        reduced: the tables.
-        scan: of all lists.
-        survey: of the bank.
-    """
+    """Writes the tables of a partition that have rows to ``out``, where plans are written."""
     writer, folder = BankWriter(out), f"{FOLDER}/{scan.hash}"
 
     def write(tables: Mapping[str, pa.Table], batch_rows: int) -> dict[str, FileEntry]:
-        filled = {name: table for name, table in tables.items() if table.num_rows}
         return {
-            name: writer.data(memoryview(_ipc_file(table, batch_rows)), folder, ".arrow", table.num_rows)
-            for name, table in filled.items()
+            name: writer.data(memoryview(_to_ipc_file(table, batch_rows)), folder, ".arrow", table.num_rows)
+            for name, table in tables.items()
+            if table.num_rows
         }
 
     locations = None
@@ -143,17 +125,7 @@ def assemble(
     config: Config,
     models: Mapping[str, Any],
 ) -> Plan:
-    """The plan of all partitions, not yet written.
-
-    Args:
-        bank: what is updated.
-        out: where the partitions' files are.
-        partitions: all of them, in any order.
-        scan: of the lists.
-        survey: of the bank.
-        config: of the build.
-        models: as in :attr:`.plan.Plan.models`.
-    """
+    """The plan of all partitions, which come in any order and whose files are in ``out``; not yet written."""
     ordered = sorted(partitions, key=lambda part: part.partition)
     used = sorted(set().union(*(part.receipts for part in ordered)))
     claimed = tuple(survey.receipts[number] for number in used)
@@ -173,9 +145,9 @@ def assemble(
         counts=_sum(part.counts for part in ordered),
         sources={name: _sum(part.sources[name] for part in ordered) for name in survey.sources.values()},
         tasks={
-            stage: _tar_tasks(ordered, stage, tars)
+            stage: _group_by_tar(ordered, stage, tars)
             if StageName.parse(stage).is_over_clips
-            else _row_tasks(out, ordered, stage, config.clips.maxcount)
+            else _cut_rows(out, ordered, stage, config.clips.maxcount)
             for stage in survey.stages
         },
         changes={name: tuple(part.changes[name] for part in ordered if name in part.changes) for name in changed},
@@ -184,37 +156,36 @@ def assemble(
     )
 
 
-def _ipc_file(table: pa.Table, batch_rows: int) -> pa.Buffer:
-    """An Arrow IPC file, made in a buffer of just its size."""
-    size = pa.MockOutputStream()
-    _write_ipc(table, batch_rows, size)
-    buffer = pa.allocate_buffer(size.size())
-    _write_ipc(table, batch_rows, pa.FixedSizeBufferWriter(buffer))
-    return buffer
+def _plan_hash(config: Config, survey: Survey, rows: str) -> str:
+    """The name of the plan that follows from a survey and the digest of all listed ``rows``, 32 hexadecimal digits; of
+    the configuration what changes a plan counts."""
+    names = [source.name or source.kind for source in config.sources]
+    options = [names, config.clips.maxcount, config.prune, sorted(config.retry_failures)]
+    content = [FORMAT, survey.parent_uuid, survey.fingerprints, survey.folders, rows, survey.due, survey.refused]
+    return hashlib.sha256(json.dumps([*content, options], sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _write_ipc(table: pa.Table, batch_rows: int, sink: pa.NativeFile) -> None:
+def _to_ipc_file(table: pa.Table, batch_rows: int) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, batch_rows)
+    return sink.getvalue()
 
 
-def _row_tasks(out: Store, partitions: Sequence[PartitionFiles], stage: str, maxcount: int) -> tuple[Task, ...]:
-    files = [TaskFile(part.tasks[stage].path, part.tasks[stage].rows) for part in partitions if stage in part.tasks]
-    return cut_tasks(stage, files, lambda path: _read_nums(out, path), maxcount)
+def _cut_rows(out: Store, partitions: Sequence[PartitionFiles], stage: str, maxcount: int) -> tuple[Task, ...]:
+    """Even tasks of rows, whatever partitions they lie in."""
+    files = [part.tasks[stage] for part in partitions if stage in part.tasks]
+    nums = ((file.path, read_table(out, file.path, ["num"]).column("num").to_numpy()) for file in files)
+    return cut_tasks(stage, nums, sum(file.rows for file in files), maxcount)
 
 
-def _read_nums(out: Store, path: str) -> Nums:
-    return np.asarray(read_table(out, path, ["num"]).column("num").to_numpy(), np.int64)
-
-
-def _tar_tasks(partitions: Sequence[PartitionFiles], stage: str, tars: dict[int, str]) -> tuple[Task, ...]:
-    runs = (
-        (key, part.tasks[stage].path, start, stop)
-        for part in partitions
-        if stage in part.tasks
-        for key, start, stop in part.tars[stage]
-    )
-    return tar_tasks(stage, runs, tars)
+def _group_by_tar(partitions: Sequence[PartitionFiles], stage: str, tars: dict[int, str]) -> tuple[Task, ...]:
+    """One task a tar."""
+    pieces: dict[int, list[tuple[str, int, int]]] = {}
+    for part in partitions:
+        for key, start, stop in part.tars[stage]:
+            pieces.setdefault(key, []).append((part.tasks[stage].path, start, stop))
+    return tuple(Task(stage, tuple(pieces[key]), tars[key]) for key in sorted(pieces, key=lambda key: tars[key]))
 
 
 def _tar_paths(bank: Store, survey: Survey, claimed: Sequence[ReceiptName]) -> dict[int, str]:
@@ -227,22 +198,22 @@ def _tar_paths(bank: Store, survey: Survey, claimed: Sequence[ReceiptName]) -> d
 
 def _runs(records: pa.Table) -> tuple[tuple[int, int, int], ...]:
     """``(clip_file, start, stop)`` of rows that are sorted by clip_file."""
-    keys = records.column("clip_file").to_numpy()
-    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else np.zeros(0, np.int64)
-    return tuple(zip(keys[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(keys)], strict=False))
+    keys, starts = np.unique(records.column("clip_file").to_numpy(), return_index=True)
+    return tuple(zip(keys.tolist(), starts.tolist(), [*starts[1:].tolist(), records.num_rows], strict=False))
 
 
 def _locate(locations: pa.Table, scan: Scanned, survey: Survey) -> pa.Table:
-    """Duplicate and invalid rows with the file and the row where they stand."""
-    files, rows = row_numbers(locations.column("position").to_numpy(), scan.starts, scan.rows_before)
-    names = [survey.lists[number].name for number in files.tolist()]
+    """Duplicate and invalid rows with the file and the row where they stand, counted from 1 without the header."""
+    positions = locations.column("position").to_numpy()
+    part = np.searchsorted(scan.starts, positions, side="right") - 1
+    rows = scan.rows_before[part] + positions - scan.starts[part] + 1
+    names = [survey.lists[number].name for number in (positions >> FILE_SHIFT).tolist()]
     columns = {name: locations.column(name) for name in ("id", "status", "reason")}
     return pa.table({"file": pa.array(names, pa.string()), "row": rows, **columns})
 
 
 def _sum(counted: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
+    total: Counter[str] = Counter()
     for counts in counted:
-        for what, count in counts.items():
-            total[what] = total.get(what, 0) + count
-    return total
+        total.update(counts)
+    return dict(total)

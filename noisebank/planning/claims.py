@@ -6,7 +6,7 @@ grew by one row costs one row. Work that is damaged counts as not made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,10 +83,8 @@ def read_claims(
         if receipt is None or receipt.fingerprint != fingerprints[name.stage]:
             continue
         read = _over_clips if StageName.parse(name.stage).is_over_clips else _READERS[name.stage]
-        rows = read(store, receipt)
-        count = len(rows["num"])
-        rows |= {"receipt": np.full(count, number), "stage": np.full(count, stages.index(name.stage))}
-        tables.append(_claims_table(rows, count))
+        known = {"receipt": number, "stage": stages.index(name.stage)}
+        tables += [_claims_table(known | rows) for rows in read(store, receipt)]
     return pa.concat_tables(tables)
 
 
@@ -107,9 +105,7 @@ def best_claims(claims: pa.Table, nums: Nums, match: Hashes, minimum: Nums) -> B
     places = np.flatnonzero(found)
     files = claims.column("file").to_numpy()
     order = places[np.lexsort((files[places], -attempt[places], ~done[places], rows[places]))]
-    first = np.ones(len(order), bool)
-    first[1:] = rows[order[1:]] != rows[order[:-1]]
-    best = order[first]
+    best = order[np.unique(rows[order], return_index=True)[1]]
     result = BestClaims(np.zeros(len(nums), bool), np.zeros(len(nums), bool), np.zeros(len(nums), np.int64))
     result.claim[rows[best]] = best
     result.done[rows[best]] = done[best]
@@ -117,70 +113,54 @@ def best_claims(claims: pa.Table, nums: Nums, match: Hashes, minimum: Nums) -> B
     return result
 
 
-def _claims_table(rows: Mapping[str, Any], count: int) -> pa.Table:
-    """Columns as a table of :data:`CLAIMS`; those that are left out are 0 or null."""
-    columns = {}
+def _claims_table(rows: Mapping[str, Any]) -> pa.Table:
+    """Columns, or one value for all rows, as a table of :data:`CLAIMS`; those that are left out are 0 or null."""
+    count, columns = len(rows["num"]), []
     for field in CLAIMS:
-        if field.name in rows:
-            columns[field.name] = pa.array(rows[field.name]).cast(field.type)
-        elif pa.types.is_string(field.type):
-            columns[field.name] = pa.nulls(count, field.type)
-        else:
-            columns[field.name] = pa.array(np.zeros(count, field.type.to_pandas_dtype()))
+        values = rows.get(field.name, None if pa.types.is_string(field.type) else 0)
+        single = values is None or isinstance(values, int)
+        columns.append(pa.repeat(pa.scalar(values, field.type), count) if single else pa.array(values).cast(field.type))
     return pa.table(columns, schema=CLAIMS)
 
 
-def _clips(store: Store, receipt: Receipt) -> dict[str, Any]:
+def _clips(store: Store, receipt: Receipt) -> Iterator[dict[str, Any]]:
     sidecar = next(file for file in receipt.files if kind_of(file.path) == SIDECARS)
     columns = ("num", "video", "clip_row", "attempt", "code", "message", "retryable")
     table = read_table(store, sidecar.path, columns)
     row = table.column("clip_row").to_numpy()
     retryable = table.column("retryable").fill_null(False).to_numpy()
-    return {
-        "num": table.column("num").to_numpy(),
+    same = {name: table.column(name).combine_chunks() for name in ("num", "attempt", "code", "message")}
+    yield same | {
         "match": table.column("video").to_numpy(),
         "file": np.where(row >= 0, np.uint64(sidecar.key), np.uint64(0)),
         "row": row,
-        "attempt": table.column("attempt").to_numpy(),
         "status": np.where(row >= 0, Status.OK, failure_status(retryable)),
-        "code": table.column("code").combine_chunks(),
-        "message": table.column("message").combine_chunks(),
     }
 
 
-def _captions(store: Store, receipt: Receipt) -> dict[str, Any]:
-    if not receipt.files:
-        return {"num": np.zeros(0, np.int64)}
-    table = read_table(store, receipt.files[0].path, ["num", "caption_hash"])
-    return {
-        "num": table.column("num").to_numpy(),
-        "match": table.column("caption_hash").to_numpy(),
-        "file": np.full(table.num_rows, receipt.files[0].key, np.uint64),
-        "row": np.arange(table.num_rows),
-    }
+def _captions(store: Store, receipt: Receipt) -> Iterator[dict[str, Any]]:
+    for file in receipt.files:
+        table = read_table(store, file.path, ["num", "caption_hash"])
+        nums, hashes = (table.column(name).to_numpy() for name in ("num", "caption_hash"))
+        yield {"num": nums, "match": hashes, "file": file.key, "row": np.arange(len(nums))}
 
 
-def _over_clips(store: Store, receipt: Receipt) -> dict[str, Any]:
+def _over_clips(store: Store, receipt: Receipt) -> Iterator[dict[str, Any]]:
     tar = FileEntry(receipt.info["tar"], 0, "", 0).key
+    for file in receipt.files:
+        table = read_records(store, file)
+        nums, checksums = (table.column(name).to_numpy() for name in ("num", "checksum"))
+        yield {"num": nums, "match": tar, "file": file.key, "row": np.arange(len(nums)), "checksum": checksums}
     failures = receipt.failures
-    nums, checksums, key = np.zeros(0, np.int64), np.zeros(0, np.uint64), 0
-    if receipt.files:
-        key = receipt.files[0].key
-        table = read_records(store, receipt.files[0])
-        nums, checksums = table.column("num").to_numpy(), table.column("checksum").to_numpy()
-    good, bad = len(nums), len(failures)
-    retryable = np.array([failure.retryable for failure in failures], bool)
-    return {
-        "num": np.concatenate([nums, np.array([failure.num for failure in failures], np.int64)]),
-        "match": np.full(good + bad, tar, np.uint64),
-        "file": np.repeat(np.array([key, 0], np.uint64), [good, bad]),
-        "row": np.concatenate([np.arange(good), np.full(bad, -1)]),
-        "checksum": np.concatenate([checksums, np.zeros(bad, np.uint64)]),
-        "attempt": np.array([0] * good + [failure.attempts for failure in failures], np.int16),
-        "status": np.concatenate([np.full(good, Status.OK), failure_status(retryable)]),
-        "code": pa.array([None] * good + [failure.code for failure in failures], pa.string()),
-        "message": pa.array([None] * good + [failure.message for failure in failures], pa.string()),
+    yield {
+        "num": [failure.num for failure in failures],
+        "match": tar,
+        "row": -1,
+        "attempt": [failure.attempts for failure in failures],
+        "status": failure_status(np.array([failure.retryable for failure in failures], bool)),
+        "code": [failure.code for failure in failures],
+        "message": [failure.message for failure in failures],
     }
 
 
-_READERS: dict[str, Callable[[Store, Receipt], dict[str, Any]]] = {CLIPS: _clips, CAPTIONS: _captions}
+_READERS: dict[str, Callable[[Store, Receipt], Iterator[dict[str, Any]]]] = {CLIPS: _clips, CAPTIONS: _captions}

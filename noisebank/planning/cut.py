@@ -6,7 +6,7 @@ serves all clips of a video. The cut depends on the rows alone, not on how many 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -37,31 +37,20 @@ class Task(NamedTuple):
         return sum(stop - start for _, start, stop in self.pieces)
 
 
-class TaskFile(NamedTuple):
-    """Sorted rows to do of one partition."""
-
-    path: str
-    rows: int
-
-
-def cut_tasks(
-    stage: str, files: Sequence[TaskFile], read_nums: Callable[[str], Nums], maxcount: int
-) -> tuple[Task, ...]:
-    """Tasks of at most ``maxcount`` rows out of files that ascend in their numbers."""
-    total = sum(file.rows for file in files)
+def cut_tasks(stage: str, files: Iterable[tuple[str, Nums]], total: int, maxcount: int) -> tuple[Task, ...]:
+    """Tasks of at most ``maxcount`` rows out of ``total``, which lie in files: path and ascending numbers of each."""
     bits = max(0, (total // (SHARDS_PER_PREFIX * maxcount)).bit_length() - 1)
     tasks: list[Task] = []
     waiting: list[tuple[str, int, Nums]] = []
     prefix = -1
-    for file in files:
-        nums = read_nums(file.path)
+    for path, nums in files:
         prefixes = nums >> (NUMBER_BITS - bits)
         starts = np.flatnonzero(np.diff(prefixes, prepend=-1))
         for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(nums)], strict=False):
             if prefixes[start] != prefix:
                 tasks += _cut(stage, waiting, maxcount)
                 waiting, prefix = [], int(prefixes[start])
-            waiting.append((file.path, start, nums[start:stop]))
+            waiting.append((path, start, nums[start:stop]))
     return (*tasks, *_cut(stage, waiting, maxcount))
 
 
@@ -82,20 +71,6 @@ def even_stops(videos: npt.NDArray[np.int64], maxcount: int) -> list[int]:
         start = min(near, key=lambda edge: abs(edge - wanted), default=wanted)
         stops.append(start)
     return stops
-
-
-def tar_tasks(stage: str, runs: Iterable[tuple[int, str, int, int]], tars: dict[int, str]) -> tuple[Task, ...]:
-    """One task a tar.
-
-    Args:
-        stage: ``noise/<set>``.
-        runs: ``(key of the tar, path, start, stop)`` of rows of one tar, in the order of the files.
-        tars: paths of tars by key.
-    """
-    pieces: dict[int, list[tuple[str, int, int]]] = {}
-    for key, path, start, stop in runs:
-        pieces.setdefault(key, []).append((path, start, stop))
-    return tuple(Task(stage, tuple(pieces[key]), tars[key]) for key in sorted(pieces, key=lambda key: tars[key]))
 
 
 def _cut(stage: str, waiting: list[tuple[str, int, Nums]], maxcount: int) -> list[Task]:

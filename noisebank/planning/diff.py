@@ -6,7 +6,6 @@ no snapshot has (claimed), failed for good, waits, or is to do. Nothing here rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,40 +18,11 @@ import pyarrow.compute as pc
 from noisebank.format.stage_names import CAPTIONS, CLIPS, over_clips
 from noisebank.format.status import Status
 from noisebank.format.tables import matches
+from noisebank.options import Config
 from noisebank.planning.claims import BestClaims, best_claims
 from noisebank.planning.listing import Hashes, Listing, Mask, Nums, listing_hash
-from noisebank.planning.parent import Columns, Parent, joined
-from noisebank.planning.retries import MAX_ATTEMPTS
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is retried and what is removed.
-
-    Args:
-        due: ``(attempts, last snapshot)`` of the retryable failures to try again.
-        retry_codes: codes of permanent failures to try again; ``all`` is any.
-        sources: numbers of the configured sources.
-        prune: whether rows of other sources are removed.
-    """
-
-    due: Sequence[tuple[int, int]]
-    retry_codes: Sequence[str]
-    sources: Sequence[int]
-    prune: bool
-
-
-@dataclass(frozen=True)
-class Tries:
-    """The failures that a snapshot records of some rows at one stage; one entry a row.
-
-    Args:
-        attempts: how many there were, 0: none.
-        due: whether they are to be tried again now.
-    """
-
-    attempts: Nums
-    due: Mask
+from noisebank.planning.parent import Columns, Parent, look_up
+from noisebank.planning.survey import MAX_ATTEMPTS, Survey
 
 
 @dataclass(frozen=True)
@@ -85,8 +55,8 @@ class Difference:
         parent: the snapshot.
         lo, hi: the partition's numbers.
         all_claims: of this partition (:data:`.claims.CLAIMS`).
-        rules: what is retried and removed.
-        stages: names of the configured stages, by their numbers in the claims.
+        config: of the build; says what is retried and removed.
+        survey: of the bank.
     """
 
     listing: Listing
@@ -94,8 +64,8 @@ class Difference:
     lo: int
     hi: int
     all_claims: pa.Table
-    rules: Rules
-    stages: Sequence[str]
+    config: Config
+    survey: Survey
 
     @cached_property
     def nums(self) -> Nums:
@@ -131,18 +101,18 @@ class Difference:
     def claims(self) -> dict[str, pa.Table]:
         """The claims of each stage."""
         numbers = self.all_claims.column("stage")
-        return {stage: self.all_claims.filter(pc.equal(numbers, i)) for i, stage in enumerate(self.stages)}
+        return {stage: self.all_claims.filter(pc.equal(numbers, i)) for i, stage in enumerate(self.survey.stages)}
 
     @cached_property
     def records(self) -> dict[str, Columns]:
         """The snapshot's records of each stage over clips, those that are not configured included."""
-        configured = [stage.name for stage in over_clips(self.stages)]
+        configured = [stage.name for stage in over_clips(self.survey.stages)]
         names = dict.fromkeys([*self.parent.stages_over_clips, *configured])
         return {name: self.parent.records(name, self.lo, self.hi) for name in names}
 
     @cached_property
     def _old(self) -> tuple[Columns, Mask]:
-        old, found = joined(self.known, self.nums)
+        old, found = look_up(self.known, self.nums)
         return old, found & (old["status"] != Status.REMOVED)
 
     @property
@@ -174,7 +144,7 @@ class Difference:
         stale |= (known["caption_file"] != 0) & ~parent.is_current(CAPTIONS, known["caption_file"])
         unlisted = ~matches(self.nums, known["num"])[1]
         unlisted &= ~matches(invalid, known["num"])[1] | stale  # (what is listed wrongly stays, as long as it can)
-        ours = self.rules.prune | np.isin(known["source"], np.array(self.rules.sources, np.uint32))
+        ours = self.config.prune | np.isin(known["source"], np.array([*self.survey.sources], np.uint32))
         return np.asarray(unlisted & ours & (known["status"] != Status.REMOVED), bool)
 
     @cached_property
@@ -233,7 +203,7 @@ class Difference:
     @cached_property
     def over_clips(self) -> dict[str, ToDo]:
         """What is to be done of each configured stage over clips."""
-        return {stage.name: self._records_to_do(stage.name) for stage in over_clips(self.stages)}
+        return {stage.name: self._records_to_do(stage.name) for stage in over_clips(self.survey.stages)}
 
     @cached_property
     def clip_file(self) -> Hashes:
@@ -261,7 +231,7 @@ class Difference:
 
     def _records_to_do(self, stage: str) -> ToDo:
         clips = self.clips
-        records, found = joined(self.records[stage], self.nums)
+        records, found = look_up(self.records[stage], self.nums)
         of_this_clip = found & ~clips.claimed.done
         held = of_this_clip & (records["status"] == Status.OK) & self.parent.is_current(stage, records["file"])
         has_clip = (self.has_clip | clips.claimed.done) & ~clips.todo
@@ -270,9 +240,9 @@ class Difference:
 
     def _to_do(self, stage: str, wanted: Mask, match: Hashes, on_record: Mask, status: npt.NDArray[np.uint8]) -> ToDo:
         """Splits the wanted rows of a stage into claimed, failed and to do; ``status`` holds of those ``on_record``."""
-        tries = self._tries(stage, on_record)
-        stands = on_record & np.isin(status, (Status.FAILED, Status.RETRYABLE)) & ~tries.due
-        claimed = best_claims(self.claims[stage], self.nums, match, tries.attempts)
+        attempts, due = self._tries(stage, on_record)
+        stands = on_record & np.isin(status, (Status.FAILED, Status.RETRYABLE)) & ~due
+        claimed = best_claims(self.claims[stage], self.nums, match, attempts)
         wanted = wanted & ~stands
         status, tried = (self.claimed_values(stage, claimed, column) for column in ("status", "attempt"))
         again = (status == Status.RETRYABLE) & (tried < MAX_ATTEMPTS)
@@ -281,28 +251,26 @@ class Difference:
         again &= claimed.failed
         claimed = claimed._replace(done=claimed.done & wanted, failed=claimed.failed & wanted & ~again)
         todo = wanted & ~claimed.done & ~claimed.failed
-        attempt = 1 + np.where(again, tried, tries.attempts)
+        attempt = 1 + np.where(again, tried, attempts)
         failed = (stands & ~claimed.done) | claimed.failed
         return ToDo(todo, attempt.astype(np.int64), claimed, failed, retried=todo & (attempt > 1))
 
     def _find_asked(self, codes: pa.ChunkedArray) -> Mask:
         """Which failures of these codes are tried again because the configuration says so."""
-        if "all" in self.rules.retry_codes:
-            return np.ones(len(codes), bool)
-        asked: Mask = pc.is_in(codes, value_set=pa.array(self.rules.retry_codes, pa.string())).to_numpy()
-        return asked
+        named = pc.is_in(codes, value_set=pa.array(self.config.retry_failures, pa.string())).to_numpy()
+        return np.asarray(named | ("all" in self.config.retry_failures), bool)
 
-    def _tries(self, stage: str, on_record: Mask) -> Tries:
-        """The failures on record of the rows in ``on_record``."""
+    def _tries(self, stage: str, on_record: Mask) -> tuple[Nums, Mask]:
+        """How often rows in ``on_record`` failed at a stage, as the snapshot says, and which are to be tried again."""
         attempts, due = np.zeros(len(self.nums), np.int64), np.zeros(len(self.nums), bool)
         table = self.failures.filter(pc.equal(self.failures.column("stage"), stage))
         if not len(self.nums) or not table.num_rows:
-            return Tries(attempts, due)
+            return attempts, due
         rows, found = matches(self.nums, table.column("num").to_numpy())
         found &= on_record[rows]
         pairs = zip(table.column("attempts").to_pylist(), table.column("last_snapshot").to_pylist(), strict=True)
-        is_due = np.array([pair in self.rules.due for pair in pairs], bool)
+        is_due = np.array([pair in self.survey.due for pair in pairs], bool)
         is_due = (is_due & table.column("retryable").to_numpy()) | self._find_asked(table.column("code"))
         attempts[rows[found]] = table.column("attempts").to_numpy()[found]
         due[rows[found]] = is_due[found]
-        return Tries(attempts, due)
+        return attempts, due

@@ -34,12 +34,11 @@ class Parent:
         self.store = store
         self.fingerprints = fingerprints
         self.snapshot: Snapshot | None = None if number is None else read_snapshot(store, number)
-        self._opened: dict[str, OverlayTable] = {}
 
     @property
     def stages_over_clips(self) -> list[str]:
         """Names of the stages that it has records of."""
-        return sorted(StageName.of_records(key).name for key in self.snapshot.records) if self.snapshot else []
+        return sorted(self._records)
 
     @property
     def row_count(self) -> int:
@@ -57,7 +56,7 @@ class Parent:
 
     def records(self, stage: str, lo: int, hi: int) -> Columns:
         """The records of a stage over clips."""
-        return to_columns(self._records(stage).slice(lo, hi))
+        return to_columns(self._records.get(stage, OverlayTable(self.store, (), schema=RECORDS)).slice(lo, hi))
 
     def failures(self, lo: int, hi: int) -> pa.Table:
         """The failures that hold."""
@@ -72,11 +71,7 @@ class Parent:
 
     def same_options(self, stage: str) -> bool:
         """Whether the snapshot was made with the options that a stage has now."""
-        return self._known_fingerprints.get(stage) == self.fingerprints[stage]
-
-    def other_options(self, stage: str) -> bool:
-        """Whether the snapshot knows the stage, with other options."""
-        return self._known_fingerprints.get(stage) not in (None, self.fingerprints[stage])
+        return self.known_fingerprints.get(stage) == self.fingerprints[stage]
 
     def is_current(self, stage: str, files: Hashes) -> Mask:
         """Which of the files, by key, exist (0: none) and were made with the options that the stage has now."""
@@ -94,7 +89,8 @@ class Parent:
         return dict(zip(parts.column("key").to_pylist(), parts.column("path").to_pylist(), strict=True))
 
     @cached_property
-    def _known_fingerprints(self) -> dict[str, str]:
+    def known_fingerprints(self) -> dict[str, str]:
+        """Of the stages that it was made by."""
         return self.snapshot.stage_fingerprints if self.snapshot else {}
 
     @cached_property
@@ -111,18 +107,17 @@ class Parent:
             stale[stage] = parts.column("key").filter(old).to_numpy()
         return stale
 
-    def _records(self, stage: str) -> OverlayTable:
-        if stage not in self._opened:
-            records = self.snapshot.records if self.snapshot else {}
-            entries = records.get(StageName.parse(stage).records, ())
-            self._opened[stage] = OverlayTable(self.store, entries, schema=RECORDS)
-        return self._opened[stage]
+    @cached_property
+    def _records(self) -> dict[str, OverlayTable]:
+        known = self.snapshot.records if self.snapshot else {}
+        tables = {key: OverlayTable(self.store, entries, schema=RECORDS) for key, entries in known.items()}
+        return {StageName.of_records(key).name: table for key, table in tables.items()}
 
     def _parts(self, kind: str) -> pa.Table:
         return read_parts(self.store, self.snapshot.parts.get(kind, ()) if self.snapshot else ())
 
 
-def joined(columns: Columns, nums: Nums) -> tuple[Columns, Mask]:
+def look_up(columns: Columns, nums: Nums) -> tuple[Columns, Mask]:
     """The columns of a table sorted by ``num`` at the given numbers, zeros where it lacks one; and which it has."""
     places, found = matches(columns["num"], nums)
     if not len(columns["num"]):

@@ -5,7 +5,6 @@ The hash is of everything that the plan follows from, so that a build that was k
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -132,32 +131,6 @@ class Plan:
         return plan
 
 
-def plan_hash(
-    config: Config,
-    fingerprints: Mapping[str, str],
-    parent_uuid: str,
-    folders: Sequence[str],
-    rows: str,
-    due: Sequence[tuple[int, int]],
-    refused: Sequence[str],
-) -> str:
-    """The name of the plan that follows from all this, 32 hexadecimal digits.
-
-    Args:
-        config: of the build; only what changes a plan counts.
-        fingerprints: of the stages.
-        parent_uuid: of the snapshot to update, or empty.
-        folders: that relative uris start from.
-        rows: digest of all listed rows.
-        due: failures to try again.
-        refused: plans that were carried out and not published.
-    """
-    names = [source.name or source.kind for source in config.sources]
-    options = [names, config.clips.maxcount, config.prune, sorted(config.retry_failures)]
-    content = [FORMAT, parent_uuid, dict(fingerprints), list(folders), rows, list(due), list(refused), options]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
 def plan_path(hash: str) -> str:
     """Where the plan of a hash is stored."""
     return f"{FOLDER}/{hash}/{_PLAN}"
@@ -209,12 +182,8 @@ def open_plans(store: Store, parent_uuid: str, *, refused: bool = False) -> list
     """The plans that update the snapshot of this uuid and have not been refused, newest first.
 
     A stage that runs on its own works on one; the caller passes the uuid of the latest snapshot (empty: an empty bank).
-    A damaged plan is passed over: nobody can carry it out.
-
-    Args:
-        store: the bank.
-        parent_uuid: of the snapshot.
-        refused: whether those that have been refused are among them: their finished work can still be published.
+    A damaged plan is passed over: nobody can carry it out. ``refused``: those that have been refused are among them,
+    for their finished work can still be published.
     """
     passed_over = set() if refused else set(refused_plans(store))
     found = []
@@ -238,14 +207,8 @@ class _Refusal:
 
 
 def refuse(store: Store, hash: str, reason: str, failures: Sequence[FileEntry] = ()) -> None:
-    """Records that a plan was carried out and its result not published; the next build makes a new plan.
-
-    Args:
-        store: the bank.
-        hash: of the plan.
-        reason: why.
-        failures: the files of the table of what failed.
-    """
+    """Records that a plan was carried out and its result not published, and the files of the table of what failed; the
+    next build makes a new plan."""
     store.create(f"{FOLDER}/{hash}/{_REFUSED}", seal(asdict(_Refusal(reason, tuple(failures)))))
 
 
@@ -278,7 +241,15 @@ def read_task(store: Store, task: Task) -> pa.Table:
     Raises:
         BankDamaged: a task file is missing or cannot be read.
     """
-    return pa.concat_tables([_read_rows(store, *piece) for piece in task.pieces]).combine_chunks()
+    tables = []
+    for path, start, stop in task.pieces:
+        with reading(path), store.open(path) as file:
+            reader = pa.ipc.open_file(file)
+            first = start // BATCH_ROWS
+            batches = [reader.get_batch(i) for i in range(first, -(-stop // BATCH_ROWS))]
+            table = pa.Table.from_batches(batches, reader.schema)
+        tables.append(table.slice(start - first * BATCH_ROWS, stop - start))
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def removal_problems(plan: Plan, config: Config) -> list[str]:
@@ -313,13 +284,12 @@ def differences(plan: Plan, config: Config) -> list[str]:
 
 def _decisions(config: Config) -> dict[str, Any]:
     """Names of sources and noise sets, and the options that change what is made of them, by key."""
+    lists: dict[str, Sequence[Any]] = {"noise": config.noise, "stages": config.stages}
     stages: dict[str, Any] = {"clips": config.clips}
-    stages |= {f"noise.{noise.name}": noise for noise in config.noise}
-    stages |= {f"stages.{own.name}": own for own in config.stages}
+    stages |= {f"{section}.{own.name}": own for section, members in lists.items() for own in members}
     return {
         "sources": sorted(source.name or source.kind for source in config.sources),
-        "noise": sorted(noise.name for noise in config.noise),
-        "stages": sorted(own.name for own in config.stages),
+        **{section: sorted(own.name for own in members) for section, members in lists.items()},
         **{
             f"{stage}.{name}": tuple(value) if isinstance(value, tuple) else value  # (a Size shows as its numbers)
             for stage, options in stages.items()
@@ -327,11 +297,3 @@ def _decisions(config: Config) -> dict[str, Any]:
             if name not in MODEL_PATHS
         },
     }
-
-
-def _read_rows(store: Store, path: str, start: int, stop: int) -> pa.Table:
-    with reading(path), store.open(path) as file:
-        reader = pa.ipc.open_file(file)
-        first = start // BATCH_ROWS
-        batches = [reader.get_batch(i) for i in range(first, -(-stop // BATCH_ROWS))]
-        return pa.Table.from_batches(batches, reader.schema).slice(start - first * BATCH_ROWS, stop - start)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ from noisebank.format.schemas import FAILURES, TASK_RECORDS, TASK_ROWS
 from noisebank.format.stage_names import CAPTIONS, CLIPS, PLAN, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import matches
+from noisebank.options import Config
 from noisebank.planning.changes import changed_records, changed_rows, used_receipts
-from noisebank.planning.diff import Difference, Rules
+from noisebank.planning.diff import Difference
 from noisebank.planning.listing import Listing, Mask, sort_listing
 from noisebank.planning.parent import Parent
-from noisebank.sources import FILE_SHIFT
+from noisebank.planning.spill import partition_range
+from noisebank.planning.survey import Survey
 
 
 @dataclass(frozen=True)
@@ -41,32 +43,29 @@ class Reduced:
     locations: pa.Table
     counts: Mapping[str, int]
     sources: Mapping[str, Mapping[str, int]]
-    receipts: frozenset[int] = field(default_factory=frozenset)
+    receipts: frozenset[int]
 
 
 def reduce_partition(
     listed: pa.Table,
     claims: pa.Table,
     parent: Parent,
-    lo: int,
-    hi: int,
-    rules: Rules,
-    stages: Sequence[str],
-    source_names: Mapping[int, str],
+    partition: int,
+    config: Config,
+    survey: Survey,
 ) -> Reduced:
-    """Plans the rows ``lo <= num < hi``.
+    """Plans the rows of a partition.
 
     Args:
-        listed: all listed rows of the range, in any order (:func:`noisebank.sources.rows.listed_rows`).
-        claims: of the range (:data:`.claims.CLAIMS`).
+        listed: all its listed rows, in any order (:func:`noisebank.sources.rows.listed_rows`).
+        claims: of its rows (:data:`.claims.CLAIMS`).
         parent: the snapshot to update.
-        lo, hi: the range.
-        rules: what is retried and removed.
-        stages: numbers of the stages in ``claims``.
-        source_names: of the configured sources, by number.
+        partition: its number.
+        config: of the build.
+        survey: of the bank.
     """
-    listing = sort_listing(listed)
-    difference = Difference(listing, parent, lo, hi, claims, rules, stages)
+    listing, source_names = sort_listing(listed), survey.sources
+    difference = Difference(listing, parent, *partition_range(partition, survey.bits), claims, config, survey)
     failures, newly_invalid = _failures(difference, source_names)
     numbers = listing.table.column("source").to_numpy()
     by_source = {
@@ -75,7 +74,6 @@ def reduce_partition(
         "removed": difference.known["source"][difference.removed],
         "rows": numbers[listing.rows],
     }
-    counted = {what: _count_by_source(found, source_names) for what, found in by_source.items()}
     tasks = {CLIPS: _task_rows(difference, difference.clips.todo)}
     tasks[CAPTIONS] = _task_rows(difference, difference.captions_todo)
     tasks |= {stage: _task_records(difference, stage) for stage in difference.over_clips}
@@ -98,7 +96,10 @@ def reduce_partition(
             "retried": int(difference.retried.sum()),
             "to_embed": int(difference.embed.sum()),
         },
-        sources={name: {what: counted[what].get(name, 0) for what in counted} for name in source_names.values()},
+        sources={
+            name: {what: int((found == number).sum()) for what, found in by_source.items()}
+            for number, name in source_names.items()
+        },
         receipts=frozenset(used_receipts(difference)),
     )
 
@@ -121,12 +122,6 @@ def _task_records(difference: Difference, stage: str) -> pa.Table:
         "attempt": to_do.attempt[order].astype(np.int16),
     }
     return pa.table(columns, TASK_RECORDS)
-
-
-def _count_by_source(numbers: npt.NDArray[np.uint32], names: Mapping[int, str]) -> dict[str, int]:
-    """How many of the rows belong to each of the named sources."""
-    found, counts = np.unique(numbers, return_counts=True)
-    return {names[n]: c for n, c in zip(found.tolist(), counts.tolist(), strict=True) if n in names}
 
 
 def _failures(difference: Difference, source_names: Mapping[int, str]) -> tuple[pa.Table, int]:
@@ -160,21 +155,18 @@ def _invalid_failures(listing: Listing, source_names: Mapping[int, str]) -> pa.T
     return _failure_table(rows.take(pa.array(first)), PLAN, values, source_names)
 
 
-def _collect_claimed_failures(difference: Difference, source_names: Mapping[int, str]) -> list[pa.Table]:
+def _collect_claimed_failures(difference: Difference, source_names: Mapping[int, str]) -> Iterator[pa.Table]:
     """The failures that claimed shards recorded."""
-    tables = []
     for stage, to_do in {CLIPS: difference.clips, **difference.over_clips}.items():
         mask = to_do.claimed.failed
-        if mask.any():
-            claims = difference.claims[stage].take(pa.array(to_do.claimed.claim[mask]))
-            values = {
-                "code": claims.column("code"),
-                "message": claims.column("message"),
-                "retryable": pc.equal(claims.column("status"), int(Status.RETRYABLE)),
-                "attempts": claims.column("attempt"),
-            }
-            tables.append(_failure_table(difference.listing.take(mask), stage, values, source_names))
-    return tables
+        claims = difference.claims[stage].take(pa.array(to_do.claimed.claim[mask]))
+        values = {
+            "code": claims.column("code"),
+            "message": claims.column("message"),
+            "retryable": pc.equal(claims.column("status"), int(Status.RETRYABLE)),
+            "attempts": claims.column("attempt"),
+        }
+        yield _failure_table(difference.listing.take(mask), stage, values, source_names)
 
 
 def _failure_table(rows: pa.Table, stage: str, values: Mapping[str, Any], source_names: Mapping[int, str]) -> pa.Table:
@@ -193,7 +185,7 @@ def _heal(difference: Difference, source_names: Mapping[int, str], invalid: npt.
     gone = np.isin(nums, difference.known["num"][difference.removed])
     of_plan = pc.equal(stages, PLAN).to_numpy()
     ours = pc.is_in(known.column("source"), value_set=pa.array(list(source_names.values()), pa.string())).to_numpy()
-    healed = np.where(of_plan, (ours | difference.rules.prune) & ~np.isin(nums, invalid), gone)
+    healed = np.where(of_plan, (ours | difference.config.prune) & ~np.isin(nums, invalid), gone)
     ready = {CLIPS: difference.held | difference.clips.claimed.done}
     replaced = difference.drops_clip | difference.clips.todo | difference.clips.claimed.done
     ready |= dict.fromkeys(difference.records, replaced)  # (of sets that are not configured)
@@ -201,11 +193,9 @@ def _heal(difference: Difference, source_names: Mapping[int, str], invalid: npt.
     for stage, done in ready.items():
         healed |= pc.equal(stages, stage).to_numpy() & np.isin(nums, difference.nums[done])
     table = known.filter(pa.array(healed))
-    empty = pa.array([""] * table.num_rows, pa.string())
-    for name, value in (("code", empty), ("message", empty), ("last_snapshot", np.zeros(table.num_rows, np.int64))):
-        at = table.schema.get_field_index(name)
-        table = table.set_column(at, table.schema.field(at), pa.array(value))
-    return table.select(FAILURES.names).cast(FAILURES)
+    empty, zeros = pa.repeat("", table.num_rows), pa.repeat(0, table.num_rows)
+    columns = {name: table.column(name) for name in FAILURES.names}
+    return pa.table(columns | {"code": empty, "message": empty, "last_snapshot": zeros}).cast(FAILURES)
 
 
 def _locations(listing: Listing) -> pa.Table:
@@ -220,17 +210,3 @@ def _locations(listing: Listing) -> pa.Table:
             "reason": pa.array([None] * duplicate + listing.reasons, pa.string()),
         }
     )
-
-
-def row_numbers(
-    positions: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], rows_before: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which file and which row of it each position is; rows are counted from 1, the header not included.
-
-    Args:
-        positions: of rows.
-        starts: sorted positions at which the ranges of all files begin.
-        rows_before: how many rows of its file come before each range.
-    """
-    part = np.searchsorted(starts, positions, side="right") - 1
-    return positions >> FILE_SHIFT, rows_before[part] + positions - starts[part] + 1

@@ -6,11 +6,7 @@ it knows the schema.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -49,13 +45,13 @@ def spill(store: Store, key: str, table: pa.Table, bits: int) -> list[tuple[int,
     counts = np.bincount(partitions, minlength=1 << bits)
     stops = np.cumsum(counts)
     batches = []
-    with _writing(store, key) as file:
-        for partition in np.flatnonzero(counts).tolist():
-            rows = table.slice(stops[partition] - counts[partition], counts[partition])
-            (batch,) = rows.to_batches()
-            offset = file.tell()
-            file.write(batch.serialize())
-            batches.append((partition, SpilledBatch(key, offset, file.tell() - offset)))
+    sink = pa.BufferOutputStream()
+    for partition in np.flatnonzero(counts).tolist():
+        (batch,) = table.slice(stops[partition] - counts[partition], counts[partition]).to_batches()
+        offset = sink.tell()
+        sink.write(batch.serialize())
+        batches.append((partition, SpilledBatch(key, offset, sink.tell() - offset)))
+    _store(store, key, sink.getvalue())
     return batches
 
 
@@ -64,29 +60,19 @@ def read_batch(store: Store, batch: SpilledBatch, schema: pa.Schema) -> pa.Recor
     return pa.ipc.read_record_batch(pa.py_buffer(store.read_range(batch.key, batch.offset, batch.length)), schema)
 
 
-@contextmanager
-def _writing(store: Store, key: str) -> Iterator[IO[bytes]]:
-    """A file to write ``key`` to: its own where the store is local, for nobody reads it before it is named."""
+def _store(store: Store, key: str, content: pa.Buffer, attempts: int = 32) -> None:
+    """Writes a file; in a local store simply, for nobody reads it before it is named. As long as its folder is empty,
+    another process may remove it."""
     path = store.local_path(key)
-    if path is not None:
-        with _create(path) as file:
-            yield file
-        return
-    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
-        with Path(scratch, "spill").open("wb") as file:
-            yield file
-        store.upload(Path(scratch, "spill"), key)
-
-
-def _create(path: Path, attempts: int = 32) -> IO[bytes]:
-    """A new file with its folder, which another process that finds it empty may remove at any moment."""
+    if path is None:
+        return store.put(key, memoryview(content))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("wb")
+        path.write_bytes(content)
     except (FileNotFoundError, FileExistsError):  # (mkdir may raise either)
         if attempts == 1:
             raise
-        return _create(path, attempts - 1)
+        _store(store, key, content, attempts - 1)
 
 
 class Spool:

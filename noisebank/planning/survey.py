@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,10 +21,11 @@ from noisebank.options import Config
 from noisebank.planning.claims import ReceiptName, unpublished_receipts
 from noisebank.planning.parent import Parent
 from noisebank.planning.plan import FOLDER, refused_plans
-from noisebank.planning.retries import due_failures
 from noisebank.sources import FORMATS, ListFile, check_columns, open_lists
 from noisebank.storage import Store
 
+MAX_ATTEMPTS = 8
+_FIRST_PAUSE_SECONDS = 3600.0
 _PARTITION_ROWS = 1 << 17
 
 
@@ -113,7 +115,7 @@ def survey(
 def _check_sources_left_out(config: Config, parent: Parent) -> None:
     """One embedding model, one size of clips and one way of inversion in a bank: all of its rows change, or none."""
     left_out = set(parent.sources) - {source.name or source.kind for source in config.sources}
-    changed = [stage for stage in parent.fingerprints if parent.other_options(stage)]
+    changed = [name for name, now in parent.fingerprints.items() if parent.known_fingerprints.get(name, now) != now]
     if left_out and changed and not config.prune:
         raise ConfigError(
             f"sources: {', '.join(sorted(left_out))} of the bank are left out, but the options or the model of "
@@ -128,10 +130,15 @@ def _due(bank: Store, parent: Parent, now: float) -> tuple[tuple[int, int], ...]
         waiting = rows.filter((pc.field("code") != "") & pc.field("retryable"))
         pairs = waiting.select(["attempts", "last_snapshot"]).group_by(["attempts", "last_snapshot"]).aggregate([])
         known.update(zip(pairs.column("attempts").to_pylist(), pairs.column("last_snapshot").to_pylist(), strict=True))
-    created = {}
-    for number in {last for _, last in known}:
-        try:
-            created[number] = datetime.fromisoformat(read_snapshot(bank, number).created).timestamp()
-        except SnapshotExpired:
-            continue
-    return due_failures(known, created, now)
+    failed_at = dict.fromkeys((last for _, last in known), 0.0)  # (what was vacuumed is long past)
+    for number in failed_at:
+        with suppress(SnapshotExpired):
+            failed_at[number] = datetime.fromisoformat(read_snapshot(bank, number).created).timestamp()
+    return tuple(sorted(pair for pair in known if _is_due(pair[0], failed_at[pair[1]], now)))
+
+
+def _is_due(attempts: int, failed_at: float, now: float) -> bool:
+    """Whether to try again what failed for the last time at ``failed_at``: not for ever, and after the second failure
+    only when an hour has passed, then two, four..."""
+    pause = _FIRST_PAUSE_SECONDS * 2 ** (attempts - 2) if attempts > 1 else 0.0
+    return attempts < MAX_ATTEMPTS and now >= failed_at + pause

@@ -84,12 +84,7 @@ def read_range(file: ListFile, part: Range, header: list[str], base: int) -> Ite
     for block in FORMATS[file.format].blocks(file, (part.start, part.length), header, wanted):
         fields = layout.fields(block, file.source)
         if file.is_http:
-            _refuse_local(fields)
+            local = np.asarray(pc.starts_with(fields.uri, "/").fill_null(False))
+            fields.refuse(local, "bad_uri", "a list behind HTTP may not name files of this machine:", fields.uri)
         yield listed_rows(fields, file.source_name, base, position)
         position += block.table.num_rows
-
-
-def _refuse_local(fields: Fields) -> None:
-    """Marks the rows of a list from elsewhere invalid that name a file of this machine by its path."""
-    local = np.asarray(pc.starts_with(fields.uri, "/").fill_null(False))
-    fields.refuse(local, "bad_uri", "a list behind HTTP may not name files of this machine:", fields.uri)

@@ -32,7 +32,6 @@ from noisebank.sources.layouts import layout_of
 from noisebank.storage import Store
 
 _BRACES = re.compile(r"(\{[0-9]+\.\.[0-9]+\})")
-_MAGIC = re.compile(r"[*?\[]")
 _TIMEOUT_SECONDS = 60
 _REMOTE = ("gs", "s3", "az")
 _HTTP = ("http://", "https://")
@@ -124,10 +123,7 @@ def expand_braces(pattern: str) -> list[str]:
 def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFile]:
     """The files of a source, ready to be read in ranges.
 
-    Args:
-        source: whose files.
-        store: the bank, and
-        folder: the folder in it where lists that cannot be read in ranges are copied to.
+    Lists that cannot be read in ranges are copied to ``folder`` in the bank ``store``.
 
     Raises:
         ConfigError: as :func:`expand`; or the format of a file cannot be told, or it cannot be fetched.
@@ -135,12 +131,13 @@ def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFil
     files = []
     for i, address in enumerate(expand(source)):
         format = _format(source, address)
-        if address.startswith(_HTTP) or _is_gzip(address):
+        if address.startswith(_HTTP) or address.endswith(".gz"):
             key = f"{folder}/{source.name or source.kind}-{i}.{format}"
             _copy(source, address, store, key)
             files.append(ListFile(source, address, store.size(key), format, (store, key)))
         else:
-            files.append(ListFile(source, address, _size(address), format))
+            size = int(_remote(address).size(address)) if "://" in address else Path(address).stat().st_size
+            files.append(ListFile(source, address, size, format))
     return files
 
 
@@ -150,13 +147,13 @@ def _matches(pattern: str) -> list[str]:
         return [pattern]
     scheme, separator, _ = pattern.partition("://")
     if separator and scheme in _REMOTE:
-        if _MAGIC.search(pattern):
+        if glob.has_magic(pattern):
             return sorted(f"{scheme}://{key}" for key in _remote(pattern).glob(pattern))
         return [pattern] if _remote(pattern).exists(pattern) else []
     if separator:
         raise ConfigError(f"path {pattern!r}: a local path, http(s)://, gs://, s3:// or az:// is wanted")
     found = [pattern]
-    if _MAGIC.search(pattern) and not Path(pattern).exists():
+    if glob.has_magic(pattern) and not Path(pattern).exists():
         found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (it takes absolute patterns)
     files = [str(Path(path).absolute()) for path in found if Path(path).is_file()]
     for path in files:
@@ -184,17 +181,13 @@ def _path(address: str) -> str:
     return re.split(r"[?#]", address, maxsplit=1)[0] if address.startswith(_HTTP) else address
 
 
-def _is_gzip(address: str) -> bool:
-    return _path(address).endswith(".gz")
-
-
 def _copy(source: SourceOptions, address: str, store: Store, key: str) -> None:
     """Copies a list into the bank, decompressed."""
     try:
         with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
             path = Path(scratch, "list")
             with _open(address) as body, path.open("wb") as target:
-                plain = gzip.GzipFile(fileobj=body) if _is_gzip(address) else body
+                plain = gzip.GzipFile(fileobj=body) if _path(address).endswith(".gz") else body
                 shutil.copyfileobj(plain, target, 1 << 20)
             store.upload(path, key)
     except (OSError, EOFError, ValueError, zlib.error, HTTPException) as error:
@@ -207,10 +200,6 @@ def _open(address: str) -> BinaryIO:
         request = urllib.request.Request(address, headers={"User-Agent": "noisebank"})
         return cast(BinaryIO, urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS))
     return cast(BinaryIO, _remote(address).open(address) if "://" in address else Path(address).open("rb"))
-
-
-def _size(address: str) -> int:
-    return int(_remote(address).size(address)) if "://" in address else Path(address).stat().st_size
 
 
 def _remote(url: str) -> Any:

@@ -42,11 +42,7 @@ def parse(data: bytes, header: list[str], columns: list[str]) -> Block:
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    """The object that a line holds.
-
-    Raises:
-        ValueError: it holds none (UnicodeError: it is no text), or RecursionError: it is nested too deeply.
-    """
+    """The object that a line holds; ValueError if there is none, RecursionError if it is nested too deeply."""
     found = _decode(line.removeprefix(codecs.BOM_UTF8).decode())
     if not isinstance(found, dict):
         raise ValueError("an object is wanted")

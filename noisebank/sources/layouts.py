@@ -104,7 +104,7 @@ def read_webvid(block: Block, _: SourceOptions) -> Fields:
     fields = read_fields(block, id="videoid", uri="contentUrl", caption="name", ranged=True)
     listed = block.text("duration")
     fields.start_ms = pa.array(np.zeros(len(listed), np.int64))
-    fields.end_ms, _bad = each_ms(listed, duration_ms)
+    fields.end_ms = each_ms(listed, duration_ms)
     bad = np.asarray(fields.end_ms.is_null())
     fields.refuse(bad, "bad_duration", "like PT00H00M05S and more than 0 is wanted, not", listed)
     return fields

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -56,19 +57,18 @@ def times_ms(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
         return found, np.asarray(pc.and_(column.is_valid(), found.is_null()))
     texts = pc.if_else(pc.equal(column, ""), None, column)
     found, left = pa.nulls(len(texts), pa.int64()), texts
-    for read in (_clocks, _plain_seconds, _others):
+    for read in (_clocks, _plain_seconds, partial(each_ms, parse=time_ms)):
         if left.null_count < len(left):
             found = pc.coalesce(found, read(left))
             left = pc.if_else(found.is_null(), texts, None)
     return found, np.asarray(left.is_valid())
 
 
-def each_ms(column: pa.Array, parse: Callable[[str], int | None]) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """``parse`` of a text column, once per value that occurs: int64, null where it is null; and which are bad."""
+def each_ms(column: pa.Array, parse: Callable[[str], int | None]) -> pa.Array:
+    """``parse`` of a text column, once per value that occurs: int64, null where that is None or the text is null."""
     encoded = column.dictionary_encode()
     values = [parse(text) for text in encoded.dictionary.to_pylist()]
-    parsed = pa.array(values, pa.int64()).take(encoded.indices)
-    return parsed, np.asarray(pc.and_(parsed.is_null(), column.is_valid()))
+    return pa.array(values, pa.int64()).take(encoded.indices)
 
 
 def _clocks(texts: pa.Array) -> pa.Array:
@@ -85,11 +85,6 @@ def _clocks(texts: pa.Array) -> pa.Array:
 def _plain_seconds(texts: pa.Array) -> pa.Array:
     """Times like ``62.5``, null where a text is none."""
     return _round(pc.if_else(pc.match_substring_regex(texts, _PLAIN_SECONDS), texts, None).cast(pa.float64()))
-
-
-def _others(texts: pa.Array) -> pa.Array:
-    """Times in any form, null where a text is none."""
-    return each_ms(texts, time_ms)[0]
 
 
 def _round(seconds: pa.Array) -> pa.Array:

@@ -97,8 +97,8 @@ class IndexJob:
         with tempfile.TemporaryDirectory(prefix="noisebank-index-") as scratch:
             segment, replaces = self._build(Path(scratch), writer)
         info = {"segment": dataclasses.asdict(segment), "replaces": [old.index.path for old in replaces]}
-        said = f"{segment.kind}, recall {segment.recall:.3f}, {len(replaces)} earlier segments merged"
-        return Made(segment.files, segment.size, info=info, said=said)
+        note = f"{segment.kind}, recall {segment.recall:.3f}, replaces {len(replaces)} earlier"
+        return Made(segment.files, segment.size, info=info, note=note)
 
     @property
     def _older(self) -> tuple[IndexSegment, ...]:

@@ -22,14 +22,14 @@ class Made:
         rows: good rows.
         failures: all rows that failed.
         info: what else the next stages or the manifest need, in plain JSON.
-        said: what else the log is to say of the shard.
+        note: what else the log is to say of it.
     """
 
     files: tuple[FileEntry, ...]
     rows: int
     failures: tuple[Failure, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
-    said: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Finished:
         receipt: what it was made of and what came of it.
         made: whether this call made it; False where an earlier receipt, or another writer's, was found.
         seconds: wall time that it took here.
-        said: of :class:`Made`, where it was made here.
+        note: as of :class:`Made`, where this call made it.
     """
 
     receipt: Receipt
     made: bool
     seconds: float
-    said: str = ""
+    note: str = ""
 
 
 def run_job(job: ShardJob, writer: BankWriter, make: bool = True, verify: bool = True) -> Finished:
@@ -83,7 +83,7 @@ def run_job(job: ShardJob, writer: BankWriter, make: bool = True, verify: bool =
     """
     began = time.perf_counter()
     receipt = find_receipt(writer.store, job.stage, job.inputs, verify=verify)
-    said, is_made = "", False
+    is_made, note = False, ""
     if receipt is None:
         if not make:
             kind = StageName.parse(job.stage).kind
@@ -94,8 +94,8 @@ def run_job(job: ShardJob, writer: BankWriter, make: bool = True, verify: bool =
         made = job.make(writer)
         own = Receipt(job.stage, job.inputs, job.fingerprint, made.files, made.rows, made.failures, made.info)
         receipt = finish(writer.store, own)
-        said, is_made = made.said, receipt == own
-    return Finished(receipt, is_made, time.perf_counter() - began, said)
+        is_made, note = receipt == own, made.note
+    return Finished(receipt, is_made, time.perf_counter() - began, note)
 
 
 def stage_figures(finished: Iterable[Finished]) -> dict[str, dict[str, float]]:

@@ -119,8 +119,8 @@ class NoiseStage(StageOverClips):
                 info["description"] = adapter.describe(self.options.num_inference_steps, shape)
         busy, seconds = run.network.seconds(), time.perf_counter() - began
         rate, peak = len(clips) / seconds, _peak_bytes(adapter.device) / 1e9
-        said = f"{rate:.2f} clips/s, network {busy / seconds:.0%} of the time, peak memory {peak:.2f} GB"
-        return Written(rows, failures, info, said)
+        note = f"{rate:.2f} clips/s, network {busy / seconds:.0%} of the time, peak memory {peak:.2f} GB"
+        return Written(rows, failures, info, note)
 
 
 def _peak_bytes(device: torch.device) -> int:

@@ -90,13 +90,13 @@ class Written:
         failures: of the other clips (:func:`noisebank.stages.job.failure_of`).
         info: for the receipt, plain JSON; its ``description`` goes into the snapshot's ``models`` beside what
             :meth:`StageOverClips.identify` said of the model.
-        said: what else the log is to say of the shard.
+        note: what else the log is to say of the shard.
     """
 
     rows: int
     failures: Sequence[Failure] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
-    said: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class StageOverClips(Stage):
                 if problem := _find_problem(stage, written, path, clips, planned):
                     raise JobFailed(f"stage {stage}, {tar}: {problem}")
                 files = (writer.file(path, stage, self.suffix, written.rows),) if written.rows else ()
-            return Made(files, written.rows, tuple(written.failures), {**written.info, "tar": tar}, written.said)
+            return Made(files, written.rows, tuple(written.failures), {**written.info, "tar": tar}, written.note)
 
         return ShardJob(stage, fingerprint, record_inputs(fingerprint, clips), len(clips), make)
 

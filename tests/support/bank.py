@@ -36,9 +36,8 @@ from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable
 from noisebank.ids import clip_number, xxh64
 from noisebank.options import CaptionOptions, Config, IndexOptions
-from noisebank.planning.assemble import ReadRange, assemble, scanned, write_partition
+from noisebank.planning.assemble import ReadRange, assemble, scan_lists, write_partition
 from noisebank.planning.claims import CLAIMS, read_claims
-from noisebank.planning.diff import Rules
 from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
 from noisebank.planning.plan import FOLDER, Plan, drop_damaged, plan_path, read_plan, read_task, write_plan
@@ -145,19 +144,18 @@ class Bank:
                     for partition, batch in spill(store, f"{found.spill}/{len(ranges)}", rows, found.bits):
                         batches[partition].append(batch)
                     ranges.append(ReadRange(rows.column("position")[0].as_py(), rows.num_rows, rows_digest(rows)))
-        scan = scanned(ranges, config, found)
+        scan = scan_lists(ranges, config, found)
         drop_damaged(store, scan.hash)
         if not store.exists(plan_path(scan.hash)):
             claims = read_claims(known, list(enumerate(found.receipts)), found.stages, self.fingerprints)
             nums = claims.column("num").to_numpy()
             parent = Parent(known, found.parent, self.fingerprints)
-            rules = Rules(found.due, config.retry_failures, list(found.sources), config.prune)
             files = []
             for partition in range(1 << found.bits):
                 lo, hi = partition_range(partition, found.bits)
                 listed = pa.Table.from_batches([read_batch(store, b, LISTED) for b in batches[partition]], LISTED)
                 ours = claims.filter((nums >= lo) & (nums < hi)).cast(CLAIMS)
-                reduced = reduce_partition(listed, ours, parent, lo, hi, rules, found.stages, found.sources)
+                reduced = reduce_partition(listed, ours, parent, partition, config, found)
                 files.append(write_partition(store, partition, reduced, scan, found))
             models = dict.fromkeys((stage.name for stage in over_clips(self.fingerprints)), NOISE_MODEL)
             write_plan(store, assemble(known, store, files, scan, found, config, models | self.models))

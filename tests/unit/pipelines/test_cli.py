@@ -447,9 +447,17 @@ def test_help_of_a_job_says_every_option_with_its_default(capsys: pytest.Capture
     text = capsys.readouterr().out
     for name in flag_names():
         assert f"--{name}" in text
-    assert "short side and crop, or [height, width]; multiples of 16, from 64 on (default: 256)" in " ".join(
-        text.split()
-    )
+    words = " ".join(text.split())
+    assert "short side and crop, or [height, width]; multiples of 16, from 64 on (default: 256)" in words
+    assert "--stages.NAME.kind what the stage does" in words and "--stages.NAME.name name of the stage" in words
+    options = [line for line in text.replace("(default: ", "").splitlines() if line.startswith("  --")]
+    assert [line for line in options if line.count(": ") > 1] == []
+
+
+def test_counts_are_in_the_right_number(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.write_list(project.rows(1))
+    assert main(["plan", "-c", str(project.config_file)]) == 0
+    assert "\nclips: 1 row, 1 shard\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["show"], ["search", "a dog"], ["verify"]], ids=lambda words: words[0])

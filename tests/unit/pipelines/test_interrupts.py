@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.interrupts import ended_by_interrupt
+from pipelines.interrupts import leave_at_interrupt
 from tests.support.projects import Project
 from tests.support.servers import VideoServer
 
@@ -104,9 +104,9 @@ def test_neither_workers_nor_temporary_files_outlive_the_build(
 def test_an_interrupt_ends_the_process_whatever_becomes_of_it(doing: str) -> None:
     program = f"""
 import hashlib, os, sys, time
-from pipelines.interrupts import ended_by_interrupt
+from pipelines.interrupts import leave_at_interrupt
 
-with ended_by_interrupt(lambda: os._exit(130)):
+with leave_at_interrupt(lambda: os._exit(130)):
     print("ready", flush=True)
     {doing.strip()}
 """
@@ -119,6 +119,6 @@ with ended_by_interrupt(lambda: os._exit(130)):
 
 def test_without_an_interrupt_everything_is_as_before() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with ended_by_interrupt(lambda: pytest.fail("nobody interrupted")):
+    with leave_at_interrupt(lambda: pytest.fail("nobody interrupted")):
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before and signal.set_wakeup_fd(-1) == -1

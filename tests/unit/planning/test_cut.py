@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noisebank.planning.cut import TaskFile, cut_tasks, even_stops
+from noisebank.planning.cut import cut_tasks, even_stops
 from noisebank.planning.plan import Plan, read_task
 from tests.support.bank import Bank, webvid_row, write_csv
 
@@ -41,9 +41,7 @@ def test_the_cut_does_not_depend_on_the_files(rows: int, files: int, maxcount: i
 
     def cut(parts: list[Any]) -> list[list[int]]:
         named = {f"f{i}": part for i, part in enumerate(parts)}
-        tasks = cut_tasks(
-            "clips", [TaskFile(name, len(part)) for name, part in named.items()], named.__getitem__, maxcount
-        )
+        tasks = cut_tasks("clips", named.items(), sum(map(len, parts)), maxcount)
         assert all(task.rows == sum(stop - start for _, start, stop in task.pieces) for task in tasks)
         return [
             [num for path, start, stop in task.pieces for num in named[path][start:stop].tolist()] for task in tasks

@@ -6,8 +6,9 @@ from time import time
 import pyarrow.parquet as pq
 import pytest
 
-from noisebank.errors import ConfigError
+from noisebank.errors import BankDamaged, ConfigError
 from noisebank.format.status import Status
+from noisebank.format.tables import OverlayTable
 from noisebank.planning.plan import read_task, removal_problems
 from tests.support.bank import FINGERPRINTS, HEADER, Bank, webvid_row, write_csv
 from tests.support.made_up import Broken
@@ -405,3 +406,11 @@ def test_both_layouts_of_one_list_are_the_same_rows(bank: Bank) -> None:
     places = [HEADER.index(name) for name in other]
     write_csv(path, [[webvid_row(i)[place] for place in places] for i in range(5)], other)
     assert bank.plan(path).is_empty
+
+
+def test_damage_of_a_plan_says_to_build_again(bank: Bank) -> None:
+    plan = bank.plan(listed(bank, [webvid_row(0)]))
+    for entry in plan.changes["rows"]:
+        bank.store.delete(entry.path)
+        with pytest.raises(BankDamaged, match="missing; run the build again, which plans anew"):
+            OverlayTable(bank.store, [entry]).read()

@@ -12,8 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from noisebank.errors import BankDamaged
 from noisebank.format.sealed import seal, unseal
 from noisebank.options import Config, SourceOptions
-from noisebank.planning import Plan, open_plans, read_plan, refuse
-from noisebank.planning.plan import find_refused_plan
+from noisebank.planning.plan import Plan, find_refused_plan, open_plans, read_plan, refuse
 from noisebank.storage import open_store
 from tests.support.bank import FINGERPRINTS, MODELS, Bank, webvid_row, write_csv
 from transforms.plan import MakePlan

@@ -272,10 +272,10 @@ def test_records_of_a_column_that_is_empty_in_one_file_are_copied_together(store
         row = {"num": num, "id": f"a-{num}", "sha256": "0" * 64, "score": score}
         pq.write_table(pa.Table.from_pylist([row]), tmp_path / "x.parquet")
         entry = BankWriter(store).file(tmp_path / "x.parquet", "flow/near", ".parquet", 1)
-        return FileRows(entry, np.array([0]), np.array([num]))
+        return FileRows(entry, np.array([0]), np.array([num]), "f")
 
-    made = repack_records(BankWriter(store), "flow/near", [piece(2, 0.5), piece(1, None)], "clips/x.tar", "f")
+    made = repack_records(BankWriter(store), "flow/near", [piece(2, 0.5), piece(1, None)], "clips/x.tar")
     (entry,) = made.receipt.files
     assert pq.read_table(pa.BufferReader(store.read(entry.path))).column("score").to_pylist() == [None, 0.5]
     with pytest.raises(JobFailed, match="flow/near: its files have columns of types that do not fit each other"):
-        repack_records(BankWriter(store), "flow/near", [piece(2, 0.5), piece(1, "high")], "clips/x.tar", "f")
+        repack_records(BankWriter(store), "flow/near", [piece(2, 0.5), piece(1, "high")], "clips/x.tar")
