@@ -139,8 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(307, b"", Location=f"{self.server.owner.url}/elsewhere")
 
     def bad_echo(self, said: str) -> None:
-        """An error that shows all headers of the request."""
-        self.send(401, json.dumps({"error": {"message": str(self.headers)}}).encode())
+        """An error that shows the key."""
+        self.send(401, json.dumps({"error": {"message": self.headers["Authorization"]}}).encode())
 
     def bad_parrot(self, said: str) -> None:
         """An answer that shows the key."""
