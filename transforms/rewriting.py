@@ -58,7 +58,7 @@ class RewritePrompts(beam.PTransform):
 
     def _finish(self, piece: Piece, model: LazyModel) -> list[str]:
         out = open_store(self.out)
-        rows = read_work(out, self.plan, piece.row_group or 0)
+        rows = read_work(out, self.plan, piece.batch or 0)
         digest = self.model.digest
         job = RewriteJob(rows, piece.inputs, self.fingerprint, self.options, lambda: model.get(digest), self.refresh)
         return [run_and_count(job, BankWriter(out), make=True, verify=True).receipt.inputs]

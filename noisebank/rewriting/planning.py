@@ -9,17 +9,15 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from noisebank.errors import JobFailed, SnapshotConflict
-from noisebank.format.reading import BUILD_AGAIN, PARQUET, read_table, reading
+from noisebank.format.reading import BUILD_AGAIN, read_table, reading
 from noisebank.format.receipts import Receipt, find_receipt, find_receipts, inputs_hash, list_receipts
 from noisebank.rewriting.options import RewriteOptions
 from noisebank.rewriting.published import Manifest, Shard, latest_manifest
@@ -49,13 +47,13 @@ class Piece:
         prompts: hash of its prompts.
         published: what the newest manifest has of it, if that is still to hold.
         inputs: otherwise, of the job that makes it.
-        row_group: of the plan's file, if the job is still to do.
+        batch: of the plan's file, if the job is still to do.
     """
 
     prompts: str
     published: Shard | None = None
     inputs: str = ""
-    row_group: int | None = None
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class RewritePlan:
     @property
     def todo(self) -> list[Piece]:
         """The pieces to make."""
-        return [piece for piece in self.pieces if piece.row_group is not None]
+        return [piece for piece in self.pieces if piece.batch is not None]
 
 
 def plan_rewrites(
@@ -103,27 +101,27 @@ def plan_rewrites(
     usable = {shard.prompts: shard for shard in intact if refresh is None and _RETRIED not in shard.failed}
     pieces = [Piece(key, usable.get(key)) for key in map(_hash, groups)]
     missing = [i for i, piece in enumerate(pieces) if piece.published is None]
-    wanted = pa.array({row["prompt"] for i in missing for row in groups[i] if not row["invalid"]}, pa.string())
+    wanted = {row["prompt"] for i in missing for row in groups[i] if not row["invalid"]}
     published = _read_known(out, [shard.file for shard in intact], wanted)
     mode = fingerprint if refresh is None else f"{fingerprint} refreshed by snapshot {refresh}"
     for i in missing:
         pieces[i] = replace(pieces[i], inputs=_inputs(mode, groups[i], published))
     todo = [i for i in missing if not _is_finished(out, pieces[i].inputs, parent)]
-    path = f"{_FOLDER}/{inputs_hash(mode, pa.array([pieces[i].inputs for i in missing], pa.string()))}{PARQUET}"
+    path = f"{_FOLDER}/{inputs_hash(mode, pa.array([pieces[i].inputs for i in missing], pa.string()))}.arrow"
     if todo:
         unpublished = _read_known(out, _unpublished_files(out, fingerprint, parent), wanted)
         _write_work(out, path, [groups[i] for i in todo], unpublished | published)
-        for row_group, i in enumerate(todo):
-            pieces[i] = replace(pieces[i], row_group=row_group)
-    others = _others(out, parent, pieces, pa.array({row["prompt"] for row in rows}, pa.string()))
+        for batch, i in enumerate(todo):
+            pieces[i] = replace(pieces[i], batch=batch)
+    others = _others(out, parent, pieces, {row["prompt"] for row in rows})
     counts = {"read": len(prompts), "duplicate": len(prompts) - len(rows)}
     return RewritePlan(parent, tuple(pieces), others, fingerprint, path, counts)
 
 
-def read_work(out: Store, path: str, row_group: int) -> pa.Table:
+def read_work(out: Store, path: str, batch: int) -> pa.Table:
     """The rows of one shard of a plan (:data:`.shard.WORK`); BankDamaged if its file is gone or damaged."""
     with reading(path, BUILD_AGAIN), out.open(path) as file:
-        return pq.ParquetFile(file).read_row_group(row_group)
+        return pa.Table.from_batches([pa.ipc.open_file(file).get_batch(batch)])
 
 
 def publish_rewrites(out: Store, plan: RewritePlan, max_failed: float) -> Manifest:
@@ -195,14 +193,14 @@ def _is_finished(out: Store, inputs: str, parent: Manifest) -> bool:
     return True
 
 
-def _read_known(out: Store, files: Iterable[FileEntry], wanted: pa.Array) -> dict[str, _Known]:
+def _read_known(out: Store, files: Iterable[FileEntry], wanted: Set[str]) -> dict[str, _Known]:
     """What files have of the prompts that are wanted; the last one holds."""
     known: dict[str, _Known] = {}
-    for file in files if len(wanted) else ():
-        table = read_table(out, file.path, remedy=BUILD_AGAIN)
-        table = table.append_column("place", pa.array([f"{file.path} {i}" for i in range(len(table))]))
-        found = table.filter(pc.is_in(table.column("prompt"), value_set=wanted))
-        known |= {row["prompt"]: _Known(row.pop("place"), row) for row in found.to_pylist()}
+    for file in files if wanted else ():
+        rows = read_table(out, file.path, remedy=BUILD_AGAIN).to_pylist()
+        known |= {
+            row["prompt"]: _Known(f"{file.path} {i}", row) for i, row in enumerate(rows) if row["prompt"] in wanted
+        }
     return known
 
 
@@ -216,21 +214,21 @@ def _unpublished_files(out: Store, fingerprint: str, parent: Manifest) -> Iterat
 
 
 def _write_work(out: Store, path: str, groups: Iterable[list[_Row]], known: Mapping[str, _Known]) -> None:
-    """Stores the rows of shards to make, each a row group."""
+    """Stores the rows of shards to make, each a batch."""
     with tempfile.TemporaryDirectory(prefix="noisebank-rewrite-") as scratch:
-        file = Path(scratch, "work.parquet")
-        with pq.ParquetWriter(file, WORK) as writer:
+        file = Path(scratch, "work.arrow")
+        with pa.ipc.new_file(file, WORK) as writer:
             for group in groups:
                 rows = []
                 for row in group:
                     found = None if row["invalid"] else known.get(row["prompt"])
                     usable = found is not None and found.row["code"] != _RETRIED
                     rows.append({**(found.row if found and usable else {}), **row, "known": usable})
-                writer.write_table(pa.Table.from_pylist(rows, WORK))
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, WORK))
         out.upload(file, path)
 
 
-def _others(out: Store, parent: Manifest, pieces: Iterable[Piece], listed: pa.Array) -> tuple[Shard, ...]:
+def _others(out: Store, parent: Manifest, pieces: Iterable[Piece], listed: Set[str]) -> tuple[Shard, ...]:
     """The published shards in which there are prompts that the list does not have."""
     own = {piece.prompts for piece in pieces}
     others = []
@@ -239,8 +237,8 @@ def _others(out: Store, parent: Manifest, pieces: Iterable[Piece], listed: pa.Ar
             continue
         if not is_intact(out, shard.file):
             _log.warning("%s: missing or damaged; prompts in it that are not in this list are lost", shard.file.path)
-        else:
-            prompts = read_table(out, shard.file.path, ["prompt"], remedy=BUILD_AGAIN).column("prompt")
-            if not pc.all(pc.is_in(prompts, value_set=listed)).as_py():
-                others.append(shard)
+            continue
+        prompts = read_table(out, shard.file.path, ["prompt"], remedy=BUILD_AGAIN).column("prompt").to_pylist()
+        if not listed >= {*prompts}:
+            others.append(shard)
     return tuple(others)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.support.servers import LoopbackServer
 
 _PROMPT = re.compile(r'^Prompt: (".*")$', re.MULTILINE)
 
@@ -19,17 +19,15 @@ def good_answer(prompt: str) -> str:
     return f"{prompt}, filmed in warm light"
 
 
-class ChatServer:
-    """Answers ``POST /v1/chat/completions`` on a free port of 127.0.0.1 while used as a context.
+class ChatServer(LoopbackServer):
+    """Answers ``POST /v1/chat/completions``.
 
     Attributes:
-        url: base address of the API.
         says: the answer to a prompt, by default :func:`good_answer`; a list: one a request, the last one for good.
         misbehaves: method of the handler by prompt, its name without ``bad_``.
         asked: the prompts, in the order of the requests.
         bodies: raw bytes of the requests, headers among them.
         before: called with each prompt before it is answered.
-        healthy: when set True, every misbehaviour ends.
     """
 
     def __init__(self) -> None:
@@ -38,21 +36,8 @@ class ChatServer:
         self.asked: list[str] = []
         self.bodies: list[bytes] = []
         self.before: Callable[[str], object] = lambda prompt: None
-        self.healthy = False
-        self.closing = threading.Event()
-        self.lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.owner = self
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-
-    def __enter__(self) -> ChatServer:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_Handler)
+        self.url += "/v1"
 
     def answer(self, prompt: str) -> str:
         """The answer to the newest request about a prompt."""
@@ -60,20 +45,11 @@ class ChatServer:
         return said if isinstance(said, str) else said[min(self.asked.count(prompt), len(said)) - 1]
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    owner: ChatServer
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is what many tests are about."""
-
-
 class _Handler(BaseHTTPRequestHandler):
     """One method a misbehaviour."""
 
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: Any
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent."""
