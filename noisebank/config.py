@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -24,6 +24,7 @@ from noisebank.errors import ConfigError
 from noisebank.modules import import_modules
 from noisebank.options import OPTION_CLASSES, SECTIONS, Config, NoiseOptions, options_class
 
+T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}", re.IGNORECASE)
 _READERS: dict[type, Callable[[str], Any]] = {
     NoneType: {"null": None}.__getitem__,
@@ -116,6 +117,12 @@ def _normalise(config: Config) -> Config:
     clips = dataclasses.replace(clips, size=height) if height == width else clips
     clips = dataclasses.replace(clips, frame_stride=None) if clips.fps is not None else clips
     return dataclasses.replace(config, clips=clips, noise=tuple(noise))
+
+
+def options_from_flags(options: type[T], flags: Mapping[str, str]) -> T:
+    """Options of a dataclass from the texts of its flags; ConfigError names one that is not allowed."""
+    decoded: T = decode({name: _Flag(text) for name, text in flags.items()}, options, "", _DIALECT)
+    return decoded
 
 
 def to_mapping(config: Config) -> dict[str, Any]:

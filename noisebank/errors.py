@@ -70,6 +70,13 @@ class ClipNotFound(NoiseBankError, KeyError):
     __str__ = Exception.__str__  # (a KeyError would quote the message)
 
 
+class PromptNotFound(NoiseBankError, KeyError):
+    """No rewrite of this prompt is published."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 class UnknownNoiseSet(NoiseBankError, ValueError):
     """The bank has no noise set of this name, or several and none was named; lists those it has."""
 

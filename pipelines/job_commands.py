@@ -1,4 +1,4 @@
-"""The commands that run a job: ``plan``, ``build``, its stages one by one, and ``demo``.
+"""The commands that run a job: ``plan``, ``build``, its stages one by one, ``demo`` and ``rewrite``.
 
 Their flags are made from the option dataclasses; what is left over must be Beam's own (``--runner``, ``--project``).
 """
@@ -16,6 +16,7 @@ from noisebank.config import config_from_mapping, flag_names, load_document, mem
 from noisebank.errors import ConfigError
 from noisebank.options import SECTIONS, Config
 from noisebank.storage import open_store
+from pipelines.rewriting import add_rewrite_command
 
 FLAG = "option:"
 JOBS = {
@@ -42,6 +43,7 @@ def add_job_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
     for name, help in JOBS.items():
         _add_options(add(name, help, run_job, takes_rest=True))
+    add_rewrite_command(add, _help)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -14,31 +14,35 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Self
 from urllib.parse import unquote
 
 
-class VideoServer:
-    """Serves ``folder`` on a free port of 127.0.0.1 while used as a context, over TLS if given a context for it.
+class LoopbackServer:
+    """Serves on a free port of 127.0.0.1 while used as a context.
+
+    Args:
+        handler: of its requests; ``self.server.owner`` is this.
+        tls: serves over TLS if given a context for it.
 
     Attributes:
-        url: address of the folder, without a slash at the end.
-        requests: how many requests came for each path.
-        healthy: when set True, every misbehaviour ends and the file itself is served.
+        url: its address, without a slash at the end.
+        healthy: when set True, every misbehaviour ends.
+        closing: is set at the end; a handler that never answers waits for it.
+        lock: for what handlers write down.
     """
 
-    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
-        self.folder = folder
-        self.requests: Counter[str] = Counter()
+    def __init__(self, handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> None:
         self.healthy = False
         self.closing = threading.Event()
         self.lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.owner = self
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> VideoServer:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
@@ -51,10 +55,23 @@ class VideoServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
-    owner: VideoServer
+    owner: Any
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up is what many tests are about."""
+
+
+class VideoServer(LoopbackServer):
+    """Serves ``folder``.
+
+    Attributes:
+        requests: how many requests came for each path.
+    """
+
+    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
+        self.folder = folder
+        self.requests: Counter[str] = Counter()
+        super().__init__(_Handler, tls)
 
 
 class _Handler(BaseHTTPRequestHandler):
