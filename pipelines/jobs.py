@@ -69,7 +69,9 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
         known["plan"] = plan.path
     try:
         with watch_run(store, run_id, stage):
-            _run(options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known))
+            run_pipeline(
+                options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known)
+            )
     except NoiseBankError as error:
         now = latest_snapshot(store)
         if (
@@ -152,7 +154,7 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
     latest = latest_snapshot(open_store(config.bank))
     fingerprints, models = identify_stages(config, latest)
     with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
-        _run(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
+        run_pipeline(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
         (plan,) = open_plans(open_store(scratch), latest.uuid if latest else "")
         rows = _plan_rows(plan) | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
         refused = removal_problems(plan, config)
@@ -164,7 +166,7 @@ def _plan_rows(plan: Plan) -> dict[str, int]:
     return {name: plan.counts[name] for name in ROW_COUNTS}
 
 
-def _run(options: PipelineOptions, build: Any) -> None:
+def run_pipeline(options: PipelineOptions, build: Any) -> None:
     """Runs a pipeline.
 
     Raises:

@@ -4,7 +4,7 @@ keeps one in a process."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -39,7 +39,7 @@ class MakeShards(beam.PTransform):
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         if not (self.stage.has_model and self.make):
             return work | beam.ParDo(_MakeShard(self))
-        run = RunInference(_ModelHandler(self))
+        run = RunInference(ShardHandler(self.stage.load_model, self.finish, self.stage.name.kind))
         if self.stage.accelerator:
             run = run.with_resource_hints(accelerator=self.stage.accelerator)
         return work | run | beam.FlatMap(lambda done: done)
@@ -62,22 +62,30 @@ class _MakeShard(beam.DoFn):
         return self._shards.finish(work, self._model)
 
 
-class _ModelHandler(ModelHandler[ShardWork, list[Done], LazyModel]):
-    def __init__(self, shards: MakeShards) -> None:
+class ShardHandler(ModelHandler[Any, list[Any], LazyModel]):
+    """For Beam's RunInference: makes shards one at a time, with a model that is loaded when the first one needs it.
+
+    Args:
+        load: loads the model of a digest.
+        finish: what comes of a shard's work.
+        name: of the kind of work, for Beam's metrics.
+    """
+
+    def __init__(self, load: Callable[[str], Any], finish: Callable[[Any, LazyModel], list[Any]], name: str) -> None:
         super().__init__(max_batch_size=1)
-        self._shards = shards
+        self._load, self._finish, self._name = load, finish, name
 
     def load_model(self) -> LazyModel:
-        return LazyModel(self._shards.stage.load_model)
+        return LazyModel(self._load)
 
     def run_inference(
-        self, batch: Sequence[ShardWork], model: LazyModel, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[list[Done]]:
+        self, batch: Sequence[Any], model: LazyModel, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[list[Any]]:
         with model.turn():
-            return [self._shards.finish(work, model) for work in batch]
+            return [self._finish(work, model) for work in batch]
 
     def get_metrics_namespace(self) -> str:
-        return f"noisebank_{self._shards.stage.name.kind}"
+        return f"noisebank_{self._name}"
 
 
 def run_and_count(job: ShardJob, writer: BankWriter, make: bool, verify: bool) -> Finished:

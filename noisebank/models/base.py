@@ -26,6 +26,7 @@ VAE_SCALING = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", 
 """Options of VAEs that say how latents are scaled; with others of them the same latents are another clip."""
 
 _SAMPLED = 1024
+_KEPT_PROMPTS = 8
 
 FAMILIES: dict[str, type[ModelAdapter]] = {}
 """Adapters by the diffusers class of their pipeline."""
@@ -221,8 +222,10 @@ class ModelAdapter(ABC):
             return torch.stack([_to_bytes(clip).permute(1, 2, 3, 0).cpu() for clip in clips])
 
     def conditioning(self, prompt: str) -> dict[str, torch.Tensor]:
-        """:meth:`encode_prompt`, computed once a prompt; the text encoder leaves the device again."""
+        """:meth:`encode_prompt`, kept for a few prompts; the text encoder leaves the device again."""
         if prompt not in self._prompts:
+            while len(self._prompts) >= _KEPT_PROMPTS:
+                del self._prompts[next(iter(self._prompts))]
             with torch.inference_mode():
                 self.pipe.text_encoder.to(self.device)
                 self._prompts[prompt] = self.encode_prompt(prompt)

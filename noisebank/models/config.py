@@ -143,23 +143,38 @@ def model_digest(model: str, motion_adapter: str | None = None) -> str:
     A folder is digested by its relative file names and contents (weights, configs, tokenizers; nothing hidden), a hub
     id by the revision that it resolves to, which names the contents already.
     """
-    import xxhash
-
     parts = []
     for part, marker in ((model, "model_index.json"), (motion_adapter, "config.json")):
-        if part is None:
-            continue
-        marked = resolve_file(part, marker)
-        if marked is None:
-            raise ConfigError(f"model {part!r}: no {marker}; is it in diffusers' format?")
-        folder = marked.parent
-        if not Path(part).is_dir():
-            parts.append(f"revision {folder.name}")
-            continue
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder)
-            is_hidden = any(piece.startswith(".") for piece in name.parts)
-            if path.suffix in _DIGESTED and path.is_file() and not is_hidden:
-                with path.open("rb") as file:
-                    parts.append(f"{name.as_posix()} {hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()}")
+        if part is not None:
+            parts += content_lines(part, marker, "diffusers")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def content_lines(model: str, marker: str, library: str, suffixes: tuple[str, ...] = _DIGESTED) -> list[str]:
+    """What a model consists of, to be hashed: a line a file of a folder, or the revision of a hub id.
+
+    Args:
+        model: hub id or folder.
+        marker: the file that every model of its kind has.
+        library: whose format that is, for the message.
+        suffixes: of the files that count; hidden ones never do.
+
+    Raises:
+        ConfigError: there is no such model, or it has no such file.
+    """
+    import xxhash
+
+    marked = resolve_file(model, marker)
+    if marked is None:
+        raise ConfigError(f"model {model!r}: no {marker}; is it in the format of {library}?")
+    folder = marked.parent
+    if not Path(model).is_dir():
+        return [f"revision {folder.name}"]
+    lines = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        is_hidden = any(piece.startswith(".") for piece in name.parts)
+        if path.suffix in suffixes and path.is_file() and not is_hidden:
+            with path.open("rb") as file:
+                lines.append(f"{name.as_posix()} {hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()}")
+    return lines

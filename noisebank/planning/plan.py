@@ -317,7 +317,7 @@ def _decisions(config: Config) -> dict[str, Any]:
     stages |= {f"noise.{noise.name}": noise for noise in config.noise}
     stages |= {f"stages.{own.name}": own for own in config.stages}
     return {
-        "sources": sorted(source.name or source.kind for source in config.sources),
+        "sources": sorted(" ".join(filter(None, (s.name or s.kind, s.rhythm))) for s in config.sources),
         "noise": sorted(noise.name for noise in config.noise),
         "stages": sorted(own.name for own in config.stages),
         **{

@@ -85,7 +85,7 @@ def read_range(file: ListFile, part: Range, header: list[str], base: int) -> Ite
         fields = layout.fields(block, file.source)
         if file.is_http:
             _refuse_local(fields)
-        yield listed_rows(fields, file.source_name, base, position)
+        yield listed_rows(fields, file.source_name, base, position, file.source.rhythm)
         position += block.table.num_rows
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,6 +20,7 @@ from noisebank.format.shards import ShardSample, write_shard
 from noisebank.format.stage_names import CLIPS, StageName
 from noisebank.options import ClipOptions, Config, FetchOptions, fingerprint
 from noisebank.planning.plan import Plan, read_task
+from noisebank.sources.rows import video_hashes
 from noisebank.stages.job import Made, failure_of
 from noisebank.stages.stage import Identity, LazyModel, ShardWork, Stage
 from noisebank.storage import BankWriter, FileEntry, Store
@@ -35,10 +37,12 @@ class ClipsStage(Stage):
     Args:
         options: what a clip is.
         fetch: how videos are fetched.
+        by_source: what it is of the sources, by number, that have a rhythm of their own.
     """
 
     options: ClipOptions
     fetch: FetchOptions
+    by_source: Mapping[int, ClipOptions] = field(default_factory=dict)
 
     @property
     def name(self) -> StageName:
@@ -49,7 +53,8 @@ class ClipsStage(Stage):
 
     def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ClipsJob:
         rows = read_task(store, work.task)
-        return ClipsJob(rows, self.options, self.fetch, plan.fingerprints[CLIPS], plan.resolve, plan.source_names)
+        known = plan.fingerprints[CLIPS], plan.resolve, plan.source_names
+        return ClipsJob(rows, self.options, self.fetch, *known, self.by_source)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class ClipsJob:
         fingerprint: of the stage.
         resolve: gives the address to fetch from a uri as listed and the number of the list that it is relative to.
         source_names: source names by their number in ``rows``.
+        by_source: what a clip is of sources that have a rhythm of their own.
     """
 
     rows: pa.Table
@@ -71,6 +77,7 @@ class ClipsJob:
     fingerprint: str
     resolve: Callable[[str, int], str]
     source_names: Mapping[int, str]
+    by_source: Mapping[int, ClipOptions] = field(default_factory=dict)
     stage: str = CLIPS
 
     @property
@@ -92,10 +99,10 @@ class ClipsJob:
 
     def clips(self, scratch: Path) -> Iterator[Clip | RowFailure]:
         """The clip of every row in turn, or why it cannot be had."""
-        requests = [
-            ClipRequest(row["id"], self.resolve(row["uri"], row["base"]), row["start_ms"], row["end_ms"])
-            for row in self.rows.select(["id", "uri", "base", "start_ms", "end_ms"]).to_pylist()
-        ]
+        requests = []
+        for row in self.rows.select(["id", "uri", "base", "start_ms", "end_ms", "source"]).to_pylist():
+            place = self.resolve(row["uri"], row["base"]), row["start_ms"], row["end_ms"]
+            requests.append(ClipRequest(row["id"], *place, self.by_source.get(row["source"])))
         return (clip for _, clip in make_clips(requests, self.options, self.fetch, scratch))
 
     def _samples(
@@ -120,8 +127,12 @@ class ClipsJob:
 
 
 def clip_inputs(fingerprint: str, rows: pa.Table) -> str:
-    """The inputs hash of a clips shard: ids, uris and ranges as listed, captions, and each row's attempt."""
-    columns = ("id", "uri", "start_ms", "end_ms", "caption", "attempt")
+    """The inputs hash of a clips shard: ids, uris and ranges as listed, captions, each row's attempt; where a source
+    has a rhythm of its own, also what tells clips of another rhythm apart."""
+    columns = ["id", "uri", "start_ms", "end_ms", "caption", "attempt"]
+    plain = video_hashes(*(rows.column(name) for name in ("uri", "start_ms", "end_ms")))
+    if not np.array_equal(plain, rows.column("video").to_numpy()):
+        columns.append("video")
     return inputs_hash(fingerprint, *(rows.column(name) for name in columns))
 
 

@@ -38,6 +38,8 @@ class ClipRequest:
     uri: str
     start_ms: int | None = None
     end_ms: int | None = None
+    clips: ClipOptions | None = None
+    """What this clip is, if not what those of the shard are."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,9 @@ class _Work:
             "end_ms": None if request.end_ms is None else request.end_ms - skipped_ms,
         }
         try:
-            facts, mp4 = self._sandbox.run({"path": str(path.absolute()), "clips": asdict(self._clips), **span})
+            facts, mp4 = self._sandbox.run(
+                {"path": str(path.absolute()), "clips": asdict(request.clips or self._clips), **span}
+            )
         finally:
             with self._changed:
                 video.left -= 1

@@ -82,7 +82,7 @@ def made_up_stages(plan: Plan, broken: Broken) -> list[Stage]:
         return broken.get(stage.name, broken.get(stage.kind, {}))
 
     return [
-        _Clips(ClipOptions(), FetchOptions(), failing(StageName("clips"))),
+        _Clips(ClipOptions(), FetchOptions(), failing=failing(StageName("clips"))),
         CaptionsStage(CaptionOptions()),
         *(_Noise(NoiseOptions(stage.set), failing(stage)) for stage in over_clips(plan.fingerprints)),
     ]
@@ -90,7 +90,7 @@ def made_up_stages(plan: Plan, broken: Broken) -> list[Stage]:
 
 @dataclass(frozen=True)
 class _Clips(ClipsStage):
-    failing: Failing
+    failing: Failing = field(default_factory=dict)
 
     def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ClipsJob:
         return _ClipsJob(**vars(super().job(store, plan, work, model)), failing=self.failing)

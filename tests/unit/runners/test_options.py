@@ -10,7 +10,7 @@ import pytest
 
 from noisebank.errors import ConfigError, JobFailed
 from noisebank.options import CaptionOptions, Config, NoiseOptions
-from pipelines.jobs import _run, models_to_load
+from pipelines.jobs import models_to_load, run_pipeline
 from runners.options import beam_options, check_addresses, check_models, runs_elsewhere
 from tests.support.projects import Project
 
@@ -104,5 +104,5 @@ def test_plan_runs_here_alone(project: Project) -> None:
 @pytest.mark.parametrize("words", [[], ["--direct_running_mode=multi_processing"]], ids=["here", "in a worker"])
 def test_what_nobody_foresaw_is_told_in_one_line(words: list[str]) -> None:
     with pytest.raises(JobFailed) as raised:
-        _run(beam_options(words), lambda p: p | beam.Create([0]) | beam.Map(lambda zero: 1 // zero))
+        run_pipeline(beam_options(words), lambda p: p | beam.Create([0]) | beam.Map(lambda zero: 1 // zero))
     assert str(raised.value) == "the job failed: ZeroDivisionError: integer division or modulo by zero"
