@@ -217,7 +217,10 @@ def _set_in_motion(
     anew = MeteredNetwork(adapter.network(prompt.text, options.regenerate.guidance_scale), adapter.device)
     latents = regenerate(anew, latents, noise[1], levels_from(levels, options.regenerate.from_))
     check_finite(latents, "the clip")
-    return adapter.decode(latents)[0], {STAGES[1]: moving.calls, STAGES[2]: anew.calls}
+    made = adapter.decode(latents)[0]
+    if made.shape != frames.shape:  # (as CogVideoX does with even numbers of latent frames)
+        raise RowFailure("wrong_shape", f"the model gave {list(made.shape)} back for frames {list(frames.shape)}")
+    return made, {STAGES[1]: moving.calls, STAGES[2]: anew.calls}
 
 
 def _said(options: SynthesisOptions) -> dict[str, Any]:
