@@ -49,6 +49,12 @@ class Prompt:
     invalid: str = ""
     attempt: int = 1
 
+    def check(self) -> None:
+        """Raises the failure that it is, where it cannot be used."""
+        if self.invalid:
+            code, _, message = self.invalid.partition(": ")
+            raise RowFailure(code, message)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -133,18 +139,15 @@ def make_entry(
     """Makes the clip of a prompt.
 
     Args:
-        prompt: what it is to show.
+        prompt: what it is to show; one that can be used.
         options: of the job.
         models: loaded.
         digests: of the models, for the record.
         announce: told each of :data:`STAGES` as it begins.
 
     Raises:
-        RowFailure: there is none: one of :data:`.options.FAILURE_CODES`, or why the list's row cannot be used.
+        RowFailure: there is none: one of :data:`.options.FAILURE_CODES`.
     """
-    if prompt.invalid:
-        code, _, message = prompt.invalid.partition(": ")
-        raise RowFailure(code, message)
     announce(STAGES[0])
     found = _given(prompt, options) if prompt.image else _draw_candidates(prompt, options, models)
     frames, calls = _set_in_motion(prompt, options, models.video, found.images[found.chosen], announce)

@@ -93,6 +93,7 @@ class SynthesisJob:
         entry = kept.read(prompt)
         if entry is None:
             try:
+                prompt.check()
                 entry = make_entry(prompt, self.options, self.load(), self.digests, kept.announce)
             except RowFailure as failure:
                 kept.write(prompt, failure)

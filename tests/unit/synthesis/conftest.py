@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from noisebank.fixtures.small_models import SMALL_FAMILIES, make_small_model
+from noisebank.fixtures.small_models import make_small_model
 from noisebank.models import ModelAdapter, load_model
 from tests.support.small_clip import make_small_clip
+
+T = TypeVar("T")
+
+
+class Lazy(dict[str, T]):
+    """A mapping whose values are made when they are first asked for."""
+
+    def __init__(self, make: Callable[[str], T]) -> None:
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, name: str) -> T:
+        self[name] = self.make(name)
+        return self[name]
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("synthesis-models")
-    return {family: str(make_small_model(family, root / family)) for family in SMALL_FAMILIES}
+    return Lazy(lambda family: str(make_small_model(family, root / family)))
 
 
 @pytest.fixture(scope="session")
 def adapters(folders: dict[str, str]) -> dict[str, ModelAdapter]:
-    return {family: load_model(folder) for family, folder in folders.items()}
+    return Lazy(lambda family: load_model(folders[family]))
 
 
 @pytest.fixture(scope="session")
