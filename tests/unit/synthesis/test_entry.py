@@ -176,3 +176,19 @@ def test_anchors_that_are_none(tmp_path: Path, server: VideoServer) -> None:
     assert found == expected | {"tiny.png": "wrong_shape"}
     with pytest.raises(RowFailure, match="private_address"):
         load_anchor(f"{server.url}/v00.mp4", (64, 64), FetchOptions())
+
+
+@pytest.mark.parametrize("family", ["animatediff", "cogvideox", "wan", "ltx"])
+def test_every_family_of_video_models_goes_the_whole_way(adapters: dict[str, ModelAdapter], family: str) -> None:
+    """Those that start from noise alone regenerate from a later step; their first level costs no call either."""
+    options = dataclasses.replace(
+        OPTIONS,
+        clips=SyntheticClipOptions(frames=9, size=64),
+        regenerate=dataclasses.replace(OPTIONS.regenerate, from_=1.0 if family == "animatediff" else 0.8),
+    )
+    entry = make_entry(PROMPT, options, models_of(adapters[family], [0.0, 0.0, 1.0, 0.0, 0.0]), DIGESTS)
+    calls = {"animatediff": (3, 5)}.get(family, (2, 4))
+    assert (entry.info["calls"]["animate"], entry.info["calls"]["regenerate"]) == calls
+    frames = decode_mp4(entry.mp4).astype(float)
+    assert frames.shape == (9, 64, 64, 3)
+    assert frames.std() > 5 and np.abs(np.diff(frames, axis=0)).mean() > 0.5  # (it moves)
