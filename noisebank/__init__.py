@@ -17,6 +17,7 @@ from noisebank.errors import (
     ConfigError,
     JobFailed,
     NoiseBankError,
+    PromptNotFound,
     ShapeMismatch,
     SnapshotConflict,
     SnapshotExpired,
@@ -29,12 +30,18 @@ if TYPE_CHECKING:
     from noisebank.reader.bank import InvertedNoise, NoiseBank
     from noisebank.reader.noise_sample import NoiseSample
     from noisebank.reader.pinned import Hit
+    from noisebank.rewriting.endpoint import EndpointRewriter
+    from noisebank.rewriting.local_model import TransformersRewriter
+    from noisebank.rewriting.published import Rewrites
 
-_READER = {
+_LAZY = {
+    "EndpointRewriter": ".rewriting.endpoint",
     "Hit": ".reader.pinned",
     "InvertedNoise": ".reader.bank",
     "NoiseBank": ".reader.bank",
     "NoiseSample": ".reader.noise_sample",
+    "Rewrites": ".rewriting.published",
+    "TransformersRewriter": ".rewriting.local_model",
 }
 
 __all__ = [
@@ -42,15 +49,19 @@ __all__ = [
     "BankNotFound",
     "ClipNotFound",
     "ConfigError",
+    "EndpointRewriter",
     "Hit",
     "InvertedNoise",
     "JobFailed",
     "NoiseBank",
     "NoiseBankError",
     "NoiseSample",
+    "PromptNotFound",
+    "Rewrites",
     "ShapeMismatch",
     "SnapshotConflict",
     "SnapshotExpired",
+    "TransformersRewriter",
     "UnknownNoiseSet",
     "UnsupportedFormat",
     "UnsupportedStore",
@@ -58,11 +69,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The reader's names, imported when they are first asked for: torch and FAISS take a second."""
-    if name in _READER:
-        return getattr(import_module(_READER[name], __name__), name)
+    """Names that are imported when they are first asked for: torch and FAISS take a second."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_READER])
+    return sorted([*globals(), *_LAZY])

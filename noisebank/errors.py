@@ -56,6 +56,13 @@ class ClipNotFound(NoiseBankError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class PromptNotFound(NoiseBankError, KeyError):
+    """No rewrite of this prompt is published."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 class UnknownNoiseSet(NoiseBankError, ValueError):
     """The bank has no noise set of this name, or several and none was named; lists those it has."""
 

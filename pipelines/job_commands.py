@@ -1,4 +1,4 @@
-"""The commands that run a job: ``plan``, ``build``, its stages one by one, ``synthesize`` and ``demo``.
+"""The commands that run a job: ``plan``, ``build``, its stages one by one, ``demo``, ``rewrite`` and ``synthesize``.
 
 Their flags are made from the option dataclasses; what is left over must be Beam's own (``--runner``, ``--project``).
 """
@@ -17,6 +17,7 @@ from noisebank.errors import ConfigError
 from noisebank.options import Config, NoiseOptions, SourceOptions
 from noisebank.storage import open_store
 from noisebank.synthesis.options import SynthesisOptions
+from pipelines.rewriting import add_rewrite_command
 
 FLAG = "option:"
 JOBS = {
@@ -50,6 +51,7 @@ def add_job_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     lists = "\n".join([*_members_help("sources", SourceOptions), *_members_help("noise", NoiseOptions), LISTS_HELP])
     for name, help in JOBS.items():
         _add_options(add(name, help, run_job, takes_rest=True), Config, "build", lists)
+    add_rewrite_command(add, _help)
     parser = add(
         "synthesize", "clips for prompts that no video is near to, as a source of a bank", synthesize, takes_rest=True
     )

@@ -18,6 +18,8 @@ from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from noisebank.errors import ConfigError, ShapeMismatch, UnknownNoiseSet
@@ -31,6 +33,7 @@ from noisebank.storage import Store, open_store
 
 if TYPE_CHECKING:
     from noisebank.models.check import Mismatch
+    from noisebank.rewriting.template import Rewriter
     from noisebank.search.embed import Embedder
 
 _log = logging.getLogger(__name__)
@@ -129,16 +132,47 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
             BankDamaged: a file of the index is missing or damaged.
             SnapshotExpired: the snapshot was vacuumed meanwhile.
         """
+        return self.nearest([_text("prompt", prompt)], k)[0]
+
+    def nearest(self, prompts: Sequence[str], k: int = 5) -> list[list[Hit]]:
+        """:meth:`search` of each of the prompts, which are embedded and searched together."""
         if k < 1:
             raise ValueError(f"k {k} is not allowed; at least 1")
-        prompt = _text("prompt", prompt)
-        pinned = self._pinned
+        pinned, prompts = self._pinned, _texts("prompt", prompts)
         with pinned.reading():
-            return pinned.nearest(self._embed(pinned, [prompt]), k)[0]
+            return pinned.nearest(self._embed(pinned, prompts), k)
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Embeddings ``[N, D]`` of texts by the bank's captions model, each row of length one."""
+        embeddings: npt.NDArray[np.float32] = self._embed(self._pinned, texts)
+        return embeddings
 
     def references(self, prompt: str, k: int = 5) -> list[str]:
         """The captions of :meth:`search`: examples for a language model that rewrites prompts in their manner."""
         return [hit.caption for hit in self.search(prompt, k)]
+
+    def rewrite(self, prompt: str | Sequence[str], rewriter: Rewriter, *, k: int = 5, **limits: Any) -> str | list[str]:
+        """Prompts in the words of the captions nearest to them (ONA, Eq. 7), for :func:`hybrid_semantics`.
+
+        Args:
+            prompt: one, or a list of them.
+            rewriter: ``TransformersRewriter``, ``EndpointRewriter``, or a function of a list of requests.
+            k: captions that it is shown.
+            limits: ``max_words=20`` of a rewrite, ``min_similarity=0.4`` of its cosine to the prompt.
+
+        Returns:
+            The rewrite, or the list of them; the prompt itself, and a warning in the log, where no answer could be
+            used in two tries.
+
+        Raises:
+            ValueError, ConfigError, BankDamaged, SnapshotExpired: as :meth:`search`.
+        """
+        from noisebank.rewriting.online import rewrite_online
+
+        prompts = _texts("prompt", prompt)
+        shown = [[hit.caption for hit in hits] for hits in self.nearest(prompts, k)]
+        rewritten = rewrite_online(prompts, shown, rewriter, self.embed, **limits)
+        return rewritten[0] if isinstance(prompt, str) else rewritten
 
     def noise(
         self,

@@ -135,23 +135,45 @@ def _resolve(base: str, location: str) -> tuple[str, Url]:
 @contextmanager
 def _ask(at: str, address: Url, job: _Download) -> Iterator[HTTPResponse]:
     """The answer to a GET, on a connection that is cut off at the deadline however busy it looks."""
+    options = job.options
+    with open_connection(address, options.timeout, job.deadline, options.allow_private_hosts) as connection:
+        basic = make_headers(basic_auth=address.auth_decoded_joined, basic_auth_encoding="utf-8")
+        span = {"Range": f"bytes={job.span[0]}-{job.span[1] - 1}"} if job.span else {}
+        headers = {"Host": str(address.netloc), **_HEADERS, **basic, **span}
+        connection.request("GET", _target(at), headers=headers, preload_content=False, decode_content=False)
+        with connection.getresponse() as response:
+            yield response
+
+
+@contextmanager
+def open_connection(
+    address: Url, timeout: float, deadline: float, allow_private_hosts: bool
+) -> Iterator[HTTPConnection]:
+    """A connection to the host of an http(s) address that is cut off at the deadline however busy it looks.
+
+    Args:
+        address: parsed; its path is left to the request.
+        timeout: seconds without a byte.
+        deadline: by the monotonic clock.
+        allow_private_hosts: whether the host may be a private or loopback one.
+
+    Raises:
+        OSError: it cannot be reached.
+        RowFailure: ``private_address``.
+    """
     host, secure = str(address.host).strip("[]"), address.scheme == "https"
     port = address.port or (443 if secure else 80)
-    remaining = max(job.deadline - time.monotonic(), 0.001)
-    timeout = min(job.options.timeout, remaining)
+    remaining = max(deadline - time.monotonic(), 0.001)
+    timeout = min(timeout, remaining)
     with ExitStack() as stack:
-        sock = stack.enter_context(connect(host, port, timeout, job.options.allow_private_hosts))
+        sock = stack.enter_context(connect(host, port, timeout, allow_private_hosts))
         watchdog = threading.Timer(remaining, _cut, (stack.enter_context(sock.dup()),))
         watchdog.daemon = True
         watchdog.start()
         stack.callback(watchdog.cancel)
         connection = stack.enter_context(closing(HTTPConnection(host, port, timeout=timeout)))
         connection.sock = _tls().wrap_socket(sock, server_hostname=connection.host) if secure else sock
-        basic = make_headers(basic_auth=address.auth_decoded_joined, basic_auth_encoding="utf-8")
-        span = {"Range": f"bytes={job.span[0]}-{job.span[1] - 1}"} if job.span else {}
-        headers = {"Host": str(address.netloc), **_HEADERS, **basic, **span}
-        connection.request("GET", _target(at), headers=headers, preload_content=False, decode_content=False)
-        yield stack.enter_context(connection.getresponse())
+        yield connection
 
 
 def _target(url: str) -> str:
@@ -170,7 +192,7 @@ def _read(response: HTTPResponse, where: str, job: _Download) -> Iterator[bytes]
     """The body, once status and headers are those of a video within the limit."""
     status, size = response.status, 0
     if status in _BUSY or status >= 500:
-        after = _retry_after(response.headers.get("Retry-After"))
+        after = parse_retry_after(response.headers.get("Retry-After"))
         raise _TryAgain(f"http_{status}", f"{where}: HTTP {status}", after)
     if status != (200 if job.span is None else 206):
         raise RowFailure(f"http_{status}", f"{where}: HTTP {status}")
@@ -203,7 +225,7 @@ def _failure(error: Exception, where: str, options: FetchOptions) -> RowFailure:
     return _TryAgain("connection", f"{where}: {type(cause).__name__}: {cause}")
 
 
-def _retry_after(value: str | None) -> float:
+def parse_retry_after(value: str | None) -> float:
     """Seconds of a Retry-After header, which is a number or a date, from 0 to a minute."""
     with suppress(ValueError):
         return min(max(0.0, float(value or 0)), MAX_RETRY_AFTER_S)

@@ -52,7 +52,7 @@ from noisebank.stages.stage import ShardWork, Stage
 from noisebank.storage import BankWriter, Store, open_store
 from tests.support.clip_shards import mp4_of, write_clips
 from tests.support.minilm import MINILM
-from transforms.shards import MakeShards, _ModelHandler
+from transforms.shards import MakeShards, ShardHandler
 from transforms.work import Done
 
 CAPTIONS = [f"a dog number {i} on a beach" for i in range(12)]
@@ -288,7 +288,7 @@ def test_threads_of_a_process_take_turns_with_the_model(
         return predict(self, *arguments, **conditioning)
 
     monkeypatch.setattr(ModelScope, "predict", noted)
-    handler = _ModelHandler(MakeShards(store.url, invert))
+    handler = ShardHandler(invert.load_model, MakeShards(store.url, invert).finish, "noise")
     model = handler.load_model()
     with ThreadPoolExecutor(3) as threads:
         assert len([*threads.map(lambda work: handler.run_inference([work], model), works)]) == 3
