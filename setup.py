@@ -47,6 +47,7 @@ setup(
         "noisebank.models",
         "noisebank.planning",
         "noisebank.reader",
+        "noisebank.rewriting",
         "noisebank.search",
         "noisebank.sources",
         "noisebank.stages",

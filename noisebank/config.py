@@ -162,10 +162,10 @@ def flag_names(options: type[Any] = Config) -> dict[str, dataclasses.Field[Any]]
 def member_flag(name: str, options: type[Any] = Config) -> bool:
     """Whether ``name`` is ``sources.NAME.OPTION`` or the like with an option that a kind of the section has; where
     there is only one member, as of ``reward``, ``reward.OPTION``."""
-    section, *_, leaf = parts = name.split(".")
-    length = {f.name: 2 if is_dataclass(f.default) else 3 for f in dataclasses.fields(options)}.get(section)
-    kinds = [kind for (of, _), kind in OPTION_CLASSES.items() if of == section]
-    return len(parts) == length and any(leaf == field.name for kind in kinds for field in dataclasses.fields(kind))
+    parts = name.split(".")
+    length = {f.name: 2 if is_dataclass(f.default) else 3 for f in dataclasses.fields(options)}.get(parts[0])
+    kinds = [kind for (section, _), kind in OPTION_CLASSES.items() if section == parts[0]]
+    return len(parts) == length and any(parts[-1] == field.name for kind in kinds for field in dataclasses.fields(kind))
 
 
 def _lay_flags(document: dict[str, Any], flags: dict[str, str] | None, options: type[Any]) -> dict[str, Any]:

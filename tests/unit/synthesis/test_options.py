@@ -74,6 +74,7 @@ def test_flags_beat_the_file() -> None:
     assert {"regenerate.from", "reward.model", "images.candidates"} <= {*flag_names(SynthesisOptions)}
     assert member_flag("reward.model", SynthesisOptions) and not member_flag("reward.model")
     assert not member_flag("noise.x.model", SynthesisOptions)
+    assert not member_flag("runner", SynthesisOptions) and not member_flag("reward", SynthesisOptions)
 
 
 @pytest.mark.parametrize(
