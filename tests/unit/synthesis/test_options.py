@@ -156,6 +156,6 @@ def test_models_that_cannot_do_it_are_refused_before_any_is_loaded(
         check_options(dataclasses.replace(job(folders, small_clip, "modelscope"), prompts=""))
     two = check_options(job(folders, small_clip, "modelscope", images=ImageOptions(model=folders["stable-diffusion"])))
     assert sorted(two) == ["images", "model", "reward"]
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name.startswith("noisebank")]
     check_options(job(folders, small_clip, "modelscope", animate=AnimateOptions(step_size=(1.0, 30.0))))
     assert "animate.step_size: (1.0, 30.0) overshoots at 5 steps, the first of them 2" in caplog.text
