@@ -92,23 +92,23 @@ def rewrite(arguments: argparse.Namespace) -> Outcome:
     snapshot = read_snapshot(open_store(bank), arguments.snapshot).number
     fingerprint = options.fingerprint(model.identity)
     plan = plan_rewrites(out, prompts, options, fingerprint, snapshot if arguments.refresh else None)
-    if plan.todo:
-        make = RewritePrompts(
-            bank=bank,
-            snapshot=snapshot,
-            embedder=arguments.captions_model,
-            out=out.url,
-            plan=plan.path,
-            model=model,
-            options=options,
-            fingerprint=fingerprint,
-            refresh=arguments.refresh,
-        )
-        try:
+    make = RewritePrompts(
+        bank=bank,
+        snapshot=snapshot,
+        embedder=arguments.captions_model,
+        out=out.url,
+        plan=plan.path,
+        model=model,
+        options=options,
+        fingerprint=fingerprint,
+        refresh=arguments.refresh,
+    )
+    try:
+        if plan.todo:
             with _watch(out, plan):
                 run_pipeline(runner, lambda pipeline: pipeline | beam.Create(plan.todo) | make)
-        finally:
-            out.delete(plan.path)
+    finally:
+        out.delete(plan.path)
     manifest = publish_rewrites(out, plan, options.max_failed)
     return _summarise(out, plan, manifest.number, snapshot)
 

@@ -67,7 +67,7 @@ class RewritePlan:
         pieces: of the list, in its order.
         others: published shards with prompts that are not in the list, which stay.
         fingerprint: of options and model.
-        path: of the file with the rows of what is to do; empty if nothing is.
+        path: of the file with the rows of what is to do; after a kill it is there even if nothing is.
         counts: rows ``read``, and ``duplicate`` ones.
     """
 
@@ -109,9 +109,8 @@ def plan_rewrites(
     for i in missing:
         pieces[i] = replace(pieces[i], inputs=_inputs(mode, groups[i], published))
     todo = [i for i in missing if not _is_finished(out, pieces[i].inputs, parent)]
-    path = ""
+    path = f"{_FOLDER}/{inputs_hash(mode, pa.array([pieces[i].inputs for i in missing], pa.string()))}{PARQUET}"
     if todo:
-        path = f"{_FOLDER}/{inputs_hash(mode, pa.array([pieces[i].inputs for i in todo]))}{PARQUET}"
         unpublished = _read_known(out, _unpublished_files(out, fingerprint, parent), wanted)
         _write_work(out, path, [groups[i] for i in todo], unpublished | published)
         for row_group, i in enumerate(todo):

@@ -111,15 +111,16 @@ class Rewrites(Mapping[str, str]):
     'a small brown dog runs along the beach'
 
     Attributes:
-        table: all rows (:data:`.shard.SCHEMA`), one a prompt.
+        table: all rows (:data:`.shard.SCHEMA`): one a prompt, and those that are no prompts.
     """
 
     def __init__(self, url: str, table: pa.Table) -> None:
         prompts = table.column("prompt").to_pylist()
-        rows = {prompt: i for i, prompt in enumerate(prompts)}
-        self.table = table.take(pa.array(sorted(rows.values()), pa.int64())) if len(rows) < len(prompts) else table
+        last = {prompt: i for i, prompt in enumerate(prompts)}
+        kept = [i for i, prompt in enumerate(prompts) if not prompt.strip() or last[prompt] == i]
+        self.table = table.take(pa.array(kept, pa.int64())) if len(kept) < len(prompts) else table
         self._url = url
-        self._rows = {prompt: i for i, prompt in enumerate(self.table.column("prompt").to_pylist())}
+        self._rows = {prompts[row]: i for i, row in enumerate(kept) if prompts[row].strip()}
 
     @classmethod
     def open(cls, uri: str | Path) -> Rewrites:

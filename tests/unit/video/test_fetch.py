@@ -98,7 +98,7 @@ def test_retry_after_is_honoured(server: VideoServer, tmp_path: Path) -> None:
     [("7", 7.0), ("100000", 60.0), ("-3", 0.0), ("soon", 0.0), (None, 0.0), ("Fri, 01 Jan 2100 00:00:00 GMT", 60.0)],
 )
 def test_retry_after_is_a_number_or_a_date_up_to_a_minute(header: str | None, seconds: float) -> None:
-    assert http._retry_after(header) == seconds
+    assert http.parse_retry_after(header) == seconds
 
 
 @pytest.mark.parametrize("path", ["hang/a.mp4", "drip/a.mp4", "dripping_header/a.mp4"])
