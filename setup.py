@@ -14,6 +14,7 @@ JOBS = [
     "diffusers>=0.36",
     "idna>=3.4",
     "joblib>=1.4",
+    "pillow>=11",
     "urllib3>=2.8",
     "webdataset>=1.0",
 ]
@@ -51,6 +52,7 @@ setup(
         "noisebank.sources",
         "noisebank.stages",
         "noisebank.storage",
+        "noisebank.synthesis",
         "noisebank.upkeep",
         "noisebank.video",
         "pipelines",

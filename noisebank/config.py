@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from noisebank.decode import Dialect, alternatives, decode
+from noisebank.decode import Dialect, alternatives, decode, written_name
 from noisebank.errors import ConfigError
 from noisebank.modules import import_modules
 from noisebank.options import OPTION_CLASSES, SECTIONS, Config, NoiseOptions, options_class
@@ -100,13 +100,18 @@ def config_from_mapping(document: dict[str, Any], flags: dict[str, str] | None =
 
     It imports nothing: kinds of one's own must be registered.
     """
-    document = _lay_flags(document, flags)
+    document = _lay_flags(document, flags, Config)
     config: Config = decode(document, Config, "", _DIALECT)
-    fps, stride = (document.get("clips", {}).get(key) for key in ("fps", "frame_stride"))
-    if {None, "null"}.isdisjoint((fps, stride)):
-        raise ConfigError(f"clips.fps: {fps} and clips.frame_stride: {stride} are both given; leave one out or null")
+    _check_rhythm("clips", document.get("clips", {}))
     _check(config)
     return _normalise(config)
+
+
+def decode_options(options: type[T], document: dict[str, Any], flags: dict[str, str] | None = None) -> T:
+    """The options of another job than a build (a dataclass as :class:`Config` is one), from a mapping of its YAML
+    file's shape with ``flags`` laid over it; what is wrong is named as for a build."""
+    decoded: T = decode(_lay_flags(document, flags, options), options, "", _DIALECT)
+    return decoded
 
 
 def _normalise(config: Config) -> Config:
@@ -132,31 +137,34 @@ def to_mapping(config: Config) -> dict[str, Any]:
     return plain
 
 
-def flag_names() -> dict[str, dataclasses.Field[Any]]:
+def flag_names(options: type[Any] = Config) -> dict[str, dataclasses.Field[Any]]:
     """Every option that is a plain flag: dotted name to its field; lists of sections appear whole."""
     names: dict[str, dataclasses.Field[Any]] = {}
-    for section in dataclasses.fields(Config):
+    for section in dataclasses.fields(options):
         if is_dataclass(section.default):
-            names |= {f"{section.name}.{member.name}": member for member in dataclasses.fields(section.default)}
+            for member in dataclasses.fields(section.default):
+                names[f"{section.name}.{written_name(member.name)}"] = member
         else:
             names[section.name] = section
     return names
 
 
-def member_flag(name: str) -> bool:
-    """Whether ``name`` is ``sources.NAME.OPTION`` or the like with an option that a kind of the section has."""
+def member_flag(name: str, options: type[Any] = Config) -> bool:
+    """Whether ``name`` is ``sources.NAME.OPTION`` or the like with an option that a kind of the section has; where
+    there is only one member, as of ``reward``, ``reward.OPTION``."""
     parts = name.split(".")
-    kinds = [options for (section, _), options in OPTION_CLASSES.items() if section == parts[0]]
-    return len(parts) == 3 and any(parts[2] == field.name for kind in kinds for field in dataclasses.fields(kind))
+    length = {f.name: 2 if is_dataclass(f.default) else 3 for f in dataclasses.fields(options)}.get(parts[0])
+    kinds = [kind for (section, _), kind in OPTION_CLASSES.items() if section == parts[0]]
+    return len(parts) == length and any(parts[-1] == field.name for kind in kinds for field in dataclasses.fields(kind))
 
 
-def _lay_flags(document: dict[str, Any], flags: dict[str, str] | None) -> dict[str, Any]:
+def _lay_flags(document: dict[str, Any], flags: dict[str, str] | None, options: type[Any]) -> dict[str, Any]:
     """A copy of the mapping, with ``flags`` laid over it and without sections that have no content (``clips:``)."""
-    sections = [f.name for f in dataclasses.fields(Config) if isinstance(f.default, tuple) or is_dataclass(f.default)]
+    sections = [f.name for f in dataclasses.fields(options) if isinstance(f.default, tuple) or is_dataclass(f.default)]
     document = {key: value for key, value in document.items() if value is not None or key not in sections}
     flags = dict(flags or {})
     for one, other in (("clips.fps", "clips.frame_stride"), ("clips.frame_stride", "clips.fps")):
-        if flags.get(one, "null") != "null":
+        if flags.get(one, "null") != "null" and other in flag_names(options):
             flags.setdefault(other, "null")  # (a flag beats the file, which may give the one that excludes it)
     for name, text in flags.items():
         *parents, leaf = name.split(".")
@@ -210,6 +218,15 @@ def _find_options(section: str, kind: Any, name: str) -> Any:
 _DIALECT = Dialect(ConfigError, _adapt, "text (in quotes, if YAML takes it for something else)", optional=True)
 
 
+def _check_rhythm(where: str, options: dict[str, Any]) -> None:
+    """What the configuration alone cannot tell from a default; ``where`` the options stand."""
+    fps, stride = options.get("fps"), options.get("frame_stride")
+    if {None, "null"}.isdisjoint((fps, stride)):
+        raise ConfigError(
+            f"{where}.fps: {fps} and {where}.frame_stride: {stride} are both given; leave one out or null"
+        )
+
+
 def _check(config: Config) -> None:
     """What one key alone cannot tell."""
     _check_names("sources", [source.name or source.kind for source in config.sources])
@@ -217,6 +234,7 @@ def _check(config: Config) -> None:
     _check_names("stages", [stage.name for stage in config.stages])
     for i, source in enumerate(config.sources):
         source.check(f"sources[{i}]")
+        _check_rhythm(f"sources[{i}]", dataclasses.asdict(source))
         if not source.path:
             raise ConfigError(f"sources[{i}].path: at least one file is wanted")
     if config.clips.fps is None and config.clips.frame_stride is None:

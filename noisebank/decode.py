@@ -82,6 +82,11 @@ class Described(dict[str, Any]):
         raise BANK_FILE.error(f"{self.name}.{key}: missing")
 
 
+def written_name(name: str) -> str:
+    """How documents spell a member: without the underscore that keeps it from being a word of Python's (``from_``)."""
+    return name.removesuffix("_")
+
+
 @cache
 def alternatives(type: Any) -> tuple[Any, ...]:
     """The types of a union; of another type, itself."""
@@ -104,7 +109,7 @@ _WORDS = {NoneType: "nothing", bool: "true or false", int: "a whole number", flo
 def _shape(kind: Any) -> _Shape:
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind) or is_typeddict(kind):
-        return _Shape(dict, f"a mapping with keys from {', '.join(_hints(kind))}")
+        return _Shape(dict, f"a mapping with keys from {', '.join(map(written_name, _hints(kind)))}")
     if hasattr(kind, "_fields"):
         return _Shape((list, tuple), f"[{', '.join(kind._fields)}]", tuple(_hints(kind).values()))
     if origin is list or arguments[-1:] == (Ellipsis,):
@@ -153,14 +158,15 @@ def _decode_as(kind: Any, value: Any, name: str, dialect: Dialect) -> Any:
 
 
 def _decode_dataclass(kind: Any, value: dict[Any, Any], name: str, dialect: Dialect) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = {written_name(field.name): field for field in dataclasses.fields(kind)}
     prefix = f"{name}." if name else ""
     if unknown := sorted(str(key) for key in value.keys() - fields.keys()):
         raise dialect.error(f"{prefix}{unknown[0]}: unknown key; allowed here: {', '.join(fields)}")
     members = {}
     for key, field in fields.items():
         if key in value:
-            members[key] = _decode_member(value[key], _hints(kind)[key], prefix + key, field.metadata, dialect)
+            hint = _hints(kind)[field.name]
+            members[field.name] = _decode_member(value[key], hint, prefix + key, field.metadata, dialect)
         elif not dialect.optional or field.default is field.default_factory is dataclasses.MISSING:
             raise dialect.error(f"{prefix}{key}: missing" + (f"; {field.metadata['help']}" if field.metadata else ""))
     try:

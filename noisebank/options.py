@@ -31,7 +31,7 @@ MAX_FRAMES = 10_000
 """Longest clip."""
 FORMAT_VERSION = 1
 """Version of what the stages write; raising it redoes every stage."""
-MODEL_PATHS = ("model", "motion_adapter")
+MODEL_PATHS = ("model", "motion_adapter", "processor")
 """Options that say where a model is; it counts by its content."""
 
 _ONE_CALL_A_STEP = ("ddim", "diffuse")
@@ -94,6 +94,19 @@ class SourceOptions:
     caption: str | None = option(None, "table: column of the caption")
     start: str | None = option(None, "table: column of the clip's start, seconds or HH:MM:SS.mmm")
     end: str | None = option(None, "table: column of the clip's end, seconds or HH:MM:SS.mmm")
+    frame_stride: int | None = option(
+        None, "take every n-th frame of these videos, in place of clips.frame_stride", minimum=1, maximum=100_000
+    )
+    fps: float | None = option(
+        None, "take frames at this rate, in place of the clips section's", minimum=0.001, maximum=1000
+    )
+
+    @property
+    def rhythm(self) -> str:
+        """Which frames of its videos a clip has, where the source has a word in that; else empty."""
+        if self.fps is not None:
+            return f"fps={self.fps!r}"
+        return "" if self.frame_stride is None else f"frame_stride={self.frame_stride}"
 
     def check(self, where: str) -> None:
         """Raises :class:`ConfigError` unless the options fit each other; ``where`` they stand, for the message."""
@@ -149,6 +162,12 @@ class ClipOptions:
     def height_width(self) -> Size:
         """Of a clip."""
         return Size(self.size, self.size) if isinstance(self.size, int) else self.size
+
+    def of_source(self, source: SourceOptions) -> ClipOptions:
+        """What a clip of a source is, which may have a rhythm of its own."""
+        if not source.rhythm:
+            return self
+        return dataclasses.replace(self, frame_stride=source.frame_stride, fps=source.fps)
 
 
 @dataclass(frozen=True)

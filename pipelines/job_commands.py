@@ -1,4 +1,4 @@
-"""The commands that run a job: ``plan``, ``build``, its stages one by one, ``demo`` and ``rewrite``.
+"""The commands that run a job: ``plan``, ``build``, its stages one by one, ``demo``, ``rewrite`` and ``synthesize``.
 
 Their flags are made from the option dataclasses; what is left over must be Beam's own (``--runner``, ``--project``).
 """
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from noisebank.commands import Outcome
-from noisebank.config import config_from_mapping, flag_names, load_document, member_flag
+from noisebank.config import config_from_mapping, decode_options, flag_names, load_document, member_flag
 from noisebank.errors import ConfigError
 from noisebank.options import SECTIONS, Config
 from noisebank.storage import open_store
+from noisebank.synthesis.options import SynthesisOptions
 from pipelines.rewriting import add_rewrite_command
 
 FLAG = "option:"
@@ -33,6 +34,12 @@ members of a list by name:  --noise.modelscope.batch_size 4   --sources.webvid.p
 whole lists as YAML:        --sources '[{kind: webvid, path: results_10M_train.csv}]'
 Beam's own options (--runner, --direct_num_workers, --flink_master, --project, ...) go to Beam.
 """
+SYNTHESIS_HELP = """\
+The clips are tars in OUT/clips, with a contact sheet beside each, which a bank reads as a source:
+    {kind: webdataset, name: synthesized, path: OUT/clips/*.tar, frame_stride: 1}
+Prompts that OUT has are not made again. A reward of your own (modules) has its options as --reward.OPTION.
+Beam's own options (--runner, --direct_num_workers, --flink_master, --project, ...) go to Beam.
+"""
 ALONE = {"retry_failures": "all"}
 """What a flag means when it is given without a value; true for those that are true or false."""
 
@@ -41,18 +48,24 @@ def add_job_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Declares the commands that need a configuration."""
     parser = add("demo", "captioned videos, a bank, lookups and a generated clip, on this machine", demo)
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
-    for name, help in JOBS.items():
-        _add_options(add(name, help, run_job, takes_rest=True))
-    add_rewrite_command(add, _help)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
     members = (line for section, (options, _) in SECTIONS.items() for line in _members_help(section, options))
-    parser.epilog = "\n".join([*members, LISTS_HELP])
+    lists = "\n".join([*members, LISTS_HELP])
+    for name, help in JOBS.items():
+        _add_options(add(name, help, run_job, takes_rest=True), Config, "build", lists)
+    add_rewrite_command(add, _help)
+    parser = add(
+        "synthesize", "clips for prompts that no video is near to, as a source of a bank", synthesize, takes_rest=True
+    )
+    _add_options(parser, SynthesisOptions, "synthesize", SYNTHESIS_HELP)
+
+
+def _add_options(parser: argparse.ArgumentParser, options: type[Any], general: str, epilog: str) -> None:
+    """Declares ``-c`` and a flag for every option; ``general``: the group of those that are in no section."""
+    parser.epilog = epilog
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with the options below; flags beat it")
     groups: dict[str, Any] = {}
-    for name, field in flag_names().items():
-        section = name.split(".")[0] if "." in name else "build"
+    for name, field in flag_names(options).items():
+        section = name.split(".")[0] if "." in name else general
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
         alone = "true" if isinstance(field.default, bool) else ALONE.get(name)
@@ -88,8 +101,10 @@ def _help(field: dataclasses.Field[Any]) -> str:
     return f"{text} (default: {default})".replace("%", "%%")
 
 
-def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
-    """The configuration of a job command, and what is left for Beam."""
+def read_document(
+    arguments: argparse.Namespace, options: type[Any]
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """The YAML file of a job command, its flags, and what is left for Beam."""
     flags = {key.removeprefix(FLAG): str(value) for key, value in vars(arguments).items() if key.startswith(FLAG)}
     document = load_document(arguments.config, flags)
     beam: list[str] = []
@@ -97,12 +112,18 @@ def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
     for word in words:
         flag, equals, value = word.removeprefix("--").partition("=")
         name = flag.replace("-", "_")
-        if not (word.startswith("--") and member_flag(name)):
+        if not (word.startswith("--") and member_flag(name, options)):
             beam.append(word)
         elif (given := value if equals else next(words, None)) is not None:
             flags[name] = given
         else:
             raise ConfigError(f"--{flag}: a value is wanted")
+    return document, flags, beam
+
+
+def read_config(arguments: argparse.Namespace) -> tuple[Config, list[str]]:
+    """The configuration of a build or of one of its stages, and what is left for Beam."""
+    document, flags, beam = read_document(arguments, Config)
     config = config_from_mapping(document, flags)
     if not config.sources:
         raise ConfigError("sources: at least one list is wanted; name a file with -c, or give --sources")
@@ -117,6 +138,21 @@ def run_job(arguments: argparse.Namespace) -> Outcome:
     config, beam = read_config(arguments)
     name = arguments.command
     return _report(plan_only(config, beam) if name == "plan" else run_stages(config, beam, name), name)
+
+
+def synthesize(arguments: argparse.Namespace) -> Outcome:
+    """Makes the clips that a source of synthetic clips lacks."""
+    from pipelines.synthesis import run_synthesis
+
+    document, flags, beam = read_document(arguments, SynthesisOptions)
+    summary = run_synthesis(decode_options(SynthesisOptions, document, flags), beam)
+    lines = ["prompts: " + ", ".join(f"{count} {name}" for name, count in summary["prompts"].items())]
+    lines += [f"failed {code}: {count}" for code, count in summary["failed_by_code"].items()]
+    lines += [f"look at {summary['out']}/{sheet}" for sheet in summary["sheets"]]
+    lines.append(
+        f"source: {{kind: webdataset, name: synthesized, path: {summary['out']}/clips/*.tar, frame_stride: 1}}"
+    )
+    return Outcome(summary, lines)
 
 
 def demo(arguments: argparse.Namespace) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
@@ -22,34 +22,48 @@ _SECONDS = {True: 1.0, False: 10.0}
 @contextmanager
 def watch_run(store: Store, run_id: str, stage: str = "build") -> Iterator[None]:
     """Shows how many shards of a run's plan are finished while the block runs; ``stage``: what the run does."""
-    ended = threading.Event()
-    pause = _SECONDS[store.local_path("plans") is not None]
     read = lru_cache(1)(read_plan)
+    finished, ended = "", False
 
-    def look(finished: str = "") -> None:
-        try:
-            if path := find_plan(store, run_id):
-                _report(progress, store, read(store, path), finished)
-            elif not ended.is_set():
-                progress.report(0, 0)
-        except Exception as error:  # noqa: BLE001 (stores raise what they like; the next look will do)
-            _log.debug("progress: %s", error)
+    def look() -> None:
+        if path := find_plan(store, run_id):
+            _report(progress, store, read(store, path), finished)
+        elif not ended:
+            progress.report(0, 0)
 
-    def watch() -> None:
-        while not ended.wait(pause):
-            look()
-
-    with show_progress("planning", "shards") as progress:
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        finished = ""
+    with show_progress("planning", "shards") as progress, watching(store, look):
         try:
             yield
             finished = stage
         finally:
-            ended.set()
-            thread.join()
-            look(finished)
+            ended = True
+
+
+@contextmanager
+def watching(store: Store, look: Callable[[], None]) -> Iterator[None]:
+    """Looks at a store now and then while the block runs, and once more at its end; a look that fails is left to the
+    next one."""
+    ended = threading.Event()
+    pause = _SECONDS[store.local_path("plans") is not None]
+
+    def try_to_look() -> None:
+        try:
+            look()
+        except Exception as error:  # noqa: BLE001 (stores raise what they like)
+            _log.debug("progress: %s", error)
+
+    def watch() -> None:
+        while not ended.wait(pause):
+            try_to_look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        try_to_look()
 
 
 def _report(progress: Progress, store: Store, plan: Plan, finished: str) -> None:

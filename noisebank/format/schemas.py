@@ -16,7 +16,7 @@ LISTED = pa.schema(
         ("end_ms", pa.int64()),  # null: to the end
         ("caption", pa.string()),
         ("invalid", pa.string()),  # null, or "code: message" of a row that cannot be used
-        ("video", pa.uint64()),  # hash of uri and range
+        ("video", pa.uint64()),  # hash of uri and range, and of the rhythm where the source has its own
         ("caption_hash", pa.uint64()),
     ]
 )
@@ -48,7 +48,7 @@ ROWS = pa.schema(
         ("num", pa.int64()),
         ("source", pa.uint32()),
         ("listed", pa.uint64()),  # hash of the newest listing: uri, range, caption
-        ("video", pa.uint64()),  # hash of the uri and range whose clip is held; 0: none
+        ("video", pa.uint64()),  # the same of the row whose clip is held; 0: none
         ("caption", pa.uint64()),  # hash of the caption whose embedding is held; 0: none
         ("clip_file", pa.uint64()),  # key of the tar: first 64 bits of its sha256; 0: none
         ("clip_row", pa.int32()),

@@ -26,6 +26,7 @@ VAE_SCALING = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", 
 """Options of VAEs that say how latents are scaled; with others of them the same latents are another clip."""
 
 _SAMPLED = 1024
+_KEPT_PROMPTS = 8
 
 FAMILIES: dict[str, type[ModelAdapter]] = {}
 """Adapters by the diffusers class of their pipeline."""
@@ -147,6 +148,10 @@ class ModelAdapter(ABC):
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
         """One clip's ``[3, F, H, W]`` float32 in [-1, 1] to its scaled latents ``[C, F, H, W]``, the mode."""
 
+    def decode_clip(self, latents: torch.Tensor) -> torch.Tensor:
+        """One clip's scaled latents ``[C, F, H, W]`` float32 back to pixels ``[3, F, H, W]`` float32 in [-1, 1]."""
+        raise NotImplementedError(f"{type(self).__name__}.decode_clip: this family gives no clips back")
+
     def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor]:
         """The conditioning of one prompt as the network's keyword arguments, each of batch 1."""
         embeds, *_ = self.pipe.encode_prompt(
@@ -217,9 +222,18 @@ class ModelAdapter(ABC):
             pixels = (clip.permute(3, 0, 1, 2).float() / 127.5 - 1.0 for clip in frames)
             return torch.stack([self.encode_clip(clip).float() for clip in pixels])
 
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Clips ``[B, F, H, W, 3]`` uint8 RGB on the CPU, rounded as the pipelines do, of scaled latents
+        ``[B, C, F, H, W]``; one at a time, as :meth:`encode`."""
+        with torch.inference_mode():
+            clips = [self.decode_clip(one) for one in latents.to(self.device, torch.float32)]
+            return torch.stack([_to_bytes(clip).permute(1, 2, 3, 0).cpu() for clip in clips])
+
     def conditioning(self, prompt: str) -> dict[str, torch.Tensor]:
-        """:meth:`encode_prompt`, computed once a prompt; the text encoder leaves the device again."""
+        """:meth:`encode_prompt`, kept for a few prompts; the text encoder leaves the device again."""
         if prompt not in self._prompts:
+            while len(self._prompts) >= _KEPT_PROMPTS:
+                del self._prompts[next(iter(self._prompts))]
             with torch.inference_mode():
                 self.pipe.text_encoder.to(self.device)
                 self._prompts[prompt] = self.encode_prompt(prompt)
@@ -267,6 +281,11 @@ class ModelAdapter(ABC):
             "weights": describe_weights(network) | {"config": describe_config(network)},
             "text_encoder": describe_weights(self.pipe.text_encoder),
         }
+
+
+def _to_bytes(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels in [-1, 1] as 0 to 255; what is beyond is cut off."""
+    return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def describe_weights(module: torch.nn.Module) -> dict[str, Any]:

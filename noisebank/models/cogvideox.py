@@ -37,6 +37,11 @@ class CogVideoX(ModelAdapter):
         latents: torch.Tensor = vae.encode(pixels[None]).latent_dist.mode()[0] * vae.config.scaling_factor
         return latents
 
+    def decode_clip(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.pipe.vae
+        pixels: torch.Tensor = vae.decode(latents[None] / vae.config.scaling_factor).sample[0]
+        return pixels
+
     def network_options(self, frames: int, height: int, width: int) -> dict[str, Any]:
         if not self.pipe.transformer.config.use_rotary_positional_embeddings:
             return {}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from noisebank.errors import ConfigError
+from noisebank.inversion.levels import Levels
 from noisebank.models.base import ClipRules, ModelAdapter, family_of
 from noisebank.models.config import check_weights, model_digest, read_model_config
 from noisebank.models.schedulers import deterministic_twin
@@ -29,8 +30,9 @@ def family_code(model: str, motion_adapter: str | None = None) -> dict[str, str]
 
 def check_model(
     model: str, num_inference_steps: int, shape: tuple[int, int, int, int], motion_adapter: str | None = None
-) -> None:
-    """Refuse a model that could not be loaded or inverted, from its JSON files and the names of the others alone.
+) -> Levels:
+    """The steps of a model's sampler; refuses a model that could not be loaded or inverted. All from its JSON files and
+    the names of the others.
 
     Args:
         model: as for :func:`load_model`, and so is ``motion_adapter``.
@@ -46,7 +48,7 @@ def check_model(
     if motion_adapter is not None:
         check_weights(motion_adapter, [""])
     scheduler = deterministic_twin(family.read_scheduler(config), family.scheduler_class)
-    family.scheduler_levels(scheduler, num_inference_steps, shape)
+    return family.scheduler_levels(scheduler, num_inference_steps, shape)
 
 
 def load_model(

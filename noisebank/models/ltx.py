@@ -44,10 +44,20 @@ class LTX(ModelAdapter):
         )
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
-        vae = self.pipe.vae
-        scaling = vae.latents_mean, vae.latents_std, vae.config.scaling_factor
-        latents: torch.Tensor = self.pipe._normalize_latents(vae.encode(pixels[None]).latent_dist.mode(), *scaling)
+        encoded = self.pipe.vae.encode(pixels[None]).latent_dist.mode()
+        latents: torch.Tensor = self.pipe._normalize_latents(encoded, *self._scaling())
         return latents[0]
+
+    def decode_clip(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.pipe.vae
+        clean = torch.zeros(1, device=latents.device) if vae.config.timestep_conditioning else None
+        pixels: torch.Tensor = vae.decode(self.pipe._denormalize_latents(latents[None], *self._scaling()), clean).sample
+        return pixels[0]
+
+    def _scaling(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Mean and standard deviation of the VAE's latents, and the factor on top of them."""
+        vae = self.pipe.vae
+        return vae.latents_mean, vae.latents_std, vae.config.scaling_factor
 
     def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor]:
         embeds, mask, _, _ = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False, device=self.device)

@@ -41,6 +41,11 @@ class StableDiffusionBase(ModelAdapter):
         latents = torch.cat([vae.encode(chunk).latent_dist.mode() for chunk in chunks])
         return latents.mul(vae.config.scaling_factor).transpose(0, 1)
 
+    def decode_clip(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.pipe.vae
+        chunks = torch.split(latents.transpose(0, 1) / vae.config.scaling_factor, FRAMES_PER_ENCODE)
+        return torch.cat([vae.decode(chunk).sample for chunk in chunks]).transpose(0, 1)
+
 
 @register_family
 class ModelScope(StableDiffusionBase):

@@ -38,10 +38,20 @@ class Wan(ModelAdapter):
         )
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
-        vae = self.pipe.vae
-        mean, std = (
-            torch.tensor(values, device=pixels.device).view(-1, 1, 1, 1)
-            for values in (vae.config.latents_mean, vae.config.latents_std)
-        )
-        latents: torch.Tensor = (vae.encode(pixels[None]).latent_dist.mode()[0] - mean) / std
+        mean, std = self._scaling()
+        latents: torch.Tensor = (self.pipe.vae.encode(pixels[None]).latent_dist.mode()[0] - mean) / std
         return latents
+
+    def decode_clip(self, latents: torch.Tensor) -> torch.Tensor:
+        mean, std = self._scaling()
+        pixels: torch.Tensor = self.pipe.vae.decode((latents * std + mean)[None]).sample[0]
+        return pixels
+
+    def _scaling(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the VAE's latents, ``[C, 1, 1, 1]`` each."""
+        config = self.pipe.vae.config
+        mean, std = (
+            torch.tensor(values, device=self.device).view(-1, 1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return mean, std

@@ -288,7 +288,7 @@ def _decisions(config: Config) -> dict[str, Any]:
     stages: dict[str, Any] = {"clips": config.clips}
     stages |= {f"{section}.{own.name}": own for section, members in lists.items() for own in members}
     return {
-        "sources": sorted(source.name or source.kind for source in config.sources),
+        "sources": sorted(" ".join(filter(None, (s.name or s.kind, s.rhythm))) for s in config.sources),
         **{section: sorted(own.name for own in members) for section, members in lists.items()},
         **{
             f"{stage}.{name}": tuple(value) if isinstance(value, tuple) else value  # (a Size shows as its numbers)

@@ -86,5 +86,5 @@ def read_range(file: ListFile, part: Range, header: list[str], base: int) -> Ite
         if file.is_http:
             local = np.asarray(pc.starts_with(fields.uri, "/").fill_null(False))
             fields.refuse(local, "bad_uri", "a list behind HTTP may not name files of this machine:", fields.uri)
-        yield listed_rows(fields, file.source_name, base, position)
+        yield listed_rows(fields, file.source_name, base, position, file.source.rhythm)
         position += block.table.num_rows

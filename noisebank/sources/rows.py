@@ -82,7 +82,15 @@ def read_fields(
     return fields
 
 
-def listed_rows(fields: Fields, source: str, base: int, position: int) -> pa.Table:
+def video_hashes(uri: pa.Array, start_ms: pa.Array, end_ms: pa.Array, rhythm: str = "") -> npt.NDArray[np.uint64]:
+    """What tells the clips of rows apart: XXH64 of uri, range and, where its source has one, rhythm
+    (:attr:`noisebank.options.SourceOptions.rhythm`)."""
+    times = (column.cast(pa.string()).fill_null("") for column in (start_ms, end_ms))
+    own = [pa.scalar(rhythm)] if rhythm else []
+    return xxh64_of(pc.binary_join_element_wise(uri, *times, *own, "\0"))
+
+
+def listed_rows(fields: Fields, source: str, base: int, position: int, rhythm: str = "") -> pa.Table:
     """The rows as the plan's table of listed rows, with ids, numbers and hashes.
 
     Args:
@@ -90,10 +98,11 @@ def listed_rows(fields: Fields, source: str, base: int, position: int) -> pa.Tab
         source: name of the source.
         base: number of the folder that relative uris start from.
         position: of the first row; the others follow.
+        rhythm: of the source.
 
     Returns:
         One row an entry, in their order: num, position, id, source (low half of XXH64 of its name), uri, base,
-        start_ms, end_ms, caption, invalid (null, or ``"code: message"``), video (XXH64 of uri and range), caption_hash.
+        start_ms, end_ms, caption, invalid (null, or ``"code: message"``), video (:func:`video_hashes`), caption_hash.
     """
     rows = len(fields.uri)
     video, uri, caption = (column.fill_null("") for column in (fields.video, fields.uri, fields.caption))
@@ -104,7 +113,6 @@ def listed_rows(fields: Fields, source: str, base: int, position: int) -> pa.Tab
     fields.refuse(_blank(caption), "empty_caption", "no caption for", uri)
     invalid_ids = {i: f"{source}-invalid-{xxh64(_trace(fields, i)):016x}" for i in without_id}
     ids = _replace(_ids(fields, source, video), invalid_ids)
-    times = (column.cast(pa.string()).fill_null("") for column in (fields.start_ms, fields.end_ms))
     return pa.table(
         {
             "num": clip_numbers(ids),
@@ -117,7 +125,7 @@ def listed_rows(fields: Fields, source: str, base: int, position: int) -> pa.Tab
             "end_ms": fields.end_ms,
             "caption": caption,
             "invalid": _replace(pa.nulls(rows, pa.string()), fields.invalid),
-            "video": xxh64_of(pc.binary_join_element_wise(uri, *times, "\0")),
+            "video": video_hashes(uri, fields.start_ms, fields.end_ms, rhythm),
             "caption_hash": xxh64_of(caption),
         }
     )

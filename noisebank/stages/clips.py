@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,6 +21,7 @@ from noisebank.format.shards import ShardSample, write_shard
 from noisebank.format.stage_names import CLIPS, StageName
 from noisebank.options import ClipOptions, Config, FetchOptions, fingerprint
 from noisebank.planning.plan import Plan, read_task
+from noisebank.sources.rows import video_hashes
 from noisebank.stages.job import Made, ShardJob, failure_of
 from noisebank.stages.stage import Identity, LazyModel, ShardWork, Stage
 from noisebank.storage import BankWriter, FileEntry, Store
@@ -36,10 +38,12 @@ class ClipsStage(Stage):
     Args:
         options: what a clip is.
         fetch: how videos are fetched.
+        by_source: what it is of the sources, by number, that have a rhythm of their own.
     """
 
     options: ClipOptions
     fetch: FetchOptions
+    by_source: Mapping[int, ClipOptions] = field(default_factory=dict)
 
     @property
     def name(self) -> StageName:
@@ -79,7 +83,8 @@ class ClipsStage(Stage):
     def clips(self, rows: pa.Table, addresses: Sequence[str], scratch: Path) -> Iterator[Clip | RowFailure]:
         """The clip of every row in turn, or why it cannot be had."""
         columns = (rows.column(name).to_pylist() for name in ("start_ms", "end_ms"))
-        requests = [*map(ClipRequest, rows.column("id").to_pylist(), addresses, *columns)]
+        options = map(self.by_source.get, rows.column("source").to_pylist())
+        requests = [*map(ClipRequest, rows.column("id").to_pylist(), addresses, *columns, options)]
         return (clip for _, clip in make_clips(requests, self.options, self.fetch, scratch))
 
 
@@ -106,8 +111,12 @@ def _list_samples(
 
 
 def clip_inputs(fingerprint: str, rows: pa.Table) -> str:
-    """The inputs hash of a clips shard: ids, uris and ranges as listed, captions, and each row's attempt."""
-    columns = ("id", "uri", "start_ms", "end_ms", "caption", "attempt")
+    """The inputs hash of a clips shard: ids, uris and ranges as listed, captions, each row's attempt; where a source
+    has a rhythm of its own, also what tells clips of another rhythm apart."""
+    columns = ["id", "uri", "start_ms", "end_ms", "caption", "attempt"]
+    plain = video_hashes(*(rows.column(name) for name in ("uri", "start_ms", "end_ms")))
+    if not np.array_equal(plain, rows.column("video").to_numpy()):
+        columns.append("video")
     return inputs_hash(fingerprint, *(rows.column(name) for name in columns))
 
 

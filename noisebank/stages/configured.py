@@ -6,6 +6,7 @@ from typing import Any
 
 from noisebank.errors import ConfigError
 from noisebank.format.manifest import Snapshot
+from noisebank.ids import source_number
 from noisebank.options import Config
 from noisebank.stages.captions import CaptionsStage
 from noisebank.stages.clips import ClipsStage
@@ -22,7 +23,12 @@ def stages_over_clips(config: Config) -> list[StageOverClips]:
 
 def all_stages(config: Config) -> list[Stage]:
     """Every stage that makes shards, in the order in which they follow each other."""
-    return [ClipsStage(config.clips, config.fetch), CaptionsStage(config.captions), *stages_over_clips(config)]
+    own = {
+        source_number(source.name or source.kind): config.clips.of_source(source)
+        for source in config.sources
+        if source.rhythm
+    }
+    return [ClipsStage(config.clips, config.fetch, own), CaptionsStage(config.captions), *stages_over_clips(config)]
 
 
 def identify_stages(config: Config, latest: Snapshot | None = None) -> tuple[dict[str, str], dict[str, Any]]:

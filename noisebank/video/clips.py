@@ -40,6 +40,8 @@ class ClipRequest:
     uri: str
     start_ms: int | None = None
     end_ms: int | None = None
+    clips: ClipOptions | None = None
+    """What this clip is, if not what those of the shard are."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ class _Work:
             "end_ms": None if request.end_ms is None else request.end_ms - skipped_ms,
         }
         try:
-            answer, mp4 = self._sandbox.run({"path": str(path.absolute()), "clips": asdict(self._clips), **span})
+            options = asdict(request.clips or self._clips)
+            answer, mp4 = self._sandbox.run({"path": str(path.absolute()), "clips": options, **span})
             facts = decode(answer, _Facts, "", _ANSWER)
         finally:
             with self._changed:

@@ -19,14 +19,13 @@ import av
 
 from noisebank.errors import RowFailure
 from noisebank.options import ClipOptions
+from noisebank.video.encode import SCALER
 
 MAX_SIDE = 8192
 MIN_SIDE = 16
 MAX_DURATION_S = 24 * 3600
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc,ivf,mxf,nut,rm,gif"
 """Formats that are read. Playlists (hls, concat, dash) are not among them: they name other files and addresses."""
-SCALER = "bicubic+accurate_rnd+full_chroma_int+bitexact"
-"""swscale's flags: bicubic filters widen as they shrink (antialiasing); exact whatever the CPU's instructions."""
 _UPRIGHT: dict[int, list[tuple[str, str | None]]] = {
     90: [("transpose", "cclock")],
     180: [("hflip", None), ("vflip", None)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def made_up_stages(plan: Plan, broken: Broken) -> list[Stage]:
         return broken.get(stage.name, broken.get(stage.kind, {}))
 
     return [
-        _Clips(ClipOptions(), FetchOptions(), failing(StageName("clips"))),
+        _Clips(ClipOptions(), FetchOptions(), failing=failing(StageName("clips"))),
         CaptionsStage(CaptionOptions()),
         *(_Noise(NoiseOptions(stage.set), failing(stage)) for stage in over_clips(plan.fingerprints)),
     ]
@@ -89,7 +89,7 @@ def made_up_stages(plan: Plan, broken: Broken) -> list[Stage]:
 
 @dataclass(frozen=True)
 class _Clips(ClipsStage):
-    failing: Failing
+    failing: Failing = field(default_factory=dict)
 
     def clips(self, rows: pa.Table, addresses: Sequence[str], scratch: Path) -> Iterator[Clip | RowFailure]:
         for row in rows.to_pylist():

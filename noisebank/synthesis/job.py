@@ -1,0 +1,200 @@
+"""One shard of synthetic clips: prompts in; a webdataset tar and a contact sheet out.
+
+A prompt takes minutes on a GPU, so each one that is done is kept in a folder of work until its shard is: a worker that
+was killed goes on behind it. The folder says what is done and what is going on, too, which is what progress shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from noisebank.errors import BankDamaged, RowFailure
+from noisebank.format.receipts import Failure, inputs_hash, receipt_path
+from noisebank.format.sealed import seal, unseal
+from noisebank.format.shards import ShardSample, write_shard
+from noisebank.ids import clip_number
+from noisebank.stages.job import Made, ShardJob, failure_of
+from noisebank.storage import BankWriter, Store
+from noisebank.synthesis.entry import Entry, Models, Prompt, make_entry
+from noisebank.synthesis.options import SynthesisOptions
+from noisebank.synthesis.sheet import draw_text_row, stack_rows
+
+STAGE = "tars"
+"""Folder of the tars, their contact sheets and receipts."""
+WORK = "work"
+"""Folder of what is done of unfinished shards."""
+_NOW, _PROMPTS = "now", "prompts"
+
+
+@dataclass(frozen=True)
+class SynthesisShard:
+    """One tar to make.
+
+    Args:
+        prompts: in the order of the tar.
+        options: of the job.
+        fingerprint: of the options and models.
+        digests: of the models.
+        load: gives the loaded models; called only when there is something to do.
+    """
+
+    prompts: tuple[Prompt, ...]
+    options: SynthesisOptions
+    fingerprint: str
+    digests: Mapping[str, str]
+    load: Callable[[], Models]
+
+    @property
+    def job(self) -> ShardJob:
+        """What makes it at most once."""
+        inputs = shard_inputs(self.fingerprint, self.prompts)
+        return ShardJob(STAGE, self.fingerprint, inputs, len(self.prompts), self.make)
+
+    def make(self, writer: BankWriter) -> Made:
+        """The tar, none if every prompt failed. Beside it lies its contact sheet, which may be removed: ``info`` names
+        it, and has the prompts' keys by id."""
+        rows: list[bytes] = []
+        failures: list[Failure] = []
+        with tempfile.TemporaryDirectory(prefix="noisebank-synthesis-") as scratch:
+            tar, sheet = Path(scratch, "clips.tar"), Path(scratch, "sheet.png")
+            good = write_shard(tar, self._samples(writer.store, rows, failures))
+            info: dict[str, Any] = {"keys": {prompt.id: prompt_key(prompt) for prompt in self.prompts}}
+            if not good:
+                return Made((), 0, tuple(failures), info)
+            sheet.write_bytes(stack_rows(rows))
+            clips, shown = writer.group([(tar, ".tar", good), (sheet, ".png", good)], STAGE)
+        return Made((clips,), good, tuple(failures), info | {"tar": clips.path, "sheet": shown.path})
+
+    def _samples(self, store: Store, rows: list[bytes], failures: list[Failure]) -> Iterator[ShardSample]:
+        """The tar's samples as they are made; every prompt has a row in the contact sheet."""
+        for prompt in self.prompts:
+            try:
+                entry = self._entry(store, prompt)
+            except RowFailure as failure:
+                failures.append(failure_of(_row_of(prompt), STAGE, failure))
+                rows.append(draw_text_row(f"{prompt.id}: {prompt.text}  {failure}"))
+                continue
+            rows.append(entry.row)
+            yield ShardSample(prompt.id, entry.mp4, prompt.text, dict(entry.info))
+
+    def _entry(self, store: Store, prompt: Prompt) -> Entry:
+        """The entry of a prompt, made or kept from before; raises its failure."""
+        kept = KeptWork(store, shard_inputs(self.fingerprint, self.prompts))
+        entry = kept.read(prompt)
+        if entry is None:
+            try:
+                prompt.check()
+                entry = make_entry(prompt, self.options, self.load(), self.digests, kept.announce)
+            except RowFailure as failure:
+                kept.write(prompt, failure)
+                raise
+            kept.write(prompt, entry)
+        if isinstance(entry, RowFailure):
+            raise entry
+        return entry
+
+
+@dataclass(frozen=True)
+class KeptWork:
+    """What is done of an unfinished shard.
+
+    Args:
+        store: of the source.
+        inputs: hash of those of the shard.
+    """
+
+    store: Store
+    inputs: str
+
+    def plan(self, prompts: tuple[Prompt, ...]) -> None:
+        """Writes down which prompts the shard has."""
+        self.store.put(f"{self.folder}/{_PROMPTS}", seal({"prompts": [vars(prompt) for prompt in prompts]}))
+
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts of the shard.
+
+        Raises:
+            BankDamaged: their file is damaged.
+        """
+        name = f"{self.folder}/{_PROMPTS}"
+        return tuple(Prompt(**prompt) for prompt in unseal(self.store.read(name), name)["prompts"])
+
+    @property
+    def folder(self) -> str:
+        """Where it is."""
+        return f"{WORK}/{self.inputs}"
+
+    def announce(self, stage: str) -> None:
+        """Says what is going on."""
+        self.store.put(f"{self.folder}/{_NOW}", stage.encode())
+
+    def write(self, prompt: Prompt, outcome: Entry | RowFailure) -> None:
+        """Keeps what came of a prompt; its document comes last, so that it stands for all of it."""
+        if isinstance(outcome, RowFailure):
+            document: dict[str, Any] = {"failure": vars(outcome)}
+        else:
+            document = {"info": dict(outcome.info), "row_sha256": hashlib.sha256(outcome.row).hexdigest()}
+            self.store.put(self._key(prompt, ".mp4"), outcome.mp4)
+            self.store.put(self._key(prompt, ".png"), outcome.row)
+        self.store.put(self._key(prompt, ".json"), seal(document))
+
+    def read(self, prompt: Prompt) -> Entry | RowFailure | None:
+        """What is kept of a prompt; None where there is nothing, or something damaged."""
+        name = self._key(prompt, ".json")
+        try:
+            document = unseal(self.store.read(name), name)
+            if "failure" in document:
+                return RowFailure(**document["failure"])
+            mp4, row = (self.store.read(self._key(prompt, suffix)) for suffix in (".mp4", ".png"))
+        except (FileNotFoundError, BankDamaged):
+            return None
+        info = document["info"]
+        found = hashlib.sha256(mp4).hexdigest(), hashlib.sha256(row).hexdigest()
+        return Entry(mp4, info, row) if found == (info["sha256"], document["row_sha256"]) else None
+
+    def _key(self, prompt: Prompt, suffix: str) -> str:
+        return f"{self.folder}/{prompt.id}{suffix}"
+
+
+def look_at_work(store: Store, shards: Mapping[str, int]) -> tuple[int, list[str]]:
+    """How many prompts of the shards are done, and what is going on in those that are being made.
+
+    Args:
+        store: of the source.
+        shards: how many prompts each has, by its inputs hash.
+    """
+    finished = {file.key for file in store.scan(STAGE)}
+    done, going_on = 0, []
+    kept = [file.key.split("/")[1:] for file in store.scan(WORK)]
+    for inputs, size in shards.items():
+        names = [name for of, name in kept if of == inputs]
+        if receipt_path(STAGE, inputs) in finished:
+            done += size
+            continue
+        done += sum(name.endswith(".json") for name in names)
+        if _NOW in names:
+            going_on.append(store.read(f"{WORK}/{inputs}/{_NOW}").decode())
+    return done, going_on
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """What is asked for under an id, in short: 16 hexadecimal digits of prompt, given anchor and validity."""
+    return inputs_hash("", pa.array([prompt.text, prompt.image, prompt.invalid]))[:16]
+
+
+def shard_inputs(fingerprint: str, prompts: tuple[Prompt, ...]) -> str:
+    """The inputs hash of a shard: ids, prompts, given anchors, and each one's attempt."""
+    texts = [[getattr(prompt, name) for prompt in prompts] for name in ("id", "text", "image", "invalid")]
+    attempts = pa.array([prompt.attempt for prompt in prompts], pa.int16())
+    return inputs_hash(fingerprint, *(pa.array(column, pa.string()) for column in texts), attempts)
+
+
+def _row_of(prompt: Prompt) -> dict[str, Any]:
+    return {"num": clip_number(prompt.id), "id": prompt.id, "source": "", "uri": "", "attempt": prompt.attempt}
