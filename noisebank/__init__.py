@@ -26,15 +26,22 @@ from noisebank.errors import (
 )
 
 if TYPE_CHECKING:
+    from noisebank.generation.hybrid import hybrid_semantics
     from noisebank.reader.bank import InvertedNoise, NoiseBank
+    from noisebank.reader.frequencies import LowPass
     from noisebank.reader.noise_sample import NoiseSample
     from noisebank.reader.pinned import Hit
+    from noisebank.reader.priors import mixed, progressive
 
-_READER = {
+_LAZY = {
     "Hit": ".reader.pinned",
     "InvertedNoise": ".reader.bank",
+    "LowPass": ".reader.frequencies",
     "NoiseBank": ".reader.bank",
     "NoiseSample": ".reader.noise_sample",
+    "hybrid_semantics": ".generation.hybrid",
+    "mixed": ".reader.priors",
+    "progressive": ".reader.priors",
 }
 
 __all__ = [
@@ -45,6 +52,7 @@ __all__ = [
     "Hit",
     "InvertedNoise",
     "JobFailed",
+    "LowPass",
     "NoiseBank",
     "NoiseBankError",
     "NoiseSample",
@@ -54,15 +62,18 @@ __all__ = [
     "UnknownNoiseSet",
     "UnsupportedFormat",
     "UnsupportedStore",
+    "hybrid_semantics",
+    "mixed",
+    "progressive",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """The reader's names, imported when they are first asked for: torch and FAISS take a second."""
-    if name in _READER:
-        return getattr(import_module(_READER[name], __name__), name)
+    """What needs torch or FAISS, imported when it is first asked for: they take a second."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_READER])
+    return sorted([*globals(), *_LAZY])
