@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
 
 import torch
 
@@ -27,8 +26,6 @@ _ENCODED = ("encoder_hidden_states", "encoder_attention_mask")
 """Arguments of the networks that come from ``encode_prompt``: all have the text's length as second dimension."""
 _ROUNDING = 1e-9
 """``floor(0.58 * 50)`` is 28 in floating point."""
-
-_in_use: WeakSet[torch.nn.Module] = WeakSet()
 
 
 @contextmanager
@@ -48,29 +45,27 @@ def hybrid_semantics(pipe: Any, rewritten: str | Sequence[str] | None, gamma: fl
             UCF101.
 
     Raises:
-        ValueError: ``gamma`` or ``rewritten`` is not allowed, or the pipeline's network is in such a context already;
-            from calls of the pipeline: not one rewritten text a prompt, or encodings of different shapes.
+        ValueError: ``gamma`` or ``rewritten`` is not allowed, or the pipeline is in such a context already; from calls
+            in the context: not one rewritten text a prompt, encodings of different shapes, or a network that another
+            pipeline uses meanwhile.
         ConfigError: the pipeline is of no known family, has no text encoder, or changes prompts between frames.
     """
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma {gamma} is not allowed; 0 (the prompt alone) to 1 (the rewritten prompt alone)")
     texts = _texts(rewritten)
-    network = _network(pipe)
-    if network in _in_use:
-        raise ValueError(f"the network of this {type(pipe).__name__} is in hybrid_semantics already; leave that first")
+    shadowed = vars(pipe).get("encode_prompt")
+    if isinstance(getattr(shadowed, "__self__", None), _Hybrid):
+        raise ValueError(f"this {type(pipe).__name__} is in hybrid_semantics already; leave that first")
     if texts is None:
         yield
         return
-    hybrid = _Hybrid(pipe, texts, gamma)
-    shadowed = vars(pipe).get("encode_prompt")
+    network, hybrid = _network(pipe), _Hybrid(pipe, texts, gamma)
     choose = torch.compiler.disable(hybrid.choose)  # type: ignore[no-untyped-call]
     hook = network.register_forward_pre_hook(choose, with_kwargs=True)
-    _in_use.add(network)
     try:
         pipe.encode_prompt = hybrid.encode
         yield
     finally:
-        _in_use.discard(network)
         hook.remove()
         del pipe.encode_prompt
         if shadowed is not None:

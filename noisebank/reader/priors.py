@@ -71,12 +71,15 @@ class FramePrior(ABC):
         """``A``: ``[F, F]`` float64, each row of length one."""
 
     def correlate(self, white: torch.Tensor, frame_axis: int) -> torch.Tensor:
-        """``A white``: noise of the same shape and dtype whose frames, along ``frame_axis``, are correlated."""
+        """``A white``: noise of the same shape, batch first, whose frames, along ``frame_axis``, are correlated."""
         frames = white.shape[frame_axis]
         if frames == 1 or self.alpha == 0:
             return white
-        columns = white.reshape(math.prod(white.shape[:frame_axis]), frames, -1)
-        return torch.matmul(_factor(self, frames, white.dtype), columns).view(white.shape)
+        factor, shape = _factor(self, frames, white.dtype), (math.prod(white.shape[1:frame_axis]), frames, -1)
+        correlated = torch.empty_like(white, memory_format=torch.contiguous_format)
+        for sample, into in zip(white, correlated, strict=True):  # (a sample's bits do not depend on its batch)
+            torch.matmul(factor, sample.reshape(shape), out=into.view(shape))
+        return correlated
 
 
 @lru_cache(16)
