@@ -3,8 +3,8 @@
     python -m benchmarks.prompts [prompts]
 
 No prompt was looked up before. The floors are measured in the same run, in CPU seconds: embedding the prompts (by the
-library's own batches, which ``benchmarks.captions`` compares with bare ``SentenceTransformer.encode``), one FAISS search
-for the nearest caption of each, gathering their records out of a memory map, drawing as many normals and adding the
+library's own batches, which ``benchmarks.captions`` compares with ``SentenceTransformer.encode``), one FAISS search for
+the nearest caption of each, gathering their records out of a memory map, drawing as many normals and adding the
 two with weights. The bank has as many clips as there are prompts; records are of ModelScope's shape.
 """
 

@@ -37,13 +37,13 @@ from noisebank import (
 from noisebank.describe import snapshot_files
 from noisebank.fixtures.small_models import make_small_model
 from noisebank.format.manifest import expired_stub, read_snapshot
-from noisebank.format.noise_file import storage_roundtrip
+from noisebank.format.noise_file import NoiseShard, storage_roundtrip
 from noisebank.models import from_pipeline, load_model
 from noisebank.reader.frequencies import marginal_variance, mix_frequencies
 from noisebank.reader.mixing import noise_digest
 from noisebank.reader.pinned import PinnedSnapshot
 from noisebank.reader.priors import iid
-from noisebank.search.embed import load_embedder
+from noisebank.search.embed import Embedder, load_embedder
 from noisebank.storage import Store, open_store
 from tests.support import bank as bank_support
 from tests.support.bank import DESCRIPTION, build
@@ -138,6 +138,26 @@ def test_a_list_of_prompts_gives_a_batch_with_one_generator_or_one_each(bank: No
         assert torch.equal(singles[i : i + 1], bank.noise(prompt, eta=0.5, generator=seeded(7 + i)))
     with pytest.raises(ValueError, match="2 generators for a batch of 3"):
         bank.noise(prompts, generator=[seeded(), seeded()])
+
+
+def test_a_list_of_prompts_costs_one_embedding_one_search_and_one_read_a_record(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(store, CAPTIONS)
+    calls: list[str] = []
+
+    def counting(called: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: calls.append(called.__name__) or called(*args)
+
+    for owner, name in ((Embedder, "embed"), (PinnedSnapshot, "nearest"), (NoiseShard, "record")):
+        monkeypatch.setattr(owner, name, counting(getattr(owner, name)))
+    bank = NoiseBank.open(store.url, embedder=embedder())
+    prompts = ["a dog at the sea", "a kitten on a couch", "a dog at the beach", "a dog at the sea"]
+    sample = bank.sample(prompts, eta=float("inf"))
+    assert [hit.id for hit in sample.hits] == ["mine-dog", "yours-cat", "mine-dog", "mine-dog"]
+    assert calls == ["embed", "nearest", "record", "record"]
+    for latents, hit in zip(sample.latents, sample.hits, strict=True):
+        assert torch.equal(latents, stored(hit.id))
 
 
 def test_a_prompt_far_from_every_caption_gets_fresh_noise_and_says_so(
