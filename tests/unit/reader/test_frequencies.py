@@ -78,8 +78,8 @@ def test_a_box_ends_at_its_cut_offs() -> None:
     assert torch.equal(response, (inside[0][:, None, None] & inside[1][:, None] & inside[2]).double())
 
 
-@pytest.mark.parametrize("low_pass", [LowPass("gaussian"), LowPass("butterworth", 0.6, 0.3), EVERYTHING])
-@pytest.mark.parametrize("eta", [0, 0.5, math.inf])
+@pytest.mark.parametrize("low_pass", [LowPass("butterworth", 0.6, 0.3), EVERYTHING])
+@pytest.mark.parametrize("eta", [0.5, math.inf])
 @pytest.mark.parametrize("prior", [None, mixed(2.0), progressive()])
 def test_the_stated_variance_is_the_variance_of_the_mix(
     low_pass: LowPass, eta: float, prior: FramePrior | None
