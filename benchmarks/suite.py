@@ -90,20 +90,35 @@ def inversion(quick: bool) -> list[Row]:
 
 @benchmark
 def lookup(quick: bool) -> list[Row]:
-    """A warm lookup and mix against memcpy, randn and weighted sum."""
+    """Warm lookups and mixes against memcpy, randn and what the mix computes; a thousand prompts at once."""
+    from benchmarks import prompts
     from benchmarks.lookup import run
 
     found = run(200 if quick else 1000)
-    return [
+    sides = {
+        "float16": ("float16", "memcpy + randn + weighted sum"),
+        "int8": ("int8", "memcpy + randn + weighted sum"),
+        "float16, prior `mixed`": ("prior_float16", "the same and a matrix product over the frames"),
+        "float16, low-pass `gaussian`": ("lowpass_float16", "memcpy + randn + three FFTs and weighted sum"),
+    }
+    rows = [
         Row(
-            f"lookup and mix, warm, {dtype}",
-            "memcpy + randn + weighted sum",
-            found[f"ratio_{dtype}"],
+            f"lookup and mix, warm, {what}",
+            against,
+            found[f"ratio_{side}"],
             "<= 1.2",
-            found[f"lookup_us_{dtype}"] / 1e6,
+            found[f"lookup_us_{side}"] / 1e6,
             "one record of 4 x 16 x 32 x 32",
         )
-        for dtype in ("float16", "int8")
+        for what, (side, against) in sides.items()
+    ]
+    count = 100 if quick else 1000
+    parts = prompts.run(count)
+    noise = f"{count:,} new prompts at once, from text to mix"
+    seconds = ", ".join(f"{part} {parts[part]:.2g}" for part in prompts.PARTS)
+    return [
+        *rows,
+        Row(noise, "embedding + search + reading + mixing", parts["ratio"], "<= 1.3", parts["noise"], seconds),
     ]
 
 

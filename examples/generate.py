@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import export_to_gif
 
-from noisebank import NoiseBank, NoiseBankError
+from noisebank import NoiseBank, NoiseBankError, hybrid_semantics
 
 
 def main() -> None:
@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("output", help="gif file to write")
     parser.add_argument("--set", dest="noise_set", help="noise set, where the bank has several")
     parser.add_argument("--eta", type=float, default=0.2, help="weight of the inverted noise")
+    parser.add_argument("--rewrite", metavar="TEXT", help="the prompt in other words, for the first steps")
+    parser.add_argument("--gamma", type=float, default=0.04, help="share of the steps that follow --rewrite")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -32,7 +34,8 @@ def main() -> None:
     bank.check(pipe, num_inference_steps=arguments.steps)
     generator = torch.Generator().manual_seed(arguments.seed)
     inputs = bank.inputs(arguments.prompt, eta=arguments.eta, generator=generator, pipe=pipe)
-    frames = pipe(arguments.prompt, num_inference_steps=arguments.steps, output_type="pil", **inputs).frames[0]
+    with hybrid_semantics(pipe, arguments.rewrite, arguments.gamma):
+        frames = pipe(arguments.prompt, num_inference_steps=arguments.steps, output_type="pil", **inputs).frames[0]
     export_to_gif(frames, arguments.output, fps=8)
 
 

@@ -27,8 +27,11 @@ from noisebank.errors import (
 )
 
 if TYPE_CHECKING:
+    from noisebank.generation.hybrid import hybrid_semantics
     from noisebank.reader.bank import InvertedNoise, NoiseBank
+    from noisebank.reader.frequencies import LowPass
     from noisebank.reader.noise_sample import NoiseSample
+    from noisebank.reader.priors import mixed, progressive
     from noisebank.rewriting.endpoint import EndpointRewriter
     from noisebank.rewriting.local_model import TransformersRewriter
     from noisebank.rewriting.published import Rewrites
@@ -38,10 +41,14 @@ _LAZY = {
     "EndpointRewriter": ".rewriting.endpoint",
     "Hit": ".search.segments",
     "InvertedNoise": ".reader.bank",
+    "LowPass": ".reader.frequencies",
     "NoiseBank": ".reader.bank",
     "NoiseSample": ".reader.noise_sample",
     "Rewrites": ".rewriting.published",
     "TransformersRewriter": ".rewriting.local_model",
+    "hybrid_semantics": ".generation.hybrid",
+    "mixed": ".reader.priors",
+    "progressive": ".reader.priors",
 }
 
 __all__ = [
@@ -53,6 +60,7 @@ __all__ = [
     "Hit",
     "InvertedNoise",
     "JobFailed",
+    "LowPass",
     "NoiseBank",
     "NoiseBankError",
     "NoiseSample",
@@ -65,11 +73,14 @@ __all__ = [
     "UnknownNoiseSet",
     "UnsupportedFormat",
     "UnsupportedStore",
+    "hybrid_semantics",
+    "mixed",
+    "progressive",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Names that are imported when they are first asked for: torch and FAISS take a second."""
+    """What needs torch or FAISS, imported when it is first asked for: they take a second."""
     if name in _LAZY:
         return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

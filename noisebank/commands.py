@@ -117,6 +117,11 @@ def _on_one_line(text: str) -> str:
         "--eta", type=_number(float, 0), default=0.2, help="weight of the inverted noise, 0 to inf (default: 0.2)"
     ),
     _argument("--seed", type=_SEED, default=0, help="seed of the fresh noise (default: 0)"),
+    _argument("--prior", default="iid", help="of the fresh noise: iid, mixed or progressive (default: iid)"),
+    _argument("--alpha", type=_number(float, 0), help="what frames have in common (default: mixed 1, progressive 2)"),
+    _argument("--lowpass", help="mix the record's low frequencies alone: gaussian, butterworth, ideal or box"),
+    _argument("--spatial", type=float, metavar="D", help="with --lowpass: spatial cut-off, up to 1 (default: 0.25)"),
+    _argument("--temporal", type=float, metavar="D", help="with --lowpass: temporal cut-off, up to 1 (default: 0.25)"),
     _argument("-o", "--output", required=True, metavar="FILE", help="where to write key 'latents'"),
     _SNAPSHOT,
     _MODEL,
@@ -125,12 +130,13 @@ def sample(arguments: argparse.Namespace) -> Outcome:
     """Mixed noise for a prompt, as a safetensors file."""
     import torch
 
+    options, said = _mix_options(arguments)
     if not Path(arguments.output).parent.is_dir():
         raise ConfigError(f"--output: {arguments.output}: its folder does not exist; make it first")
     bank = _open(arguments, noise_set=arguments.noise_set)
     generator = torch.Generator().manual_seed(arguments.seed)
     try:
-        mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator, digest=True)
+        mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator, digest=True, **options)
     except UnknownNoiseSet as error:
         raise UnknownNoiseSet(f"{error} (--set NAME)") from error
     hit = mixed.hits[0]
@@ -142,15 +148,33 @@ def sample(arguments: argparse.Namespace) -> Outcome:
         "score": hit.score,
         "eta": arguments.eta if math.isfinite(arguments.eta) else "inf",  # (JSON has no infinity)
         "seed": arguments.seed,
+        **said,
         "marginal_variance": mixed.marginal_variance,
         "drawn_digest": mixed.drawn_digest,
     }
-    metadata = {name: str(document[name]) for name in ("id", "eta", "seed")}
+    metadata = {name: str(document[name]) for name in ("id", "eta", "seed", *said)}
     metadata |= {"set": arguments.noise_set or bank.noise_sets[0], "snapshot": str(bank.snapshot)}
     save_latents(Path(arguments.output), mixed.latents, metadata | {"fresh": json.dumps(mixed.fresh[0])})
     shape = "x".join(map(str, mixed.latents.shape))
     mixed_with = _on_one_line(f"{hit.id} ({hit.score:.4f})")
     return Outcome(document, [f"{arguments.output}: latents {shape} float32, mixed with {mixed_with}"])
+
+
+def _mix_options(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What ``bank.sample`` takes of the options of a mix, and how those that are no defaults are said in JSON."""
+    from noisebank.reader.frequencies import LowPass
+    from noisebank.reader.priors import FramePrior, find_prior
+
+    prior, low_pass = find_prior(arguments.prior, arguments.alpha), None
+    said = {"prior": arguments.prior, "alpha": prior.alpha} if isinstance(prior, FramePrior) else {}
+    cutoffs = {name: getattr(arguments, name) for name in ("spatial", "temporal")}
+    cutoffs = {name: cutoff for name, cutoff in cutoffs.items() if cutoff is not None}
+    if arguments.lowpass is not None:
+        low_pass = LowPass(arguments.lowpass, **cutoffs)
+        said |= {"lowpass": low_pass.kind, "spatial": low_pass.spatial, "temporal": low_pass.temporal}
+    elif cutoffs:
+        raise ConfigError(f"--{next(iter(cutoffs))} is a cut-off of a filter; name one with --lowpass")
+    return {"prior": prior, "lowpass": low_pass}, said
 
 
 def save_latents(path: Path, latents: torch.Tensor, metadata: dict[str, str] | None = None) -> None:

@@ -25,6 +25,7 @@ import torch
 from noisebank.errors import ConfigError, ShapeMismatch, UnknownNoiseSet
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.models.layout import from_pipeline, pipeline_inputs
+from noisebank.reader.frequencies import LowPass
 from noisebank.reader.mixing import normalise
 from noisebank.reader.noise_sample import NoiseSample, mix_records
 from noisebank.reader.pinned import PinnedSet, PinnedSnapshot
@@ -183,6 +184,7 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         eta: float = 0.2,
         generator: Generators = None,
         prior: str | Prior = "iid",
+        lowpass: str | LowPass | None = None,
         normalize: str = "none",
         min_similarity: float | None = None,
         pipe: Any = None,
@@ -193,9 +195,12 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         Args:
             prompt: what will be generated; its nearest caption's clip gives the inverted noise. A list gives a batch.
             id: the clip (or a list of them) to take instead of a prompt's nearest.
-            eta: weight of the inverted noise: 0 is fresh noise alone, inf the record exactly.
+            eta: weight of the inverted noise: 0 is fresh noise alone, inf the record exactly (without ``lowpass``).
             generator: of the fresh noise: one, a list with one a sample, or None for torch's global generator.
-            prior: of the fresh noise: a name in :data:`.priors.PRIORS`, or a function of (shape, generator).
+            prior: of the fresh noise: ``iid``, ``mixed`` or ``progressive``, :func:`.priors.mixed` and
+                :func:`.priors.progressive` with an alpha, or a function of (shape, generator).
+            lowpass: mix the record's low frequencies alone (:func:`.frequencies.mix_frequencies`): ``gaussian``,
+                ``butterworth``, ``ideal``, ``box``, or a :class:`.frequencies.LowPass` with cut-offs.
             normalize: bring the inverted noise to mean 0 and variance 1: ``none``, ``global`` or ``channel``.
             min_similarity: a prompt whose nearest caption scores less gets fresh noise, and a warning in the log.
             pipe: the diffusers pipeline that will use it, to be checked first (:meth:`check`).
@@ -219,6 +224,7 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
             eta=eta,
             generator=generator,
             prior=prior,
+            lowpass=lowpass,
             normalize=normalize,
             min_similarity=min_similarity,
             pipe=pipe,
@@ -233,6 +239,7 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         eta: float = 0.2,
         generator: Generators = None,
         prior: str | Prior = "iid",
+        lowpass: str | LowPass | None = None,
         normalize: str = "none",
         min_similarity: float | None = None,
         pipe: Any = None,
@@ -256,7 +263,7 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
             _log.warning(
                 "nearest caption %r scores %.3f, below %g: fresh noise", hit.caption, hit.score, min_similarity
             )
-        return mix_records(inverted, hits, fresh, eta, records.model, prior, generator, digest)
+        return mix_records(inverted, hits, fresh, eta, records.model, prior, generator, lowpass, digest)
 
     def inputs(self, prompt: str | Sequence[str] | None = None, *, pipe: Any = None, **options: Any) -> dict[str, Any]:
         """Latents with the ``height``, ``width`` and ``num_frames`` that go with them, for a pipeline's ``__call__``.

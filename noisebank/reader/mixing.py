@@ -13,6 +13,14 @@ LARGEST_ETA = 1e18
 """Finite weights above it are refused: their products overflow float32, and nothing of the fresh noise is left."""
 
 
+def check_eta(eta: float) -> None:
+    """Raises ValueError where ``eta`` is negative, not a number, or finite and too large."""
+    if not (0 <= eta <= LARGEST_ETA or eta == math.inf):
+        raise ValueError(
+            f"eta {eta} is not allowed; 0 (fresh noise alone) to {LARGEST_ETA:g}, or inf (inverted noise alone)"
+        )
+
+
 def mix(fresh: torch.Tensor, inverted: torch.Tensor, eta: float, out: torch.Tensor | None = None) -> torch.Tensor:
     """``(fresh + eta * inverted) / sqrt(1 + eta^2)`` (ONA, Eq. 4).
 
@@ -24,12 +32,9 @@ def mix(fresh: torch.Tensor, inverted: torch.Tensor, eta: float, out: torch.Tens
         out: where a finite mix is written, ``fresh`` itself to save its memory; default: a new tensor.
 
     Raises:
-        ValueError: ``eta`` is negative, not a number, or finite and too large.
+        ValueError: ``eta`` is not allowed (:func:`check_eta`).
     """
-    if not (0 <= eta <= LARGEST_ETA or eta == math.inf):
-        raise ValueError(
-            f"eta {eta} is not allowed; 0 (fresh noise alone) to {LARGEST_ETA:g}, or inf (inverted noise alone)"
-        )
+    check_eta(eta)
     if eta == 0:
         return fresh
     if math.isinf(eta):

@@ -159,11 +159,15 @@ class PinnedSet:
         return self._shard(file).record(row, checksum)
 
     def batch(self, clips: Sequence[Hit]) -> list[torch.Tensor]:
-        """:meth:`noise` of each of the clips; from an object store they are fetched side by side."""
-        if len(clips) == 1 or self._pinned.store.local_path("noise"):
-            return [self.noise(clip) for clip in clips]
-        with ThreadPoolExecutor(min(len(clips), _FETCHED_AT_ONCE)) as pool:
-            return list(pool.map(self.noise, clips))
+        """:meth:`noise` of each of the clips, every record read once; from an object store they are fetched side by
+        side."""
+        wanted = {clip.num: clip for clip in clips}
+        if len(wanted) == 1 or self._pinned.store.local_path("noise"):
+            records = {num: self.noise(clip) for num, clip in wanted.items()}
+        else:
+            with ThreadPoolExecutor(min(len(wanted), _FETCHED_AT_ONCE)) as pool:
+                records = dict(zip(wanted, pool.map(self.noise, wanted.values()), strict=True))
+        return [records[clip.num] for clip in clips]
 
     def statistics(self, clip: Hit) -> dict[str, Any]:
         """The columns beside the noise in the clip's record; the whole shard is compared with its checksum first.

@@ -13,13 +13,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from noisebank import NoiseBank, ShapeMismatch
+from noisebank import LowPass, NoiseBank, ShapeMismatch, mixed
 from noisebank.fixtures.small_models import SMALL_FAMILIES, make_small_model, smooth_clip
 from noisebank.fixtures.videos import write_video
 from noisebank.format.shards import read_shard
 from noisebank.inversion import invert, reconstruct, relative_error
 from noisebank.models import from_pipeline, load_model
 from noisebank.options import NoiseOptions
+from noisebank.reader.frequencies import mix_frequencies
 from noisebank.video.frames import decode_mp4
 from tests.support.projects import Project
 
@@ -103,6 +104,38 @@ def test_the_pipeline_gives_the_clip_of_a_record_back(
     assert error < statistics["reconstruction_error"] + 1.4e-2
     assert error == pytest.approx(statistics["stored_reconstruction_error"], rel=0.05)
     assert STEPS < statistics["network_calls"] < 5 * STEPS
+
+
+@pytest.mark.parametrize("family", SMALL_FAMILIES)
+def test_priors_and_low_passes_reach_every_pipeline_along_its_frames(
+    folder: Path, pipes: Callable[[str], Any], family: str
+) -> None:
+    bank, pipe = NoiseBank.open(folder, noise_set=set_of(family)), pipes(family)
+    pipe.set_progress_bar_config(disable=True)
+    model = bank.sample(id=ID).model
+    layout, shape = model["layout"], tuple(model["shape"])
+
+    def canonical(**options: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return from_pipeline(bank.noise(id=[ID] * 24, generator=generator, **options), layout, shape)
+
+    prior, record = mixed(3.0), bank.inverted(ID).noise
+    white, drawn = canonical(eta=0), canonical(eta=0, prior=prior)
+    torch.testing.assert_close(drawn, prior.correlate(white, 2), rtol=0, atol=1e-5)
+    frames = drawn.transpose(0, 2).flatten(1)
+    if shape[1] > 1:
+        covariance = frames @ frames.T / frames.shape[1]
+        expected = torch.full((shape[1], shape[1]), 0.9).fill_diagonal_(1.0)
+        torch.testing.assert_close(covariance, expected, rtol=0, atol=0.08)
+    else:
+        assert torch.equal(drawn, white)
+    low_pass = LowPass("gaussian")
+    mix = canonical(eta=0.5, prior=prior, lowpass=low_pass)
+    expected = mix_frequencies(drawn, record.expand_as(drawn), 0.5, low_pass)
+    torch.testing.assert_close(mix, expected, rtol=0, atol=1e-5)
+    inputs = bank.inputs(id=ID, pipe=pipe, eta=0.5, prior=prior, lowpass=low_pass, num_inference_steps=STEPS)
+    output = pipe("a dog", num_inference_steps=1, output_type="latent", return_dict=False, **inputs)[0]
+    assert output.shape == inputs["latents"].shape and torch.isfinite(output).all()
 
 
 def test_float16_and_int8_side_by_side(folder: Path) -> None:

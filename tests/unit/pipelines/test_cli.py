@@ -13,9 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load, load_file
 
+from noisebank import LowPass, NoiseBank, mixed
 from noisebank.describe import KINDS
 from pipelines.cli import main, parse_arguments
 from pipelines.job_commands import read_config
@@ -139,6 +141,38 @@ def test_sample_says_in_the_file_what_it_is_and_writes_the_same_bytes_again(bank
             "id": "mine-clip00", "eta": "inf", "seed": "7", "set": "small", "snapshot": "1", "fresh": "false",
         }  # fmt: skip
     assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_sample_takes_a_prior_and_a_low_pass_and_says_them(bank_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    words = ["--prior", "mixed", "--alpha", 3, "--lowpass", "gaussian", "--spatial", 0.5, "--eta", 0.5]
+    ran = noisebank("sample", bank_folder, "a dog", "-o", file, *words)
+    assert ran.exit_code == 0, ran.stderr
+    said = {"prior": "mixed", "alpha": 3.0, "lowpass": "gaussian", "spatial": 0.5, "temporal": 0.25}
+    assert {name: ran.document[name] for name in said} == said
+    with safe_open(file, "pt") as opened:
+        assert {name: opened.metadata()[name] for name in said} == {name: str(value) for name, value in said.items()}
+    options = {"prior": mixed(3.0), "lowpass": LowPass("gaussian", spatial=0.5), "eta": 0.5}
+    expected = NoiseBank.open(bank_folder).sample("a dog", generator=torch.Generator().manual_seed(0), **options)
+    assert torch.equal(load_file(file)["latents"], expected.latents)
+    assert ran.document["marginal_variance"] == list(expected.marginal_variance)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prior", "pink"], "prior 'pink' is not allowed; one of iid, mixed, progressive"),
+        (["--alpha", "2"], "alpha 2.0 is not allowed with prior 'iid'; with mixed, progressive"),
+        (["--prior", "mixed", "--alpha", "-1"], "--alpha: '-1' is not allowed"),
+        (["--lowpass", "low"], "lowpass 'low' is not allowed; one of gaussian, butterworth, ideal, box"),
+        (["--lowpass", "box", "--spatial", "0"], "spatial cut-off 0.0 is not allowed; above 0, at most 1"),
+        (["--temporal", "0.1"], "--temporal is a cut-off of a filter; name one with --lowpass"),
+    ],
+)
+def test_sample_names_what_is_wrong_with_a_mix(
+    bank_folder: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    usage_error(noisebank("sample", bank_folder, "a dog", "-o", tmp_path / "x.safetensors", *words), message)
 
 
 def test_a_bank_of_several_sets_asks_for_the_flag(project: Project, tmp_path: Path) -> None:

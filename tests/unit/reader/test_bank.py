@@ -27,20 +27,23 @@ from noisebank import (
     BankNotFound,
     ClipNotFound,
     ConfigError,
+    LowPass,
     NoiseBank,
     ShapeMismatch,
     SnapshotExpired,
     UnknownNoiseSet,
+    mixed,
 )
 from noisebank.describe import snapshot_files
 from noisebank.fixtures.small_models import make_small_model
 from noisebank.format.manifest import expired_stub, read_snapshot
-from noisebank.format.noise_file import storage_roundtrip
-from noisebank.models import load_model
+from noisebank.format.noise_file import NoiseShard, storage_roundtrip
+from noisebank.models import from_pipeline, load_model
+from noisebank.reader.frequencies import marginal_variance, mix_frequencies
 from noisebank.reader.mixing import noise_digest
 from noisebank.reader.pinned import PinnedSnapshot
 from noisebank.reader.priors import iid
-from noisebank.search.embed import load_embedder
+from noisebank.search.embed import Embedder, load_embedder
 from noisebank.storage import Store, open_store
 from tests.support import bank as bank_support
 from tests.support.bank import DESCRIPTION, build
@@ -137,6 +140,26 @@ def test_a_list_of_prompts_gives_a_batch_with_one_generator_or_one_each(bank: No
         bank.noise(prompts, generator=[seeded(), seeded()])
 
 
+def test_a_list_of_prompts_costs_one_embedding_one_search_and_one_read_a_record(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(store, CAPTIONS)
+    calls: list[str] = []
+
+    def counting(called: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: calls.append(called.__name__) or called(*args)
+
+    for owner, name in ((Embedder, "embed"), (PinnedSnapshot, "nearest"), (NoiseShard, "record")):
+        monkeypatch.setattr(owner, name, counting(getattr(owner, name)))
+    bank = NoiseBank.open(store.url, embedder=embedder())
+    prompts = ["a dog at the sea", "a kitten on a couch", "a dog at the beach", "a dog at the sea"]
+    sample = bank.sample(prompts, eta=float("inf"))
+    assert [hit.id for hit in sample.hits] == ["mine-dog", "yours-cat", "mine-dog", "mine-dog"]
+    assert calls == ["embed", "nearest", "record", "record"]
+    for latents, hit in zip(sample.latents, sample.hits, strict=True):
+        assert torch.equal(latents, stored(hit.id))
+
+
 def test_a_prompt_far_from_every_caption_gets_fresh_noise_and_says_so(
     bank: NoiseBank, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,6 +207,56 @@ def test_inverted_gives_the_record_and_its_statistics(bank: NoiseBank) -> None:
     assert record.statistics["id"] == "mine-cook" and len(record.statistics["mean"]) == 4
     with pytest.raises(ClipNotFound, match="clip mine-nobody: not in snapshot 1"):
         bank.inverted("mine-nobody")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_priors_and_low_passes_know_the_frames_in_every_layout(store: Store, layout: str) -> None:
+    build(store, CAPTIONS, description={**DESCRIPTION, "layout": layout})
+    bank = NoiseBank.open(store.url)
+    prior, low_pass, (_, arrange) = mixed(3.0), LowPass("gaussian", 0.5, 0.5), LAYOUTS[layout]
+
+    def canonical(latents: torch.Tensor) -> torch.Tensor:
+        return from_pipeline(latents, layout, SHAPE)
+
+    many = canonical(bank.noise(["a dog"] * 400, eta=0, generator=seeded(), prior=prior))
+    measured = torch.corrcoef(many.transpose(0, 2).flatten(1))
+    torch.testing.assert_close(measured, torch.tensor([[1, 0.9], [0.9, 1]]), rtol=0, atol=0.01)
+    white = canonical(bank.noise("a dog", eta=0, generator=seeded()))
+    fresh = prior.correlate(white, 2)
+    torch.testing.assert_close(
+        many[:1], prior.correlate(canonical(bank.noise(["a dog"] * 400, eta=0, generator=seeded()))[:1], 2)
+    )
+    latents = bank.noise("a dog", eta=0.5, generator=seeded(), prior=prior, lowpass=low_pass)
+    assert latents.is_contiguous()
+    record = stored("mine-dog")[None]
+    expected = mix_frequencies(fresh, record, 0.5, low_pass)
+    torch.testing.assert_close(latents, arrange(expected), rtol=0, atol=1e-6)
+    inputs = bank.inputs("a dog", eta=0.5, generator=seeded(), prior=prior, lowpass=low_pass)
+    assert torch.equal(inputs["latents"], latents)
+    untouched = bank.noise("a dog", eta=0, generator=seeded(), lowpass="box")
+    assert torch.equal(canonical(untouched), white)
+
+
+def test_a_low_pass_draws_fresh_noise_and_reports_the_variance_of_its_mix(bank: NoiseBank) -> None:
+    sample = bank.sample(
+        ["a dog", "quarterly tax regulation"],
+        eta=float("inf"),
+        generator=seeded(),
+        prior="mixed",
+        lowpass="butterworth",
+        min_similarity=0.3,
+        digest=True,
+    )
+    assert sample.fresh == (False, True)
+    white = randn_tensor((2, *SHAPE), generator=seeded(), dtype=torch.float32)
+    fresh = mixed().correlate(white, 2)
+    assert torch.equal(sample.latents[1], fresh[1]) and sample.drawn_digest == noise_digest(fresh)
+    low_pass, record = LowPass("butterworth"), stored("mine-dog")
+    assert torch.equal(sample.latents[:1], mix_frequencies(fresh[:1], record[None], float("inf"), low_pass))
+    variance = marginal_variance(record, float("inf"), low_pass, mixed().factor(SHAPE[1]))
+    assert sample.marginal_variance == (variance, 1.0)
+    with pytest.raises(ValueError, match="lowpass 'low' is not allowed"):
+        bank.noise("a dog", lowpass="low")
 
 
 def test_a_prior_of_ones_own_is_a_function_of_shape_and_generator(bank: NoiseBank) -> None:

@@ -1,0 +1,1 @@
+"""What is done around the noise while a pipeline generates."""
