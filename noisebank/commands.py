@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ from noisebank.describe import KINDS, describe, diff, read_failures, read_unpubl
 from noisebank.errors import ConfigError, UnknownNoiseSet
 from noisebank.format.layout import is_ours
 from noisebank.format.manifest import read_snapshot
+from noisebank.outputs import check_folder, save_latents, write_whole
 from noisebank.progress import show_progress
 from noisebank.storage import open_store
 from noisebank.upkeep.drop import drop_set
@@ -28,8 +28,6 @@ from noisebank.upkeep.vacuum import vacuum as vacuum_bank
 from noisebank.upkeep.verify import verify as verify_snapshot
 
 if TYPE_CHECKING:
-    import torch
-
     from noisebank.reader.bank import NoiseBank
 
 
@@ -131,8 +129,7 @@ def sample(arguments: argparse.Namespace) -> Outcome:
     import torch
 
     options, said = _mix_options(arguments)
-    if not Path(arguments.output).parent.is_dir():
-        raise ConfigError(f"--output: {arguments.output}: its folder does not exist; make it first")
+    check_folder(arguments.output)
     bank = _open(arguments, noise_set=arguments.noise_set)
     generator = torch.Generator().manual_seed(arguments.seed)
     try:
@@ -177,32 +174,38 @@ def _mix_options(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[st
     return {"prior": prior, "lowpass": low_pass}, said
 
 
-def save_latents(path: Path, latents: torch.Tensor, metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file with the key ``latents``: whole or not at all, with the permissions of any new file."""
-    from safetensors.torch import save
+@_command(
+    _argument("prompts", metavar="PROMPTS", help="a .txt, one a line, or .csv, .jsonl, .parquet with 'prompt'"),
+    _argument("--set", dest="noise_set", metavar="NAME", help="only clips with a record in it (default: all captions)"),
+    _argument(
+        "--below",
+        type=_number(float, -1, 1),
+        metavar="X",
+        help="prompts whose best similarity is lower are far (default: 5th percentile of the captions' own)",
+    ),
+    _argument("-o", "--output", metavar="FILE", help="where to write the far prompts, for synthesize: .txt or .jsonl"),
+    _SNAPSHOT,
+    _MODEL,
+)
+def coverage(arguments: argparse.Namespace) -> Outcome:
+    """How near the captions are to a list of prompts."""
+    from noisebank.describe_coverage import coverage_lines, describe_coverage
+    from noisebank.prompts import list_bytes, read_usable
 
-    data = _with_sorted_header(save({"latents": latents.contiguous()}, metadata))
-    if path.exists() and not path.is_file():  # (a pipe or a device, which nothing may take the place of)
-        path.write_bytes(data)
-        return
-    path = path.resolve()
-    part = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _with_sorted_header(data: bytes) -> bytes:
-    """A safetensors file (length of the header in 8 bytes, the header, tensors) that is the same in every process.
-
-    The library writes metadata in the order of a hash table.
-    """
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:start]), sort_keys=True).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + data[start:]
+    rows, invalid = read_usable(arguments.prompts)
+    if arguments.output:
+        check_folder(arguments.output)
+        list_bytes(arguments.output, rows)  # (refuses now what it could not write in the end)
+    bank = _open(arguments, noise_set=arguments.noise_set)
+    with show_progress("coverage", "prompts and captions") as progress:
+        found = bank.coverage([row["prompt"] for row in rows], below=arguments.below, progress=progress.report)
+    document = describe_coverage(found, invalid)
+    lines = [*coverage_lines(document)]
+    if arguments.output:
+        far = [row for row, is_far in zip(rows, found.is_far.tolist(), strict=True) if is_far]
+        write_whole(Path(arguments.output), list_bytes(arguments.output, far))
+        lines.append(f"{arguments.output}: the far prompts, for 'noisebank synthesize'")
+    return Outcome(document, [*map(_on_one_line, lines)])
 
 
 @_command(

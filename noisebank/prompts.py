@@ -1,13 +1,15 @@
 """Lists of prompts: a text file with one a line, or csv, jsonl or Parquet with a column ``prompt``.
 
-Every command that takes prompts reads them here. A row that cannot be used is kept, with the reason, and costs nobody
-else anything; a list without rows is an error.
+Every command that takes prompts reads them here, and what one writes is read by the others. A row that cannot be used
+is kept, with the reason, and costs nobody else anything; a list without rows is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -59,6 +61,61 @@ def read_prompts(path: str | Path, also: Sequence[str] = ()) -> pa.Table:
     if not table.num_rows:
         raise ConfigError(f"prompts {path}: there is none in it; one a line, or rows with a column {_PROMPT!r}")
     return table
+
+
+def read_usable(path: str) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
+    """The rows of a list that can be used, and those that cannot.
+
+    Returns:
+        ``prompt``, ``id`` and ``image`` (its full address; empty where there is none) of the former; ``row`` (counted
+        from 1), ``id``, ``code`` and ``message`` of the latter.
+
+    Raises:
+        ConfigError: as :func:`read_prompts`; or no row can be used.
+    """
+    usable, invalid = [], []
+    for number, row in enumerate(read_prompts(path, also=["image"]).to_pylist(), 1):
+        if row["invalid"]:
+            code, _, message = row["invalid"].partition(": ")
+            invalid.append({"row": number, "id": row[_ID], "code": code, "message": message})
+        else:
+            image = image_address(path, row["image"])
+            image = str(Path(image).absolute()) if image and "://" not in image else image
+            usable.append({_PROMPT: row[_PROMPT], _ID: row[_ID], "image": image})
+    if not usable:
+        first = invalid[0]
+        raise ConfigError(f"prompts {path}: no row can be used; row 1 is {first['code']}: {first['message']}")
+    return usable, invalid
+
+
+def image_address(path: str, image: str | None) -> str:
+    """Where the image of a row of the list ``path`` is, if it names one: a relative path is one beside the list."""
+    folder, image = path.rpartition("/")[0], (image or "").strip()
+    is_relative = image and "://" not in image and not image.startswith("/")
+    return f"{folder}/{image}" if is_relative and folder else image
+
+
+def list_bytes(name: str, rows: Sequence[Mapping[str, str]]) -> bytes:
+    """A list that :func:`read_prompts` reads as these rows: ``.jsonl``, or ``.txt``, which has the prompts alone.
+
+    Args:
+        name: of the file.
+        rows: ``prompt``, ``id`` and ``image`` (:func:`read_usable`); of equal ones the first is written.
+
+    Raises:
+        ConfigError: the name ends otherwise; or it is ``.txt``, and a row has an image or a prompt that is no line.
+    """
+    rows = [*{tuple(row.items()): row for row in rows}.values()]
+    if name.lower().endswith(".jsonl"):
+        return b"".join(json.dumps({key: text for key, text in row.items() if text}).encode() + b"\n" for row in rows)
+    if not name.lower().endswith(".txt"):
+        raise ConfigError(f"{name}: a name that ends in .txt or .jsonl is wanted")
+    for row in rows:
+        prompt = row[_PROMPT]
+        if row["image"] or "\n" in prompt or prompt.endswith("\r") or prompt.startswith("\ufeff"):
+            kept = "the image of" if row["image"] else "all of"
+            raise ConfigError(f"{name}: a line cannot hold {kept} prompt {prompt[:QUOTED]!r}; name a .jsonl")
+    return "".join(f"{row[_PROMPT]}\n" for row in rows).encode()
 
 
 def _blocks(source: SourceOptions, address: str, also: Sequence[str]) -> Iterator[Block]:

@@ -24,7 +24,7 @@ import torch
 import yaml
 
 from noisebank import NoiseBank
-from noisebank.commands import Outcome, save_latents
+from noisebank.commands import Outcome
 from noisebank.config import load_config
 from noisebank.describe import snapshot_files
 from noisebank.errors import JobFailed
@@ -32,6 +32,7 @@ from noisebank.fixtures.captions_model import packaged_captions_model
 from noisebank.fixtures.small_models import make_small_model
 from noisebank.fixtures.videos import Sample, make_sample_videos, write_video
 from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.outputs import save_latents
 from noisebank.progress import show_progress
 from noisebank.storage import open_store
 from noisebank.video.frames import decode_mp4

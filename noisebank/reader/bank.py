@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,13 +16,13 @@ from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from noisebank.errors import ConfigError, ShapeMismatch, UnknownNoiseSet
+from noisebank.errors import UnknownNoiseSet
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.models.layout import from_pipeline, pipeline_inputs
+from noisebank.progress import ReportProgress, silent
+from noisebank.reader.captions_model import CaptionsModel
 from noisebank.reader.frequencies import LowPass
 from noisebank.reader.mixing import normalise
 from noisebank.reader.noise_sample import NoiseSample, mix_records
@@ -35,8 +33,10 @@ from noisebank.storage import Store, open_store
 
 if TYPE_CHECKING:
     from noisebank.models.check import Mismatch
+    from noisebank.reader.coverage import Coverage
     from noisebank.rewriting.template import Rewriter
     from noisebank.search.embed import Embedder
+    from noisebank.search.index import Vectors
 
 _log = logging.getLogger(__name__)
 
@@ -61,9 +61,8 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
     def __init__(
         self, store: Store, snapshot: Snapshot, noise_set: str | None = None, embedder: str | Embedder | None = None
     ) -> None:
-        self._store, self._set_name, self._given_embedder = store, noise_set, embedder
-        self._loaded_embedder: Embedder | None = None
-        self._lock = threading.RLock()
+        self._store, self._set_name = store, noise_set
+        self._captions_model = CaptionsModel(store.url, embedder)
         self._pin(snapshot)
 
     @classmethod
@@ -94,7 +93,7 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         return cls(store, read_snapshot(store, snapshot), noise_set, embedder)
 
     def __reduce__(self) -> tuple[object, ...]:
-        reopen = partial(NoiseBank.open, noise_set=self._set_name, embedder=self._given_embedder)
+        reopen = partial(NoiseBank.open, noise_set=self._set_name, embedder=self._captions_model.given)
         return reopen, (self._store.url, self.snapshot)
 
     def __repr__(self) -> str:
@@ -144,10 +143,35 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         with pinned.reading():
             return pinned.nearest(self._embed(pinned, prompts), k)
 
-    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def coverage(
+        self, prompts: Sequence[str], *, below: float | None = None, progress: ReportProgress = silent
+    ) -> Coverage:
+        """How near prompts are to the bank's captions, beside how near these are to each other.
+
+        Args:
+            prompts: any number of them; each counts as often as it is there.
+            below: a prompt whose best similarity is lower is far; default: the 5th percentile of the captions' own.
+            progress: called with how many prompts and captions are done, and how many there are.
+
+        Returns:
+            See :class:`.coverage.Coverage`. All captions count, or, if the bank was opened with a ``noise_set``,
+            those whose clip has a record in it.
+
+        Raises:
+            ValueError: as :meth:`search`; or the bank has one caption alone, and ``below`` is not given.
+            ClipNotFound: there is no caption to compare with.
+            ConfigError, BankDamaged, SnapshotExpired: as :meth:`search`.
+        """
+        from noisebank.reader.coverage import measure_coverage
+
+        pinned, prompts = self._pinned, _texts("prompt", prompts)
+        with pinned.reading():
+            records = pinned.noise_set(self._set_name) if self._set_name else None
+            return measure_coverage(pinned, prompts, partial(self._embed, pinned), records, below, progress)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
         """Embeddings ``[N, D]`` of texts by the bank's captions model, each row of length one."""
-        embeddings: npt.NDArray[np.float32] = self._embed(self._pinned, texts)
-        return embeddings
+        return self._embed(self._pinned, texts)
 
     def references(self, prompt: str, k: int = 5) -> list[str]:
         """The captions of :meth:`search`: examples for a language model that rewrites prompts in their manner."""
@@ -254,7 +278,7 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         with pinned.reading():
             records = self._set(pinned)
             if pipe is not None:
-                _check(records, pipe, num_inference_steps)
+                records.check(pipe, num_inference_steps)
             embed = partial(self._embed, pinned)
             hits = records.nearest(wanted, embed) if id is None else [pinned.clip(one) for one in wanted]
             inverted = [normalise(record, normalize) for record in records.batch(hits)]
@@ -296,7 +320,7 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         """
         pinned = self._pinned
         with pinned.reading():
-            return _check(self._set(pinned), pipe, num_inference_steps)
+            return self._set(pinned).check(pipe, num_inference_steps)
 
     def inverted(self, id: str) -> InvertedNoise:
         """One record as stored, decoded to float32, with its statistics.
@@ -331,37 +355,8 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         known = ", ".join(sorted(snapshot.models["noise"])) or "none"
         return UnknownNoiseSet(f"{self._store.url}: {problem}; it has {known}")
 
-    def _embed(self, pinned: PinnedSnapshot, prompts: Sequence[str]) -> Any:
-        for prompt in prompts:
-            try:
-                prompt.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(f"prompt {prompt!a} is not allowed; it cannot be written as UTF-8") from error
-        return self._embedder(pinned).embed(prompts)
-
-    def _embedder(self, pinned: PinnedSnapshot) -> Embedder:
-        """The bank's captions model: the one given, or loaded when it is first needed."""
-        from noisebank.search.embed import Embedder, load_embedder
-
-        known, given = pinned.snapshot.models["captions"], self._given_embedder
-        model, digest = known["model"], known.get("digest")
-        if isinstance(given, Embedder):
-            if digest not in (None, given.digest):
-                raise ConfigError(
-                    f"the captions model given has digest {given.digest}, the bank's captions were embedded with "
-                    f"{digest} ({model}); open the bank with embedder= that model's folder"
-                )
-            return given
-        with self._lock:
-            if self._loaded_embedder is None or digest not in (None, self._loaded_embedder.digest):
-                try:
-                    self._loaded_embedder = load_embedder(given or model, digest)
-                except ConfigError as error:
-                    raise ConfigError(
-                        f"{self._store.url} was built with the captions model {model}; if that is elsewhere here, open "
-                        f"the bank with embedder= its folder (--model on the command line): {error}"
-                    ) from error
-            return self._loaded_embedder
+    def _embed(self, pinned: PinnedSnapshot, prompts: Sequence[str]) -> Vectors:
+        return self._captions_model.embed(pinned.snapshot, prompts)
 
 
 def _text(name: str, value: object) -> str:
@@ -377,19 +372,3 @@ def _texts(name: str, value: object) -> list[str]:
     if not isinstance(value, Sequence) or not value:
         raise ValueError(f"{name} {value!r} is not allowed; a text, or a list of at least one")
     return [_text(name, text) for text in value]
-
-
-def _check(records: PinnedSet, pipe: Any, num_inference_steps: int | None) -> list[Mismatch]:
-    """What :meth:`NoiseBank.check` says of a pipeline."""
-    from noisebank.models.check import compare
-
-    mismatches = compare(records.model, pipe, num_inference_steps)
-    errors = [str(mismatch) for mismatch in mismatches if mismatch.severity == "error"]
-    if errors:
-        raise ShapeMismatch(
-            f"noise set {records.name!r} does not fit this {type(pipe).__name__}: {'; '.join(errors)}; open the "
-            "set of this model, or build one"
-        )
-    for mismatch in mismatches:
-        warnings.warn(f"noise set {records.name!r}: {mismatch}", stacklevel=3)
-    return mismatches

@@ -9,19 +9,21 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from noisebank.errors import BankDamaged, ClipNotFound
+from noisebank.errors import BankDamaged, ClipNotFound, ShapeMismatch
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.noise_file import NoiseShard, RecordLayout
 from noisebank.format.parts import part_entries, read_parts
@@ -33,6 +35,9 @@ from noisebank.ids import clip_number
 from noisebank.search.index import Vectors
 from noisebank.search.segments import Hit, Segment, open_segment, search_segments
 from noisebank.storage import FileEntry, Store, open_store
+
+if TYPE_CHECKING:
+    from noisebank.models.check import Mismatch
 
 _AXES = "CFHW"
 _OPEN_SHARDS = 128
@@ -111,13 +116,18 @@ class PinnedSnapshot:
             number = clip_number(id)
         except UnicodeEncodeError as error:
             raise ClipNotFound(f"clip {id!a}: no id, it cannot be written as UTF-8; 'search' names ids") from error
-        for segment in reversed(self.segments):
-            position = segment.entries.find(number)
-            if position is None or (segment.deleted is not None and segment.deleted[position]):
-                continue
-            if (clip := segment.entries.at(position)).id == id:
-                return clip
+        clip = self.find(number)
+        if clip and clip.id == id:
+            return clip
         raise ClipNotFound(f"clip {id}: not in snapshot {self.snapshot.number} of {self.store.url}; 'search' names ids")
+
+    def find(self, num: int) -> Hit | None:
+        """The clip of a number; None if it is not in the snapshot, or not any more."""
+        for segment in reversed(self.segments):
+            position = segment.entries.find(num)
+            if position is not None and (segment.deleted is None or not segment.deleted[position]):
+                return segment.entries.at(position)
+        return None
 
 
 class PinnedSet:
@@ -201,22 +211,45 @@ class PinnedSet:
         return [known[prompt] for prompt in prompts]
 
     def _nearest_of_all(self, query: Vectors) -> Hit:
-        with self._lock:
-            near = self._pinned.nearest(query[None], 1, self._with_records)[0]
-        if not near:
-            raise ClipNotFound(
-                f"noise set {self.name!r} has no record in snapshot {self._pinned.snapshot.number} of "
-                f"{self._pinned.store.url}; build it, or open the bank with another noise_set"
-            )
-        return near[0]
+        if near := self._pinned.nearest(query[None], 1, self.segments)[0]:
+            return near[0]
+        raise ClipNotFound(
+            f"noise set {self.name!r} has no record in snapshot {self._pinned.snapshot.number} of "
+            f"{self._pinned.store.url}; build it, or open the bank with another noise_set"
+        )
 
-    @cached_property
-    def _with_records(self) -> list[Segment]:
-        """The segments of the index with only the captions whose clip has a record."""
+    def nums(self) -> npt.NDArray[np.int64]:
+        """The numbers of the clips that have a record, ascending."""
         table = self._records.read()
         nums, files, status = (table.column(name).to_numpy() for name in ("num", "file", "status"))
-        nums = nums[(files != 0) & (status == Status.OK)]
+        found: npt.NDArray[np.int64] = nums[(files != 0) & (status == Status.OK)]
+        return found
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments of the index with only the captions whose clip has a record."""
+        with self._lock:
+            return self._segments
+
+    @cached_property
+    def _segments(self) -> list[Segment]:
+        nums = self.nums()
         return [segment.restricted(np.isin(segment.entries.nums(), nums)) for segment in self._pinned.segments]
+
+    def check(self, pipe: Any, num_inference_steps: int | None) -> list[Mismatch]:
+        """What :meth:`noisebank.NoiseBank.check` says of a pipeline; warns of what does no harm."""
+        from noisebank.models.check import compare
+
+        mismatches = compare(self.model, pipe, num_inference_steps)
+        errors = [str(mismatch) for mismatch in mismatches if mismatch.severity == "error"]
+        if errors:
+            raise ShapeMismatch(
+                f"noise set {self.name!r} does not fit this {type(pipe).__name__}: {'; '.join(errors)}; open the "
+                "set of this model, or build one"
+            )
+        for mismatch in mismatches:
+            warnings.warn(f"noise set {self.name!r}: {mismatch}", stacklevel=3)
+        return mismatches
 
     def _locate(self, clip: Hit) -> tuple[int, int, int]:
         place = self._find(clip.num)

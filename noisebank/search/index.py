@@ -22,6 +22,8 @@ from noisebank.processes import one_thread
 FLAT_LIMIT = 50_000
 FULL_LIMIT = 2_000_000
 RECALL_AT = (1, 5)
+TIE = 1e-5
+"""Scores closer than this count as equal."""
 
 _BLOCK = 65_536
 _FLOAT_BYTES = 4
@@ -31,7 +33,6 @@ _EFFORTS = tuple(8 << i for i in range(28))
 _POINTS_PER_LIST = 64
 _QUERIES = 512
 _SEED = 1234
-_TIE = 1e-5
 
 Vectors = npt.NDArray[np.float32]
 
@@ -125,7 +126,7 @@ def blend(first: Vectors, second: Vectors) -> Vectors:
     """The normalised sums of pairs of vectors of length one; the first where a pair cancels out."""
     sums = first + second
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    return np.where(lengths > _TIE, sums / np.maximum(lengths, _TIE), first).astype(np.float32)
+    return np.where(lengths > TIE, sums / np.maximum(lengths, TIE), first).astype(np.float32)
 
 
 def exact_scores(vectors: Vectors, queries: Vectors, k: int) -> Vectors:
@@ -146,7 +147,7 @@ def recall_of(found: Vectors, exact: Vectors) -> dict[int, float]:
     recall = {}
     for k in RECALL_AT:
         wanted = exact[:, :k] > -np.inf
-        hits = (found[:, :k] >= exact[:, k - 1 : k] - _TIE) & (found[:, :k] > -np.inf)
+        hits = (found[:, :k] >= exact[:, k - 1 : k] - TIE) & (found[:, :k] > -np.inf)
         recall[k] = float(hits.sum() / wanted.sum())
     return recall
 

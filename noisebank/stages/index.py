@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from noisebank.errors import BankDamaged, JobFailed
+from noisebank.errors import JobFailed
+from noisebank.format.caption_places import caption_places, rows_by_file
 from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.manifest import IndexSegment, Snapshot, read_snapshot
-from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.parts import read_parts
 from noisebank.format.reading import verified_table
 from noisebank.format.receipts import find_receipts, inputs_hash
 from noisebank.format.schemas import ENTRIES, ROWS
@@ -158,20 +159,14 @@ class IndexJob:
         if self.parent is None or not len(nums):
             return []
         part = read_parts(self.store, self.parent.parts.get("captions", ()))
-        files = {entry.key: entry for entry in part_entries(part)}
         stale = set(part.filter(pc.field("fingerprint") != self.fingerprint).column("key").to_pylist())
-        wanted = pc.is_in(pc.field("num"), pa.array(nums))
-        places = _rows_by_file(self.store, self.parent.rows, wanted)
-        if count := sum(len(places[key]) for key in stale & places.keys()):
+        places = caption_places(self.store, self.parent.rows, part, pc.is_in(pc.field("num"), pa.array(nums)))
+        if count := sum(len(rows) for entry, rows in places if entry.key in stale):
             raise JobFailed(
                 f"{count} captions that stay in the bank were embedded with another model; list their sources in this "
                 "build too, or remove them with --prune"
             )
-        if lost := places.keys() - files.keys():
-            raise BankDamaged(
-                f"captions file {min(lost):016x}: rows refer to it, no manifest part names it; run verify"
-            )
-        return [(files[key], rows) for key, rows in places.items()]
+        return places
 
     def _recall(self, built: TunedIndex, kept: Sequence[IndexSegment], nums: Nums, scratch: Path) -> dict[int, float]:
         """recall@k of the new snapshot's search."""
@@ -213,7 +208,7 @@ def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: 
     receipts = find_receipts(store, (name for name in plan.claimed if name[0] == CAPTIONS))
     shards = {entry.key: entry for receipt in receipts for entry in receipt.files}
     wanted = pc.is_in(pc.field("caption_file"), pa.array(list(shards), pa.uint64()))
-    used = _rows_by_file(store, plan.changes.get("rows", ()), wanted) if shards else {}
+    used = rows_by_file(store, plan.changes.get("rows", ()), wanted) if shards else {}
     claimed = tuple((shards[key], rows) for key, rows in sorted(used.items()))
     if not (files or claimed):
         return None
@@ -224,12 +219,3 @@ def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: 
     ]
     gone = np.concatenate([np.zeros(0, np.int64), *removed])
     return IndexJob(store, tuple(files), parent, plan.fingerprints[CAPTIONS], options, gone, claimed).shard()
-
-
-def _rows_by_file(store: Store, entries: Sequence[FileEntry], wanted: pc.Expression) -> dict[int, Nums]:
-    """Of the wanted rows of a table of rows, where their captions stand: rows of each captions file by its key."""
-    rows = pa.concat_tables(piece.filter(wanted) for piece in OverlayTable(store, entries).slices())
-    rows = rows.sort_by([("caption_file", "ascending"), ("caption_row", "ascending")])
-    keys, starts = np.unique(rows.column("caption_file").to_numpy(), return_index=True)
-    groups = np.split(rows.column("caption_row").to_numpy().astype(np.int64), starts[1:])
-    return dict(zip(keys.tolist(), groups, strict=True))

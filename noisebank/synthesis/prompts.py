@@ -15,7 +15,7 @@ from itertools import count
 from noisebank.errors import ConfigError
 from noisebank.format.receipts import Failure, Receipt, find_receipt, list_receipts
 from noisebank.ids import safe, xxh64
-from noisebank.prompts import read_prompts
+from noisebank.prompts import image_address, read_prompts
 from noisebank.storage import Store
 from noisebank.synthesis.entry import Prompt
 from noisebank.synthesis.job import STAGE, prompt_key
@@ -32,14 +32,10 @@ def list_prompts(path: str) -> tuple[list[Prompt], int]:
     Raises:
         ConfigError: as there.
     """
-    folder = path.rpartition("/")[0]
     prompts: dict[str, Prompt] = {}
     duplicates = 0
     for row in read_prompts(path, also=["image"]).to_pylist():
-        image = (row["image"] or "").strip()
-        is_relative = image and "://" not in image and not image.startswith("/")
-        image = f"{folder}/{image}" if is_relative and folder else image
-        prompt = Prompt(safe(row["id"].strip()), row["prompt"].strip(), image)
+        prompt = Prompt(safe(row["id"].strip()), row["prompt"].strip(), image_address(path, row["image"]))
         if row["invalid"]:
             prompt = refused(prompt, row["invalid"], prompts)
         first = prompts.setdefault(prompt.id, prompt)

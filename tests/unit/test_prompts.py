@@ -11,7 +11,7 @@ import pytest
 
 from noisebank.errors import ConfigError
 from noisebank.ids import xxh64
-from noisebank.prompts import LONGEST_PROMPT, read_prompts
+from noisebank.prompts import LONGEST_PROMPT, list_bytes, read_prompts, read_usable
 
 PROMPTS = ["a dog, running", 'a "cat"', "ein Hund läuft", "собака бежит"]
 ROWS = [{"prompt": prompt, "id": f"p{i}", "image": f"{i}.png"} for i, prompt in enumerate(PROMPTS)]
@@ -91,3 +91,37 @@ def test_a_list_that_cannot_be_one_is_refused(name: str, content: str, said: str
 def test_a_list_that_is_elsewhere_is_refused(path: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         read_prompts(path)
+
+
+HOSTILE = ['a dog, "quoted"', "two\nlines", "\ufeffmarked", "a\u2028b", " spaced ", "{json}", "ends in\r", "日本", "x"]
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    rows = [{"prompt": prompt, "id": f"p{i}", "image": "/a b.png" if i else ""} for i, prompt in enumerate(HOSTILE)]
+    path = tmp_path / "far.jsonl"
+    path.write_bytes(list_bytes(path.name, [*rows, rows[0]]))
+    assert read_usable(str(path)) == (rows, [])
+    lines = [row | {"image": ""} for row in rows if row["prompt"] not in ("two\nlines", "\ufeffmarked", "ends in\r")]
+    path = tmp_path / "far.txt"
+    path.write_bytes(list_bytes(path.name, lines))
+    assert [row["prompt"] for row in read_usable(str(path))[0]] == [row["prompt"] for row in lines]
+
+
+@pytest.mark.parametrize("prompt", ["two\nlines", "\ufeffmarked", "ends in\r", "of an image"])
+def test_what_a_line_cannot_hold_is_refused(prompt: str) -> None:
+    row = {"prompt": prompt, "id": "", "image": "a.png" if "image" in prompt else ""}
+    with pytest.raises(ConfigError, match=r"far\.txt: a line cannot hold .*; name a \.jsonl"):
+        list_bytes("far.txt", [row])
+    with pytest.raises(ConfigError, match=r"ends in \.txt or \.jsonl"):
+        list_bytes("far.csv", [row])
+
+
+def test_rows_that_cannot_be_used_are_named_by_their_place(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": " ", "id": "blank"}\n{"prompt": "a", "image": "b/c.png"}\n{\n')
+    usable, invalid = read_usable(str(tmp_path / "a.jsonl"))
+    assert [(row["prompt"], row["image"]) for row in usable] == [("a", str(tmp_path / "b" / "c.png"))]
+    assert [(row["row"], row["code"]) for row in invalid] == [(1, "empty_prompt"), (3, "bad_json")]
+    assert invalid[0] | {"message": ""} == {"row": 1, "id": "blank", "code": "empty_prompt", "message": ""}
+    (tmp_path / "b.txt").write_bytes(b"\xff\n")
+    with pytest.raises(ConfigError, match=r"b\.txt: no row can be used; row 1 is bad_utf8"):
+        read_usable(str(tmp_path / "b.txt"))

@@ -1,0 +1,60 @@
+"""Where the captions of a bank stand: in which captions files, and in which rows of each.
+
+The table of rows says so; of the rows of a captions file some may be out of date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from noisebank.errors import BankDamaged
+from noisebank.format.parts import part_entries
+from noisebank.format.schemas import ROWS
+from noisebank.format.status import Status
+from noisebank.format.tables import OverlayTable
+from noisebank.storage import FileEntry, Store
+
+Nums = npt.NDArray[np.int64]
+
+_NONE = pa.scalar(0, pa.uint64())
+HELD = (
+    (pc.field("status") != int(Status.REMOVED)) & (pc.field("clip_file") != _NONE) & (pc.field("caption_file") != _NONE)
+)
+"""Which rows have a clip and a caption, so that they can be found."""
+
+
+def caption_places(
+    store: Store, rows: Sequence[FileEntry], part: pa.Table, wanted: pc.Expression
+) -> list[tuple[FileEntry, Nums]]:
+    """Captions files that hold the captions of the wanted rows, and the rows of each file, ascending.
+
+    Args:
+        store: the bank.
+        rows: segments of its rows.
+        part: its captions files (:func:`noisebank.format.parts.read_parts`).
+        wanted: which of the rows.
+
+    Raises:
+        BankDamaged: a file is not named by the manifest, or a segment is missing or damaged.
+    """
+    files = {entry.key: entry for entry in part_entries(part)}
+    places = rows_by_file(store, rows, wanted)
+    if lost := places.keys() - files.keys():
+        raise BankDamaged(f"captions file {min(lost):016x}: rows refer to it, no manifest part names it; run verify")
+    return [(files[key], at) for key, at in places.items()]
+
+
+def rows_by_file(store: Store, rows: Sequence[FileEntry], wanted: pc.Expression) -> dict[int, Nums]:
+    """:func:`caption_places` by the files' keys, whether a manifest names them or not."""
+    columns = ["caption_file", "caption_row"]
+    pieces = OverlayTable(store, rows, schema=ROWS).slices()
+    tables = [ROWS.empty_table().select(columns), *(piece.filter(wanted).select(columns) for piece in pieces)]
+    files, at = (pa.concat_tables(tables).column(name).to_numpy() for name in columns)
+    order = np.lexsort((at, files))
+    keys, starts = np.unique(files[order], return_index=True)
+    return dict(zip(keys.tolist(), np.split(at[order].astype(np.int64), starts)[1:], strict=True))

@@ -1,0 +1,53 @@
+"""The files that commands write for people: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from noisebank.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_folder(output: str) -> None:
+    """Refuses a file that is to be in no folder, or a folder itself."""
+    if Path(output).is_dir():
+        raise ConfigError(f"--output: {output} is a folder; name a file")
+    if not Path(output).parent.is_dir():
+        raise ConfigError(f"--output: {output}: its folder does not exist; make it first")
+
+
+def save_latents(path: Path, latents: torch.Tensor, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file with the key ``latents``, written as :func:`write_whole` does."""
+    from safetensors.torch import save
+
+    write_whole(path, _with_sorted_header(save({"latents": latents.contiguous()}, metadata)))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """A file: whole or not at all, with the permissions of any new file."""
+    if path.exists() and not path.is_file():  # (a pipe or a device, which nothing may take the place of)
+        path.write_bytes(data)
+        return
+    path = path.resolve()
+    part = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _with_sorted_header(data: bytes) -> bytes:
+    """A safetensors file (length of the header in 8 bytes, the header, tensors) that is the same in every process.
+
+    The library writes metadata in the order of a hash table.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[start:]
