@@ -9,14 +9,14 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.projects import Project, Ran, noisebank
+from tests.support.projects import CAPTIONS, Project, Ran, noisebank
 from tests.support.small_clip import make_small_clip
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +70,19 @@ class Source:
     def list(self, *prompts: str) -> None:
         (self.folder / "far.txt").write_text("".join(f"{prompt}\n" for prompt in prompts))
 
+    def find_far(self, project: Project, prompts: Sequence[str]) -> list[str]:
+        """Has ``coverage`` write ``far.txt``; where nothing is far, every prompt has a caption of its own."""
+        path = self.folder / "prompts.txt"
+        path.write_text("".join(f"{prompt}\n" for prompt in prompts))
+        words = [path, "--set", "small", "--below", 0.6, "-o", self.folder / "far.txt"]
+        found = project.look("coverage", *words)
+        far = (self.folder / "far.txt").read_text().splitlines()
+        assert {one["prompt"] for one in found["far"]} == {*far}
+        if not far:
+            assert found["similarity"]["quantiles"]["0"] == pytest.approx(1.0, abs=1e-6)
+            assert (found["clips_used"], found["recall"]) == (len(prompts), 1.0)
+        return far
+
     def run(self, *words: object) -> Ran:
         return noisebank("synthesize", "-c", self.config, *words)
 
@@ -98,15 +111,10 @@ def moody(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) ->
     yield Source(tmp_path / "moody", small_model, {"kind": "moody", "bias": 1}, modules=["moods"])
 
 
-def best(project: Project, prompt: str) -> tuple[float, str]:
-    (hit,) = project.look("search", prompt, "-k", "1")["hits"]
-    return hit["score"], hit["caption"]
-
-
 def test_far_prompts_are_near_once_their_clips_are_in_the_bank(
     project: Project, small_model: Path, clip_reward: dict[str, Any]
 ) -> None:
-    """Twice: the second list adds to the source; a build after that has nothing to do."""
+    """Coverage, synthesize, build, coverage again: twice; the second list adds to the source."""
     source = Source(project.folder / "synthesis", small_model, clip_reward)
     project.write_list(project.rows(3))
     assert project.build()["rows"]["in_bank"] == 3
@@ -116,27 +124,25 @@ def test_far_prompts_are_near_once_their_clips_are_in_the_bank(
         clips={**project.config["clips"], "frame_stride": 2},
         max_changed=1.0,
     )
-    far = {prompt: best(project, prompt)[0] for prompt in FAR}
-    assert all(score < 0.6 for score in far.values())
 
-    source.list(*FAR[:2])
+    assert source.find_far(project, [CAPTIONS[0], *FAR[:2]]) == [*FAR[:2]]
     made = source.made()
     assert made["prompts"] == {"read": 2, "made": 2, "found": 0, "failed": 0, "duplicate": 0}
     assert len(made["tars"]) == len(made["sheets"]) == 1 and not (source.out / "work").exists()
     summary = project.build()
     assert (summary["rows"]["new"], summary["rows"]["in_bank"], summary["rows"]["failed"]) == (2, 5, 0)
-    for prompt in FAR[:2]:
-        assert best(project, prompt) == (pytest.approx(1.0, abs=1e-6), prompt)
+    assert source.find_far(project, FAR[:2]) == []
     before = source.files()
 
-    source.list(FAR[2], FAR[0])
-    assert source.made()["prompts"] == {"read": 2, "made": 1, "found": 1, "failed": 0, "duplicate": 0}
+    assert source.find_far(project, FAR) == [FAR[2]]
+    assert source.made()["prompts"] == {"read": 1, "made": 1, "found": 0, "failed": 0, "duplicate": 0}
     assert before.items() <= source.files().items()
     summary = project.build()
     assert (summary["rows"]["new"], summary["rows"]["unchanged"], summary["rows"]["in_bank"]) == (1, 5, 6)
-    assert best(project, FAR[2]) == (pytest.approx(1.0, abs=1e-6), FAR[2])
+    assert source.find_far(project, FAR) == []
     assert not project.build()["committed"]
-    assert source.made()["prompts"]["made"] == 0
+    source.list(*FAR)
+    assert source.made()["prompts"] == {"read": 3, "made": 0, "found": 3, "failed": 0, "duplicate": 0}
     assert project.look("verify")["ok"]
 
 
