@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from noisebank.planning.plan import removal_problems
 from noisebank.search.embed import load_embedder
 from noisebank.stages import clips
 from noisebank.storage import open_store
 from noisebank.upkeep.compact import compact
 from tests.support.bank import decoded_files
 from tests.support.minilm import MINILM
-from tests.support.projects import Project, Row, noisebank
+from tests.support.projects import Project, noisebank
+from transforms import publish
 
 LOOSE = ("--max_failed", 1, "--max_removed", 1, "--max_changed", 1)
 
@@ -59,35 +61,42 @@ def test_a_purged_bank_does_not_know_what_was_taken_down(project: Project) -> No
     assert not again["committed"] and again["rows"]["in_bank"] == 5
 
 
-@pytest.fixture
-def purges(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A bank of four clips, of which one is no longer listed and four are new; the next build is overtaken by a purge,
-    which goes here."""
+def test_a_build_goes_on_when_a_purge_takes_away_what_it_started_from(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.write_list(project.rows(4))
     project.build()
     project.write_list(project.rows(7, start=1))
-    make_clips, done = clips.make_clips, []
+    make_clips, purges = clips.make_clips, []
 
-    def purge_and_make_clips(*arguments: Any) -> Any:
-        if not done:
-            done.append(compact(open_store(project.bank), purge=True))
+    def purged_meanwhile(*arguments: Any) -> Any:
+        if not purges:
+            purges.append(compact(open_store(project.bank), purge=True))
         return make_clips(*arguments)
 
-    monkeypatch.setattr(clips, "make_clips", purge_and_make_clips)
-    return done
-
-
-def test_a_build_goes_on_when_a_purge_takes_away_what_it_started_from(project: Project, purges: list[Any]) -> None:
-    ran = project.run("build", *LOOSE)
-    assert purges and "planning again" in ran.stderr
-    assert ran.document["committed"] and ran.document["rows"]["in_bank"] == 7
+    monkeypatch.setattr(clips, "make_clips", purged_meanwhile)
+    summary = project.build(*LOOSE)
+    assert purges and summary["committed"] and summary["rows"]["in_bank"] == 7
     assert project.look("verify")["ok"]
 
 
-def test_a_build_that_fails_by_itself_is_not_planned_again_after_a_purge(project: Project, purges: list[Any]) -> None:
-    project.write_list([*project.rows(7, start=1), *(Row(f"lost{i}", "nowhere.mp4", "a dog") for i in range(9))])
-    ran = project.run("build", "--max_removed", 1)
-    assert purges and ran.exit_code == 1 and "rows failed" in ran.document["error"]["message"]
+def test_a_build_that_is_refused_is_not_planned_again_after_a_purge(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write_list(project.rows(2))
+    project.build()
+    project.write_list(project.rows(1))
+
+    purges: list[Any] = []
+
+    def purge_and_find_problems(*arguments: Any) -> Any:
+        if not purges:
+            purges.append(compact(open_store(project.bank), purge=True))
+        return removal_problems(*arguments)
+
+    monkeypatch.setattr(publish, "removal_problems", purge_and_find_problems)
+    ran = project.run("build")
+    assert purges and ran.exit_code == 1 and "1 of 2 rows removed" in ran.document["error"]["message"]
     assert "planning again" not in ran.stderr
 
 
