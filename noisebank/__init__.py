@@ -37,24 +37,9 @@ _READER = {
     "NoiseSample": ".reader.noise_sample",
 }
 
-__all__ = [
-    "BankDamaged",
-    "BankNotFound",
-    "ClipNotFound",
-    "ConfigError",
-    "Hit",
-    "InvertedNoise",
-    "JobFailed",
-    "NoiseBank",
-    "NoiseBankError",
-    "NoiseSample",
-    "ShapeMismatch",
-    "SnapshotConflict",
-    "SnapshotExpired",
-    "UnknownNoiseSet",
-    "UnsupportedFormat",
-    "UnsupportedStore",
-]
+__all__ = ["BankDamaged", "BankNotFound", "ClipNotFound", "ConfigError", "Hit", "InvertedNoise", "JobFailed"]
+__all__ += ["NoiseBank", "NoiseBankError", "NoiseSample", "ShapeMismatch", "SnapshotConflict"]
+__all__ += ["SnapshotExpired", "UnknownNoiseSet", "UnsupportedFormat", "UnsupportedStore"]
 
 
 def __getattr__(name: str) -> Any:
