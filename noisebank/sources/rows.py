@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from noisebank.ids import LONGEST_SAFE, Mask, clip_numbers, safe, source_number, xxh64, xxh64_of
+from noisebank.ids import LONGEST_SAFE, Hashes, Mask, clip_numbers, safe, source_number, xxh64, xxh64_of
 from noisebank.sources.block import QUOTED, Block
 from noisebank.sources.times import times_ms
 
