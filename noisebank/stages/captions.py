@@ -36,7 +36,6 @@ class CaptionsStage(Stage):
     """
 
     options: CaptionOptions
-    has_model = True
 
     @property
     def name(self) -> StageName:

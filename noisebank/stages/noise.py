@@ -54,7 +54,6 @@ class NoiseStage(StageOverClips):
     options: NoiseOptions
     kind = NOISE
     suffix = ".arrow"
-    has_model = True
 
     @property
     def accelerator(self) -> str | None:
