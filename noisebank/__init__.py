@@ -51,32 +51,10 @@ _LAZY = {
     "progressive": ".reader.priors",
 }
 
-__all__ = [
-    "BankDamaged",
-    "BankNotFound",
-    "ClipNotFound",
-    "ConfigError",
-    "EndpointRewriter",
-    "Hit",
-    "InvertedNoise",
-    "JobFailed",
-    "LowPass",
-    "NoiseBank",
-    "NoiseBankError",
-    "NoiseSample",
-    "PromptNotFound",
-    "Rewrites",
-    "ShapeMismatch",
-    "SnapshotConflict",
-    "SnapshotExpired",
-    "TransformersRewriter",
-    "UnknownNoiseSet",
-    "UnsupportedFormat",
-    "UnsupportedStore",
-    "hybrid_semantics",
-    "mixed",
-    "progressive",
-]
+__all__ = ["BankDamaged", "BankNotFound", "ClipNotFound", "ConfigError", "EndpointRewriter", "Hit", "InvertedNoise"]
+__all__ += ["JobFailed", "LowPass", "NoiseBank", "NoiseBankError", "NoiseSample", "PromptNotFound", "Rewrites"]
+__all__ += ["ShapeMismatch", "SnapshotConflict", "SnapshotExpired", "TransformersRewriter", "UnknownNoiseSet"]
+__all__ += ["UnsupportedFormat", "UnsupportedStore", "hybrid_semantics", "mixed", "progressive"]
 
 
 def __getattr__(name: str) -> Any:

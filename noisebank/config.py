@@ -178,7 +178,6 @@ def _lay_flags(document: dict[str, Any], flags: dict[str, str] | None, options: 
 
 
 def _find_member(document: dict[str, Any], flag: str) -> dict[str, Any]:
-    """The member of a list that a flag names."""
     section, name, _ = flag.split(".")
     members = document.setdefault(section, [{} for _ in getattr(Config(), section)])
     for entry in members if isinstance(members, list) else []:

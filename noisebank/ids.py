@@ -17,6 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+Nums = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
 VIDEO_BITS = 24
 CLIP_BITS = 39
 NUMBER_BITS = VIDEO_BITS + CLIP_BITS
@@ -53,7 +57,7 @@ def clip_number(id: str) -> int:
     return (xxh64(video) >> (64 - VIDEO_BITS)) << CLIP_BITS | xxh64(id) >> (64 - CLIP_BITS)
 
 
-def clip_numbers(ids: pa.Array) -> npt.NDArray[np.int64]:
+def clip_numbers(ids: pa.Array) -> Nums:
     """:func:`clip_number` of every id of an Arrow string array."""
     clip = xxh64_of(ids)
     video = xxh64_of(pc.replace_substring_regex(ids, pattern=_RANGE.pattern, replacement=""))
@@ -61,7 +65,7 @@ def clip_numbers(ids: pa.Array) -> npt.NDArray[np.int64]:
     return number.astype(np.int64)
 
 
-def xxh64_of(texts: pa.Array) -> npt.NDArray[np.uint64]:
+def xxh64_of(texts: pa.Array) -> Hashes:
     """XXH64, seed 0, of every string of an Arrow array without nulls."""
     values = texts.cast(pa.binary())
     pieces = (values.slice(start, _HASHED_AT_ONCE).to_pylist() for start in range(0, len(values), _HASHED_AT_ONCE))

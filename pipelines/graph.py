@@ -14,10 +14,9 @@ from noisebank.options import Config
 from noisebank.stages.configured import all_stages
 from noisebank.stages.stage import ShardWork, Stage
 from noisebank.storage import open_store
-from transforms.index import BuildIndex
 from transforms.plan import MakePlan
 from transforms.publish import CheckClips, CheckPlan, Publish, RecordRun
-from transforms.shards import MakeShards
+from transforms.shards import BuildIndex, MakeShards
 from transforms.work import Done, ReadTasks
 
 BUILD, COMMIT = "build", "commit"

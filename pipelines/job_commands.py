@@ -163,7 +163,6 @@ def demo(arguments: argparse.Namespace) -> Outcome:
 
 
 def _report(summary: dict[str, Any], stage: str) -> Outcome:
-    """A job's summary as lines for people."""
     lines = [_headline(summary, stage)] if stage != "plan" else []
     rows = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary["rows"].items())
     lines.append(f"rows: {rows}")

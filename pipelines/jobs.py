@@ -19,16 +19,7 @@ from noisebank.commits.runs import collect_run
 from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError, SnapshotExpired
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.options import Config
-from noisebank.planning.plan import (
-    ROW_COUNTS,
-    Plan,
-    check_files,
-    differences,
-    open_plans,
-    plan_path,
-    read_plan,
-    removal_problems,
-)
+from noisebank.planning.plan import Plan, check_files, differences, open_plans, plan_path, read_plan, removal_problems
 from noisebank.stages.configured import identify_stages
 from noisebank.storage import Store, open_store
 from pipelines.graph import build_pipeline
@@ -82,7 +73,7 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
     if stage == "build":
         return summary
     plan = read_plan(store, summary.get("plan") or known["plan"])
-    return {**summary, "plan": plan.hash, "planned": plan.created, "rows": summary.get("rows") or _plan_rows(plan)}
+    return {**summary, "plan": plan.hash, "planned": plan.created, "rows": summary.get("rows") or plan.row_counts}
 
 
 def _may_be_of_a_vacuum(error: NoiseBankError, store: Store, before: Snapshot) -> bool:
@@ -158,14 +149,9 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
         run_pipeline(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
         (plan,) = open_plans(open_store(scratch), latest.uuid if latest else "")
-        rows = _plan_rows(plan) | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
+        rows = plan.row_counts | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
         refused = removal_problems(plan, config)
         return {"parent": plan.parent, "rows": rows, "stages": plan.todo(), "refused": refused}
-
-
-def _plan_rows(plan: Plan) -> dict[str, int]:
-    """A plan's rows in counts, as a build's summary gives them."""
-    return {name: plan.counts[name] for name in ROW_COUNTS}
 
 
 def run_pipeline(options: PipelineOptions, build: Any) -> None:

@@ -21,7 +21,7 @@ from noisebank.planning.assemble import PartitionFiles, ReadRange, Scanned, asse
 from noisebank.planning.claims import CLAIMS, read_claims
 from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
-from noisebank.planning.plan import FOLDER, drop_damaged, plan_path, write_plan
+from noisebank.planning.plan import FOLDER, drop_damaged, plan_path
 from noisebank.planning.reduce import reduce_partition
 from noisebank.planning.spill import SpilledBatch, read_batch, spill
 from noisebank.planning.survey import Survey, survey
@@ -111,7 +111,7 @@ class MakePlan(beam.PTransform):
                 out.put(path, plan.to_bytes())
                 folders.append(f"{FOLDER}/{scan.hash}")
             else:
-                write_plan(out, plan)
+                out.create(path, plan.to_bytes())
         for key in (key for folder in folders for key in out.list(folder)):
             out.delete(key)
         return path

@@ -18,7 +18,7 @@ from noisebank.errors import JobFailed, SnapshotConflict, SnapshotExpired
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.receipts import find_receipts
 from noisebank.options import Config
-from noisebank.planning.plan import FOLDER, ROW_COUNTS, Plan, refuse, removal_problems
+from noisebank.planning.plan import FOLDER, Plan, refuse, removal_problems
 from noisebank.stages.job import Finished, add_figures, stage_figures
 from noisebank.storage import Store, open_store
 from transforms.work import Done, plan_of, step
@@ -152,7 +152,6 @@ def _check_failures(result: BuildResult, config: Config) -> None:
 
 
 def _read_parent(store: Store, plan: Plan) -> Snapshot | None:
-    """The snapshot that the plan updates."""
     try:
         return None if plan.parent is None else read_snapshot(store, plan.parent)
     except SnapshotExpired as error:
@@ -171,7 +170,7 @@ def _publish(
     with _open_result(store, plan, shards) as result:
         _check_failures(result, config)
         parent = snapshot = result.parent
-        counts = {name: plan.counts[name] for name in ROW_COUNTS} | {"failed": len(result.failed.nums)}
+        counts = plan.row_counts | {"failed": len(result.failed.nums)}
         if not plan.is_empty:
             delta = result.delta(index[0].finished.receipt if index else None)
             info = CommitInfo(

@@ -1,19 +1,23 @@
-"""The shards of a stage, made or found, one an element; where the stage has a model, by Beam's RunInference, which
-keeps one in a process."""
+"""The shards of a stage and the index, made or found, one an element; where the stage has a model, by Beam's
+RunInference, which keeps one in a process."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
+from noisebank.format.stage_names import INDEX
+from noisebank.options import IndexOptions
+from noisebank.planning.cut import Task
+from noisebank.stages.index import index_job
 from noisebank.stages.job import Finished, ShardJob, run_job
 from noisebank.stages.stage import LazyModel, ShardWork, Stage
-from noisebank.storage import BankWriter
+from noisebank.storage import BankWriter, FileEntry
 from transforms.work import Done, plan_of, step, writer_of
 
 _log = logging.getLogger(__name__)
@@ -90,3 +94,36 @@ def run_and_count(job: ShardJob, writer: BankWriter, make: bool, verify: bool) -
         note = finished.note and f", {finished.note}"
         _log.info("%s: %d %s, %d failed, in %.1f s%s", shard, receipt.rows, how, failed, finished.seconds, note)
     return finished
+
+
+@step
+class BuildIndex(beam.PTransform):
+    """Builds the index segment over the captions made, or finds it: a single step, because a segment is one file.
+
+    Args:
+        captions: the finished captions shards of the plan.
+        make: whether a missing segment is built; if not, that is an error.
+        verify: as of :class:`MakeShards`.
+
+    Input: the plan's path. Output: :class:`.work.Done`; nothing if no captions were made.
+    """
+
+    bank: str
+    index: IndexOptions
+    captions: beam.PCollection[Done]
+    make: bool = True
+    verify: bool = True
+
+    def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[Done]:
+        files = self.captions | "Files" >> beam.FlatMap(lambda done: done.finished.receipt.files)
+        return plans | "Build" >> beam.FlatMap(
+            _build, self.bank, self.index, self.make, self.verify, beam.pvalue.AsList(files)
+        )
+
+
+def _build(
+    path: str, bank: str, index: IndexOptions, make: bool, verify: bool, captions: Iterable[FileEntry]
+) -> Iterator[Done]:
+    writer = writer_of(bank, path)
+    if job := index_job(writer.store, plan_of(bank, path), captions, index):
+        yield Done(ShardWork(path, Task(INDEX, ())), run_and_count(job, writer, make, verify))

@@ -12,11 +12,10 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from noisebank.commits.delta import CommitInfo, Delta, Nums, draft
+from noisebank.commits.delta import CommitInfo, Delta, draft
 from noisebank.errors import BankDamaged, SnapshotConflict, SnapshotExpired
 from noisebank.format.index_deletions import read_nums
 from noisebank.format.manifest import Snapshot, read_snapshot, snapshot_numbers
@@ -25,7 +24,8 @@ from noisebank.format.reading import read_table, verified_table
 from noisebank.format.schemas import ROWS
 from noisebank.format.stage_names import SIDECARS
 from noisebank.format.status import Status
-from noisebank.format.tables import FAILURE_KEY, OverlayTable, column_at
+from noisebank.format.tables import FAILURE_KEY, OverlayTable, column_at, nums_of
+from noisebank.ids import Hashes, Nums
 from noisebank.storage import FileEntry, Store
 
 _log = logging.getLogger(__name__)
@@ -83,10 +83,7 @@ def commit(store: Store, parent: Snapshot | None, delta: Delta, info: CommitInfo
 
 def read_touched(store: Store, snapshot: Snapshot) -> Nums:
     """The sorted numbers that the commit of ``snapshot`` changed."""
-    if snapshot.touched is None:
-        return np.zeros(0, np.int64)
-    table = OverlayTable(store, [snapshot.touched]).read()
-    return table.column("num").to_numpy()  # type: ignore[no-any-return]
+    return nums_of(OverlayTable(store, [snapshot.touched] if snapshot.touched else ()).slices())
 
 
 def clip_names(store: Store, snapshots: Sequence[Snapshot], nums: Nums) -> list[str]:
@@ -175,7 +172,7 @@ def _find_moved_captions(store: Store, parent: Snapshot | None, base: Snapshot |
     return changed
 
 
-def _find_captions(store: Store, snapshot: Snapshot | None, nums: Nums) -> npt.NDArray[np.uint64]:
+def _find_captions(store: Store, snapshot: Snapshot | None, nums: Nums) -> Hashes:
     """Hash of the caption held of each of the sorted ``nums``; 0 where there is none."""
     slices = OverlayTable(store, snapshot.rows if snapshot else (), schema=ROWS).slices()
     return column_at(nums, (piece.filter(pc.field("status") != int(Status.REMOVED)) for piece in slices), "caption")

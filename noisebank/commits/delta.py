@@ -12,26 +12,24 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisebank.errors import BankDamaged
 from noisebank.format.index_deletions import mark_deleted, read_nums
-from noisebank.format.manifest import IndexSegment, Snapshot
+from noisebank.format.manifest import EMPTY, IndexSegment, Snapshot
 from noisebank.format.parts import part_rows, update_parts
 from noisebank.format.reading import PARQUET, reading
 from noisebank.format.receipts import Receipt
 from noisebank.format.schemas import FAILURES
 from noisebank.format.stage_names import INDEX, StageName, nest
 from noisebank.format.status import Status
-from noisebank.format.tables import ARROW, FAILURE_KEY, OverlayTable, merge_from, write_segment
+from noisebank.format.tables import ARROW, FAILURE_KEY, OverlayTable, merge_from, nums_of, write_segment
 from noisebank.format.tally import Tally, count_failures, tally
-from noisebank.ids import source_number
+from noisebank.ids import Nums, source_number
 from noisebank.storage import BankWriter, FileEntry, Store
 from noisebank.storage.files import hash_stored
 
-Nums = npt.NDArray[np.int64]
 Tables = Iterable[pa.Table]
 _NO_FILE = pa.scalar(0, pa.uint64())
 _REMOVED = pc.field("status") == int(Status.REMOVED)
@@ -69,8 +67,7 @@ class Delta:
     def touched(self) -> Nums:
         """The sorted numbers of all rows that it changes in any table."""
         tables = chain(self.rows, *self.records.values(), self.failures)
-        columns = [table.column("num").to_numpy() for table in tables]
-        return np.unique(np.concatenate([self.touches, *columns]))
+        return np.union1d(self.touches, nums_of(tables))
 
     def is_empty(self) -> bool:
         """Whether it changes nothing at all."""
@@ -82,7 +79,7 @@ class CommitInfo:
     """What a snapshot says about the job that made it; what is not given is as in the snapshot before.
 
     Args:
-        run_id: of the job; a commit that is repeated with it finds its own snapshot.
+        run_id: of the job; a commit that is repeated with it finds its own snapshot. By default one of its own.
         operation: ``build``, ``compact``, ``repair`` or ``vacuum``.
         plan: hash of the plan carried out.
         fingerprints: of the stages, by name.
@@ -92,7 +89,7 @@ class CommitInfo:
         counts: rows of the build.
     """
 
-    run_id: str
+    run_id: str = ""
     operation: str = "build"
     plan: str = ""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
@@ -113,7 +110,7 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         touched: ``delta.touched()``.
         moved: numbers whose caption was changed by others since ``delta`` was planned, for a replacing index.
     """
-    base = _drop_stages(base or Snapshot(0, "", None, "", "", ""), delta.drops)
+    base = _drop_stages(base or EMPTY, delta.drops)
     changed = _heal_stages(store, base, delta.drops) if delta.drops else delta.failures
     noise_sets = base.noise_sets if info.noise_sets is None else info.noise_sets
     writer, number = BankWriter(store, base.vacuum), base.number + 1
@@ -137,7 +134,7 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         parent=base.number or None,
         operation=info.operation,
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        run_id=info.run_id,
+        run_id=info.run_id or f"{info.operation}-{uuid.uuid4().hex}",
         plan=info.plan,
         fingerprints=_merge(base.fingerprints, nest(info.fingerprints)),
         models=_merge(base.models, nest(info.models)),
@@ -254,8 +251,7 @@ def _update_index(
     """The segments after a commit, those before it with more bits set, and the new one; ``moved`` are the numbers whose
     caption others changed since it was built: theirs counts."""
     fresh = read_nums(writer.store, delta.index) if delta.index else np.zeros(0, np.int64)
-    lost = [table.filter(_REMOVED | (pc.field("caption_file") == _NO_FILE)) for table in delta.rows]
-    unsearchable = np.concatenate([np.zeros(0, np.int64), *(table.column("num").to_numpy() for table in lost)])
+    unsearchable = nums_of(table.filter(_REMOVED | (pc.field("caption_file") == _NO_FILE)) for table in delta.rows)
     gone = np.union1d(unsearchable, np.setdiff1d(fresh, moved))
     present = [segment for segment in segments if segment.index.path not in delta.replaces]
     kept = [mark_deleted(writer, segment, gone) for segment in present]

@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,11 +20,11 @@ from noisebank.format.receipts import Failure
 from noisebank.format.schemas import FAILURES, RECORDS, ROWS
 from noisebank.format.stage_names import PLAN, over_clips
 from noisebank.format.status import Status
-from noisebank.format.tables import FAILURE_KEY, OverlayTable, column_at
+from noisebank.format.tables import FAILURE_KEY, OverlayTable, column_at, nums_of
+from noisebank.ids import Nums
 from noisebank.planning.plan import Plan
 from noisebank.storage import Store
 
-Nums = npt.NDArray[np.int64]
 _EXAMPLES = 3
 _NONE = np.zeros(0, np.int64)
 
@@ -116,8 +115,7 @@ class FailureCount:
     def _count_claimed(self, key: str) -> int:
         """How many known rows have a record, or failed to get one, in finished shards that the plan claims."""
         kept = pc.field("status") != int(Status.REMOVED)
-        tables = [table.filter(kept) for table in read_changes(self._store, self._plan, f"records/{key}")]
-        nums = np.concatenate([_NONE, *(table.column("num").to_numpy() for table in tables)])
+        nums = nums_of(table.filter(kept) for table in read_changes(self._store, self._plan, f"records/{key}"))
         return len(nums) - len(self._select_fresh(nums))
 
     def _select_fresh(self, nums: Nums) -> Nums:
@@ -130,11 +128,9 @@ class FailureCount:
         return fresh
 
     def _read_known_failures(self, stage: str) -> Nums:
-        """Numbers of the clips that the parent knows to have failed at a stage."""
         entries = self._parent.failures if self._parent else ()
         failed = (pc.field("code") != "") & (pc.field("stage") == stage)
-        pieces = [piece.filter(failed) for piece in OverlayTable(self._store, entries, FAILURE_KEY).slices()]
-        return np.concatenate([_NONE, *(piece.column("num").to_numpy() for piece in pieces)])
+        return nums_of(piece.filter(failed) for piece in OverlayTable(self._store, entries, FAILURE_KEY).slices())
 
 
 def read_changes(store: Store, plan: Plan, name: str) -> Iterator[pa.Table]:

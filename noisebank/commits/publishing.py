@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,26 +20,29 @@ from noisebank.commits.delta import Delta
 from noisebank.commits.gates import FailureCount
 from noisebank.errors import BankDamaged
 from noisebank.format.manifest import Snapshot
-from noisebank.format.reading import BUILD_AGAIN, PARQUET, read_records, read_table
+from noisebank.format.reading import BUILD_AGAIN, PARQUET
 from noisebank.format.receipts import Receipt, failures_table, find_receipts, segment_of
 from noisebank.format.schemas import FAILURES, RECORDS, ROWS
 from noisebank.format.stage_names import CAPTIONS, CLIPS, PLAN, StageName
-from noisebank.format.status import Status, failure_status
+from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches, merge, write_segment
+from noisebank.planning.claims import read_shard_rows
 from noisebank.planning.parent import to_columns
 from noisebank.planning.plan import Plan
 from noisebank.planning.spill import Spool, partition_range
 from noisebank.storage import BankWriter, FileEntry, Store, open_store
 
-Nums = npt.NDArray[np.int64]
 _PARTITION_ROWS = 1 << 17
 _FAILED = "failed"
 _HEALED = {**{field.name: "" if field.type == pa.string() else 0 for field in FAILURES}, "retryable": False}
-_MADE: dict[str, pa.Schema] = {
+_MADE = {
     CLIPS: pa.schema([ROWS.field(name) for name in ("num", "video", "clip_file", "clip_row", "status")]),
     CAPTIONS: pa.schema([ROWS.field(name) for name in ("num", "caption", "caption_file", "caption_row")]),
     _FAILED: FAILURES,
 }
+"""What is spilled, by stage; of stages over clips it is records."""
+_CLAIMED = {CLIPS: ("num", "match", "file", "row", "status"), CAPTIONS: ("num", "match", "file", "row")}
+"""The same columns as the rows of a finished shard have them; those of records have their names there too."""
 
 
 class BuildResult:
@@ -89,17 +92,11 @@ class BuildResult:
         stages = [stage for stage in map(StageName.parse, self._made) if stage.is_over_clips]
         made = {f"records/{stage.records}" for stage in stages}
         names = sorted({*self.plan.changes, *made} - {"rows", "failures"})
-        tables: dict[str, _Tables] = {name: _Tables(self._scratch) for name in ["rows", "failures", *names]}
-        for partition in range(1 << self._bits):
-            lo, hi = partition_range(partition, self._bits)
-            tables["rows"].append(self._rows(lo, hi, partition))
-            for name in names:
-                tables[name].append(self._records(name, lo, hi, partition))
-            tables["failures"].append(self._failure_rows(lo, hi, partition))
+        records = {name.removeprefix("records/"): self._write(name, partial(self._records, name)) for name in names}
         return Delta(
-            rows=tables["rows"],
-            records={name.removeprefix("records/"): tables[name] for name in names if tables[name]},
-            failures=tables["failures"],
+            rows=self._write("rows", self._rows),
+            records={name: table for name, table in records.items() if table.entries},
+            failures=self._write("failures", self._failure_rows, FAILURE_KEY),
             receipts=sorted(receipts, key=lambda receipt: receipt.path),
             index=segment,
             replaces=replaces,
@@ -119,10 +116,14 @@ class BuildResult:
 
     def write_failures(self, folder: str) -> list[FileEntry]:
         """Writes the table of failures, of a build that publishes nothing, into a folder of the bank."""
-        partitions = range(1 << self._bits)
-        tables = (self._failure_rows(*partition_range(i, self._bits), i) for i in partitions)
+        tables = map(self._failure_rows, range(1 << self._bits))
         written = write_segment(BankWriter(self.store), folder, tables, PARQUET)
         return [written] if written else []
+
+    def _write(self, name: str, read: Callable[[int], pa.Table], key: tuple[str, ...] = ("num",)) -> OverlayTable:
+        """A table of the commit, in the scratch folder; ``read`` gives the rows of a partition."""
+        written = write_segment(BankWriter(self._scratch), name, map(read, range(1 << self._bits)))
+        return OverlayTable(self._scratch, [written] if written else (), key)
 
     def _spool(self, stage: str) -> Spool:
         """What the shards of a stage made, or what failed in any."""
@@ -132,24 +133,24 @@ class BuildResult:
         return self._made[stage]
 
     def _take(self, receipt: Receipt) -> None:
-        """Spills what a shard made and what failed in it."""
         self.failed.add(receipt.failures)
         self.receipts.append(_drop_failures(receipt))
         self.failure_counts.append(len(receipt.failures))
         self._spool(_FAILED).add(failures_table(receipt.failures))
-        read = {CLIPS: _read_clips, CAPTIONS: _read_captions}.get(receipt.stage, _read_over_clips)
-        for table in read(self.store, receipt):
-            self._spool(receipt.stage).add(table)
+        schema, columns = _MADE.get(receipt.stage, RECORDS), _CLAIMED.get(receipt.stage, RECORDS.names)
+        for table in read_shard_rows(self.store, receipt):
+            self._spool(receipt.stage).add(table.select(columns).rename_columns(schema.names))
 
-    def _read_planned(
-        self, name: str, lo: int, hi: int, schema: pa.Schema, key: tuple[str, ...] = ("num",)
-    ) -> pa.Table:
-        """The plan's delta of a table."""
-        return OverlayTable(self.store, self.plan.changes.get(name, ()), key, schema).slice(lo, hi)
+    def _read_planned(self, name: str, partition: int, schema: pa.Schema) -> pa.Table:
+        return self._read(self.plan.changes.get(name, ()), partition, schema)
 
-    def _rows(self, lo: int, hi: int, partition: int) -> pa.Table:
+    def _read(self, entries: Sequence[FileEntry], partition: int, schema: pa.Schema) -> pa.Table:
+        key = FAILURE_KEY if schema is FAILURES else ("num",)
+        return OverlayTable(self.store, entries, key, schema).slice(*partition_range(partition, self._bits))
+
+    def _rows(self, partition: int) -> pa.Table:
         """The plan's rows with what their shards made of them."""
-        planned = self._read_planned("rows", lo, hi, ROWS)
+        planned = self._read_planned("rows", partition, ROWS)
         columns = {name: planned.column(name).to_numpy().copy() for name in ROWS.names}
         for stage in (CLIPS, CAPTIONS):
             made = to_columns(self._spool(stage).read(partition))
@@ -157,8 +158,8 @@ class BuildResult:
             if not found.all():
                 raise BankDamaged(f"plan {self.plan.hash}: {stage} has rows that it does not know; {BUILD_AGAIN}")
             if stage == CLIPS:
-                columns["status"][at] = made.pop("status")
                 good = made["clip_row"] >= 0  # (a row whose new video cannot be had keeps what it had)
+                columns["status"][at] = np.where(good, Status.PENDING, made.pop("status"))
                 at, made = at[good], {name: values[good] for name, values in made.items()}
             for name, values in made.items():
                 columns[name][at] = values
@@ -172,23 +173,21 @@ class BuildResult:
         status[waiting] = Status.OK
         return pa.table(columns, ROWS)
 
-    def _records(self, name: str, lo: int, hi: int, partition: int) -> pa.Table:
+    def _records(self, name: str, partition: int) -> pa.Table:
         """The records of a stage over clips that were made, failed, or changed in the plan already."""
         stage = StageName.of_records(name.removeprefix("records/")).name
-        return merge([self._read_planned(name, lo, hi, RECORDS), self._spool(stage).read(partition).sort_by("num")])
+        return merge([self._read_planned(name, partition, RECORDS), self._spool(stage).read(partition).sort_by("num")])
 
-    def _failure_rows(self, lo: int, hi: int, partition: int) -> pa.Table:
+    def _failure_rows(self, partition: int) -> pa.Table:
         """Failures of this build, those that the plan found, and an empty code for what has healed."""
         made = self._spool(_FAILED).read(partition)
-        entries = self.parent.failures if self.parent else ()
-        known = OverlayTable(self.store, entries, FAILURE_KEY, FAILURES).slice(lo, hi)
+        known = self._read(self.parent.failures if self.parent else (), partition, FAILURES)
         known = known.filter((pc.field("code") != "") & (pc.field("stage") != PLAN))
         firsts = dict(zip(zip(*_keys(known), strict=True), known.column("first_snapshot").to_pylist(), strict=True))
         first = [firsts.get(key, 0) for key in zip(*_keys(made), strict=True)]
-        made = made.set_column(
-            FAILURES.get_field_index("first_snapshot"), FAILURES.field("first_snapshot"), pa.array(first, pa.int64())
-        )
-        planned = self._read_planned("failures", lo, hi, FAILURES, FAILURE_KEY)
+        at = FAILURES.get_field_index("first_snapshot")
+        made = made.set_column(at, FAILURES.field(at), pa.array(first, pa.int64()))
+        planned = self._read_planned("failures", partition, FAILURES)
         tables = (planned, self._heal(known, partition), made)
         return merge([table.sort_by([(name, "ascending") for name in FAILURE_KEY]) for table in tables], FAILURE_KEY)
 
@@ -204,63 +203,9 @@ class BuildResult:
         return pa.Table.from_pylist(healed, FAILURES)
 
 
-class _Tables(Sequence[pa.Table]):
-    """Tables in a scratch folder, read one at a time; those without rows are left out."""
-
-    def __init__(self, scratch: Store) -> None:
-        self._writer = BankWriter(scratch)
-        self._entries: list[FileEntry] = []
-
-    def append(self, table: pa.Table) -> None:
-        if written := write_segment(self._writer, "tables", table):
-            self._entries.append(written)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, i: Any) -> Any:
-        return read_table(self._writer.store, self._entries[i].path)
-
-
 def _drop_failures(receipt: Receipt) -> Receipt:
     return dataclasses.replace(receipt, failures=())
 
 
 def _keys(failures: pa.Table) -> tuple[list[int], list[str]]:
     return failures.column("num").to_pylist(), failures.column("stage").to_pylist()
-
-
-def _read_clips(store: Store, receipt: Receipt) -> Iterator[pa.Table]:
-    sidecar = receipt.files[-1]
-    made = read_table(store, sidecar.path, ["num", "video", "clip_row", "retryable"], remedy=BUILD_AGAIN)
-    num, video, row, retryable = made.columns
-    failed = failure_status(retryable.fill_null(False).to_numpy())
-    status = np.where(row.to_numpy() >= 0, Status.PENDING, failed)
-    file = np.full(made.num_rows, sidecar.key, np.uint64)
-    yield _table(CLIPS, num=num, video=video, clip_file=file, clip_row=row, status=status)
-
-
-def _read_captions(store: Store, receipt: Receipt) -> Iterator[pa.Table]:
-    for entry in receipt.files:
-        made = read_table(store, entry.path, ["num", "caption_hash"], remedy=BUILD_AGAIN)
-        num, caption = made.columns
-        file = np.full(made.num_rows, entry.key, np.uint64)
-        yield _table(CAPTIONS, num=num, caption=caption, caption_file=file, caption_row=np.arange(made.num_rows))
-
-
-def _read_over_clips(store: Store, receipt: Receipt) -> Iterator[pa.Table]:
-    for entry in receipt.files:
-        made = read_records(store, entry)
-        file, status = np.full(made.num_rows, entry.key, np.uint64), np.full(made.num_rows, Status.OK)
-        columns = {"file": file, "row": np.arange(made.num_rows), "status": status}
-        yield _table("", num=made.column("num"), checksum=made.column("checksum"), **columns)
-    failed = receipt.failures
-    status = failure_status(np.array([failure.retryable for failure in failed], bool))
-    zeros = np.zeros(len(failed), np.uint64)
-    nums = np.array([failure.num for failure in failed], np.int64)
-    yield _table("", num=nums, file=zeros, row=np.full(len(failed), -1), checksum=zeros, status=status)
-
-
-def _table(stage: str, **columns: Any) -> pa.Table:
-    schema = _MADE.get(stage, RECORDS)
-    return pa.table({name: columns[name] for name in schema.names}).cast(schema)

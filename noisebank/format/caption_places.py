@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from noisebank.errors import BankDamaged
-from noisebank.format.parts import part_entries
+from noisebank.format.parts import find_entries
 from noisebank.format.schemas import ROWS
+from noisebank.format.stage_names import CAPTIONS
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
 from noisebank.storage import FileEntry, Store
@@ -42,10 +42,8 @@ def caption_places(
     Raises:
         BankDamaged: a file is not named by the manifest, or a segment is missing or damaged.
     """
-    files = {entry.key: entry for entry in part_entries(part)}
     places = rows_by_file(store, rows, wanted)
-    if lost := places.keys() - files.keys():
-        raise BankDamaged(f"captions file {min(lost):016x}: rows refer to it, no manifest part names it; run verify")
+    files = find_entries(part, CAPTIONS, places)
     return [(files[key], at) for key, at in places.items()]
 
 

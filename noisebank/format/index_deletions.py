@@ -11,16 +11,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from noisebank.errors import BankDamaged
 from noisebank.format.manifest import IndexSegment
 from noisebank.format.reading import verified_path, verified_table
 from noisebank.format.stage_names import INDEX
+from noisebank.ids import Mask, Nums
 from noisebank.storage import BankWriter, Store
-
-Nums = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 def read_deleted(store: Store, segment: IndexSegment) -> Mask:

@@ -185,6 +185,10 @@ class Snapshot:
         return seal(asdict(self))
 
 
+EMPTY = Snapshot(0, "", None, "", "", "")
+"""What a bank is before its first commit; never stored."""
+
+
 def snapshot_path(number: int) -> str:
     """Where snapshot ``number`` is stored.
 

@@ -11,23 +11,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from noisebank.errors import BankDamaged
 from noisebank.format.reading import verified_table
 from noisebank.format.receipts import Receipt
 from noisebank.format.schemas import PART
 from noisebank.format.stage_names import CLIPS, SIDECARS
-from noisebank.format.tables import merge_from
+from noisebank.format.tables import merge_from, write_parquet
+from noisebank.ids import Hashes
 from noisebank.storage import BankWriter, FileEntry, Store
 
-FOLDER = "parts"
-
 _LAYOUT = ("data_offset", "stride", "scale_offset", "scale_stride")
-
-Keys = npt.NDArray[np.uint64]
 
 
 def kind_of(path: str) -> str:
@@ -67,8 +63,17 @@ def part_entries(part: pa.Table) -> list[FileEntry]:
     return sorted((FileEntry(*values) for values in zip(*columns, strict=True)), key=lambda entry: entry.path)
 
 
+def find_entries(part: pa.Table, kind: str, keys: Iterable[int]) -> dict[int, FileEntry]:
+    """The data files of a table of :func:`read_parts` by their keys; BankDamaged unless all of ``keys``, to which rows
+    refer, are among them."""
+    entries = {entry.key: entry for entry in part_entries(part)}
+    if lost := set(keys) - entries.keys():
+        raise BankDamaged(f"{kind} file {min(lost):016x}: rows refer to it, no manifest part names it; run verify")
+    return entries
+
+
 def update_parts(
-    writer: BankWriter, entries: Sequence[FileEntry], new: pa.Table | None, live: Keys
+    writer: BankWriter, entries: Sequence[FileEntry], new: pa.Table | None, live: Hashes
 ) -> tuple[tuple[FileEntry, ...], int]:
     """The parts of one kind after a commit, and the bytes of all files in them.
 
@@ -93,7 +98,5 @@ def update_parts(
         if unchanged:
             written.append(entries[group[0]])
         elif table.num_rows:
-            sink = pa.BufferOutputStream()
-            pq.write_table(table.sort_by("key"), sink, compression="zstd")
-            written.append(writer.data(sink.getvalue().to_pybytes(), FOLDER, ".parquet", table.num_rows))
+            written.append(write_parquet(writer, "parts", table.sort_by("key")))
     return tuple(written), sum(pc.sum(table.column("bytes")).as_py() or 0 for table in kept)

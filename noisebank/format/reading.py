@@ -61,12 +61,7 @@ def check_columns(path: str, found: pa.Schema, names: Iterable[str], schema: pa.
 
 
 def read_table(
-    store: Store,
-    path: str,
-    columns: Sequence[str] | None = None,
-    *,
-    without: Collection[str] = (),
-    remedy: str = "",
+    store: Store, path: str, columns: Sequence[str] | None = None, *, without: Collection[str] = (), remedy: str = ""
 ) -> pa.Table:
     """A Parquet or Arrow file, as it is; of the columns that are not asked for no byte is read.
 

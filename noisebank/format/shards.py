@@ -174,7 +174,6 @@ def _caption(group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> str:
 
 
 def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    """The bytes of a regular member."""
     source = tar.extractfile(info)
     data = source.read() if source is not None else b""
     if len(data) != info.size:

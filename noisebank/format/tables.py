@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from noisebank.format.reading import PARQUET, check_columns, reading
 from noisebank.format.schemas import schema_of
+from noisebank.ids import Hashes, Mask, Nums
 from noisebank.storage import BankWriter, FileEntry, Store
 
 BATCH_ROWS = 65_536
@@ -67,6 +68,14 @@ def write_segment(
                 file.write_batch(batch)
                 rows += batch.num_rows
         return writer.file(path, folder, suffix, rows)
+
+
+def write_parquet(writer: BankWriter, folder: str, table: pa.Table, **options: Any) -> FileEntry:
+    """Writes a table that is small enough for memory as one Parquet file; ``options`` of ``pyarrow.parquet`` beside or
+    in place of zstd."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **{"compression": "zstd", **options})
+    return writer.data(memoryview(sink.getvalue()), folder, PARQUET, table.num_rows)
 
 
 def _cut_batches(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -135,6 +144,8 @@ class OverlayTable:
         for lo, hi in zip(edges, [*edges[1:], None], strict=False):
             yield self.slice(lo, hi)
 
+    __iter__ = slices
+
     def find(self, num: int) -> tuple[Any, ...] | None:
         """The values of the newest row of ``num``, in the order of the columns; None if there is no such row.
 
@@ -144,9 +155,7 @@ class OverlayTable:
         return next((row for finder in self._finders if (row := finder.find(num)) is not None), None)
 
 
-def matches(
-    nums: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def matches(nums: Nums, wanted: Nums) -> tuple[Nums, Mask]:
     """Places of ``wanted`` in the sorted ``nums``, and which are there; places of the others are 0."""
     if not len(nums):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
@@ -155,13 +164,18 @@ def matches(
     return np.where(found, places, 0), found
 
 
-def column_at(nums: npt.NDArray[np.int64], tables: Iterable[pa.Table], name: str) -> npt.NDArray[np.uint64]:
+def column_at(nums: Nums, tables: Iterable[pa.Table], name: str) -> Hashes:
     """A column of numbers at ``nums``, 0 where they are in none of the tables, which are sorted by ``num``."""
     values = np.zeros(len(nums), np.uint64)
     for table in tables:
         at, found = matches(table.column("num").to_numpy(), nums)
         values[found] = table.column(name).to_numpy()[at[found]]
     return values
+
+
+def nums_of(tables: Iterable[pa.Table]) -> Nums:
+    """The numbers of the rows of all tables, one after the other."""
+    return np.concatenate([np.zeros(0, np.int64), *(table.column("num").to_numpy() for table in tables)])
 
 
 def slice_edges(tables: Iterable[OverlayTable]) -> list[int]:
@@ -225,11 +239,8 @@ class _Segment:
             source = pa.OSFile(str(path)) if path else pa.PythonFile(store.open(entry.path), mode="r")
             if entry.path.endswith(PARQUET):
                 groups = pq.ParquetFile(source)
-                self._schema, self.batches, self._read = (
-                    groups.schema_arrow,
-                    groups.num_row_groups,
-                    groups.read_row_group,
-                )
+                self._schema, self.batches = groups.schema_arrow, groups.num_row_groups
+                self._read = groups.read_row_group
             else:
                 reader = pa.ipc.open_file(source)
                 self._schema, self.batches = reader.schema, reader.num_record_batches
@@ -244,7 +255,6 @@ class _Segment:
         self.first = cache(self._read_first)
 
     def _read_first(self, i: int) -> int:
-        """The smallest number in batch ``i``."""
         with reading(self.entry.path):
             return int(self._first(i))
 

@@ -11,17 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.compute as pc
 
 from noisebank.format.schemas import RECORDS
 from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable, column_at, slice_edges
+from noisebank.ids import Hashes
 from noisebank.storage import FileEntry, Store
-
-Keys = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -39,11 +36,11 @@ class Tally:
     sources: Counter[int] = field(default_factory=Counter)
     in_bank: int = 0
     records: Counter[str] = field(default_factory=Counter)
-    clip_files: Keys = field(default_factory=lambda: np.zeros(0, np.uint64))
-    caption_files: Keys = field(default_factory=lambda: np.zeros(0, np.uint64))
-    record_files: dict[str, Keys] = field(default_factory=dict)
+    clip_files: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
+    caption_files: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
+    record_files: dict[str, Hashes] = field(default_factory=dict)
 
-    def live(self, kind: str) -> Keys:
+    def live(self, kind: str) -> Hashes:
         """The keys of one kind of data files (:mod:`noisebank.format.parts`) that rows refer to."""
         if kind in (CLIPS, SIDECARS):
             return self.clip_files
@@ -51,10 +48,7 @@ class Tally:
 
 
 def tally(
-    store: Store,
-    rows: Sequence[FileEntry],
-    records: Mapping[str, Sequence[FileEntry]],
-    noise_sets: Collection[str],
+    store: Store, rows: Sequence[FileEntry], records: Mapping[str, Sequence[FileEntry]], noise_sets: Collection[str]
 ) -> Tally:
     """Counts the tables of a snapshot.
 
@@ -102,5 +96,5 @@ def count_failures(failures: OverlayTable) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _unite(keys: Keys, more: Keys) -> Keys:
+def _unite(keys: Hashes, more: Hashes) -> Hashes:
     return np.union1d(keys, more[more != 0])

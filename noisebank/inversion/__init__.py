@@ -12,16 +12,5 @@ from noisebank.inversion.inverters import (
 )
 from noisebank.inversion.levels import Levels, levels_digest, levels_from_scheduler
 
-__all__ = [
-    "INVERTERS",
-    "TOLERANCE",
-    "Inversion",
-    "Levels",
-    "Network",
-    "invert",
-    "levels_digest",
-    "levels_from_scheduler",
-    "reconstruct",
-    "register_inverter",
-    "relative_error",
-]
+__all__ = ["INVERTERS", "TOLERANCE", "Inversion", "Levels", "Network", "invert", "levels_digest"]
+__all__ += ["levels_from_scheduler", "reconstruct", "register_inverter", "relative_error"]

@@ -7,24 +7,7 @@ from noisebank.models.config import ModelConfig, model_digest, pipeline_config, 
 from noisebank.models.layout import from_pipeline, pipeline_inputs, to_pipeline
 from noisebank.models.load import check_model, family_code, load_clip_rules, load_for_inversion, load_model
 
-__all__ = [
-    "FAMILIES",
-    "ClipRules",
-    "Mismatch",
-    "ModelAdapter",
-    "ModelConfig",
-    "check_model",
-    "compare",
-    "family_code",
-    "family_of",
-    "from_pipeline",
-    "load_clip_rules",
-    "load_for_inversion",
-    "load_model",
-    "model_digest",
-    "pipeline_config",
-    "pipeline_inputs",
-    "read_model_config",
-    "register_family",
-    "to_pipeline",
-]
+__all__ = ["FAMILIES", "ClipRules", "Mismatch", "ModelAdapter", "ModelConfig", "check_model", "compare"]
+__all__ += ["family_code", "family_of", "from_pipeline", "load_clip_rules", "load_for_inversion"]
+__all__ += ["load_model", "model_digest", "pipeline_config", "pipeline_inputs", "read_model_config"]
+__all__ += ["register_family", "to_pipeline"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from noisebank.config import to_mapping
 from noisebank.format.parts import kind_of
 from noisebank.format.reading import read_table
 from noisebank.format.receipts import find_receipts
 from noisebank.format.stage_names import CLIPS, StageName, over_clips
+from noisebank.format.tables import write_parquet
+from noisebank.ids import Nums
 from noisebank.options import Config
 from noisebank.planning.claims import ReceiptName
 from noisebank.planning.cut import Task, cut_tasks
-from noisebank.planning.listing import Nums
 from noisebank.planning.parent import Parent
 from noisebank.planning.plan import BATCH_ROWS, FOLDER, FORMAT, Plan
 from noisebank.planning.reduce import Reduced
@@ -101,9 +100,7 @@ def write_partition(out: Store, partition: int, reduced: Reduced, scan: Scanned,
 
     locations = None
     if reduced.locations.num_rows:
-        sink = io.BytesIO()
-        pq.write_table(_locate(reduced.locations, scan, survey), sink)
-        locations = writer.data(sink.getvalue(), folder, ".parquet", reduced.locations.num_rows)
+        locations = write_parquet(writer, folder, _locate(reduced.locations, scan, survey), compression="snappy")
     return PartitionFiles(
         partition=partition,
         tasks=write(reduced.tasks, BATCH_ROWS),
@@ -189,7 +186,6 @@ def _group_by_tar(partitions: Sequence[PartitionFiles], stage: str, tars: dict[i
 
 
 def _tar_paths(bank: Store, survey: Survey, claimed: Sequence[ReceiptName]) -> dict[int, str]:
-    """Paths of the published and claimed tars, by key."""
     paths = Parent(bank, survey.parent, survey.fingerprints).paths(CLIPS)
     for receipt in find_receipts(bank, (name for name in claimed if name.stage == CLIPS)):
         paths |= {file.key: file.path for file in receipt.files if kind_of(file.path) == CLIPS}

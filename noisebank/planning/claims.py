@@ -6,19 +6,19 @@ grew by one row costs one row. Work that is damaged counts as not made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from noisebank.format.parts import kind_of
-from noisebank.format.reading import read_records, read_table
+from noisebank.format.reading import BUILD_AGAIN, read_records, read_table
 from noisebank.format.receipts import Receipt, find_receipt, list_receipts
-from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS, StageName
+from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS
 from noisebank.format.status import Status, failure_status
 from noisebank.format.tables import matches
-from noisebank.planning.listing import Hashes, Mask, Nums
+from noisebank.ids import Hashes, Mask, Nums
 from noisebank.planning.parent import Parent
 from noisebank.storage import FileEntry, Store
 
@@ -82,10 +82,20 @@ def read_claims(
         receipt = find_receipt(store, name.stage, name.inputs, verify=True)
         if receipt is None or receipt.fingerprint != fingerprints[name.stage]:
             continue
-        read = _over_clips if StageName.parse(name.stage).is_over_clips else _READERS[name.stage]
-        known = {"receipt": number, "stage": stages.index(name.stage)}
-        tables += [_claims_table(known | rows) for rows in read(store, receipt)]
+        tables += read_shard_rows(store, receipt, receipt=number, stage=stages.index(name.stage))
     return pa.concat_tables(tables)
+
+
+def read_shard_rows(store: Store, receipt: Receipt, /, **known: int) -> Iterator[pa.Table]:
+    """The rows of a finished shard and what became of them, as tables of :data:`CLAIMS`.
+
+    Args:
+        store: the bank.
+        receipt: of the shard.
+        known: what the columns ``receipt`` and ``stage`` have; 0 by default.
+    """
+    read = {CLIPS: _clips, CAPTIONS: _captions}.get(receipt.stage, _over_clips)
+    return (_claims_table(known | rows) for rows in read(store, receipt))
 
 
 def best_claims(claims: pa.Table, nums: Nums, match: Hashes, minimum: Nums) -> BestClaims:
@@ -126,7 +136,7 @@ def _claims_table(rows: Mapping[str, Any]) -> pa.Table:
 def _clips(store: Store, receipt: Receipt) -> Iterator[dict[str, Any]]:
     sidecar = next(file for file in receipt.files if kind_of(file.path) == SIDECARS)
     columns = ("num", "video", "clip_row", "attempt", "code", "message", "retryable")
-    table = read_table(store, sidecar.path, columns)
+    table = read_table(store, sidecar.path, columns, remedy=BUILD_AGAIN)
     row = table.column("clip_row").to_numpy()
     retryable = table.column("retryable").fill_null(False).to_numpy()
     same = {name: table.column(name).combine_chunks() for name in ("num", "attempt", "code", "message")}
@@ -140,7 +150,7 @@ def _clips(store: Store, receipt: Receipt) -> Iterator[dict[str, Any]]:
 
 def _captions(store: Store, receipt: Receipt) -> Iterator[dict[str, Any]]:
     for file in receipt.files:
-        table = read_table(store, file.path, ["num", "caption_hash"])
+        table = read_table(store, file.path, ["num", "caption_hash"], remedy=BUILD_AGAIN)
         nums, hashes = (table.column(name).to_numpy() for name in ("num", "caption_hash"))
         yield {"num": nums, "match": hashes, "file": file.key, "row": np.arange(len(nums))}
 
@@ -161,6 +171,3 @@ def _over_clips(store: Store, receipt: Receipt) -> Iterator[dict[str, Any]]:
         "code": [failure.code for failure in failures],
         "message": [failure.message for failure in failures],
     }
-
-
-_READERS: dict[str, Callable[[Store, Receipt], Iterator[dict[str, Any]]]] = {CLIPS: _clips, CAPTIONS: _captions}

@@ -10,10 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from noisebank.ids import CLIP_BITS, NUMBER_BITS
-from noisebank.planning.listing import Nums
+from noisebank.ids import CLIP_BITS, NUMBER_BITS, Nums
 
 SHARDS_PER_PREFIX = 64
 
@@ -54,7 +52,7 @@ def cut_tasks(stage: str, files: Iterable[tuple[str, Nums]], total: int, maxcoun
     return (*tasks, *_cut(stage, waiting, maxcount))
 
 
-def even_stops(videos: npt.NDArray[np.int64], maxcount: int) -> list[int]:
+def even_stops(videos: Nums, maxcount: int) -> list[int]:
     """Where to cut rows, sorted by video, into even shards of at most ``maxcount`` rows, between videos if possible.
 
     >>> even_stops(np.array([1, 1, 1, 2, 3, 3]), 4)

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from noisebank.format.stage_names import CAPTIONS, CLIPS, over_clips
 from noisebank.format.status import Status
 from noisebank.format.tables import matches
+from noisebank.ids import Hashes, Mask, Nums
 from noisebank.options import Config
 from noisebank.planning.claims import BestClaims, best_claims
-from noisebank.planning.listing import Hashes, Listing, Mask, Nums, listing_hash
+from noisebank.planning.listing import Listing, listing_hash
 from noisebank.planning.parent import Columns, Parent, look_up
 from noisebank.planning.survey import MAX_ATTEMPTS, Survey
 
@@ -107,7 +108,7 @@ class Difference:
     def records(self) -> dict[str, Columns]:
         """The snapshot's records of each stage over clips, those that are not configured included."""
         configured = [stage.name for stage in over_clips(self.survey.stages)]
-        names = dict.fromkeys([*self.parent.stages_over_clips, *configured])
+        names = dict.fromkeys([*sorted(self.parent.record_tables), *configured])
         return {name: self.parent.records(name, self.lo, self.hi) for name in names}
 
     @cached_property

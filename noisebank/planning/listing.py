@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-Nums = npt.NDArray[np.int64]
-Hashes = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
+from noisebank.ids import Hashes, Mask, Nums
 
 
 def listing_hash(video: Hashes, caption_hash: Hashes) -> Hashes:

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from noisebank.format.manifest import Snapshot, read_snapshot
+from noisebank.format.manifest import EMPTY, read_snapshot
 from noisebank.format.parts import read_parts
 from noisebank.format.schemas import FAILURES, RECORDS, ROWS
 from noisebank.format.stage_names import StageName
 from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches
-from noisebank.planning.listing import Hashes, Mask, Nums
+from noisebank.ids import Hashes, Mask, Nums
 from noisebank.storage import Store
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -33,22 +33,7 @@ class Parent:
     def __init__(self, store: Store, number: int | None, fingerprints: Mapping[str, str]) -> None:
         self.store = store
         self.fingerprints = fingerprints
-        self.snapshot: Snapshot | None = None if number is None else read_snapshot(store, number)
-
-    @property
-    def stages_over_clips(self) -> list[str]:
-        """Names of the stages that it has records of."""
-        return sorted(self._records)
-
-    @property
-    def row_count(self) -> int:
-        """Rows of its overlay table, those hidden by newer ones included."""
-        return sum(entry.rows for entry in self.snapshot.rows) if self.snapshot else 0
-
-    @property
-    def sources(self) -> list[str]:
-        """Names of the sources that it has rows of."""
-        return sorted(self.snapshot.sources) if self.snapshot else []
+        self.snapshot = EMPTY if number is None else read_snapshot(store, number)
 
     def rows(self, lo: int, hi: int) -> Columns:
         """What is known of the rows ``lo <= num < hi``."""
@@ -56,7 +41,7 @@ class Parent:
 
     def records(self, stage: str, lo: int, hi: int) -> Columns:
         """The records of a stage over clips."""
-        return to_columns(self._records.get(stage, OverlayTable(self.store, (), schema=RECORDS)).slice(lo, hi))
+        return to_columns(self.record_tables.get(stage, OverlayTable(self.store, (), schema=RECORDS)).slice(lo, hi))
 
     def failures(self, lo: int, hi: int) -> pa.Table:
         """The failures that hold."""
@@ -66,12 +51,11 @@ class Parent:
     @cached_property
     def failure_table(self) -> OverlayTable:
         """All failures, healed ones included."""
-        entries = self.snapshot.failures if self.snapshot else ()
-        return OverlayTable(self.store, entries, FAILURE_KEY, schema=FAILURES)
+        return OverlayTable(self.store, self.snapshot.failures, FAILURE_KEY, schema=FAILURES)
 
     def same_options(self, stage: str) -> bool:
         """Whether the snapshot was made with the options that a stage has now."""
-        return self.known_fingerprints.get(stage) == self.fingerprints[stage]
+        return self.snapshot.stage_fingerprints.get(stage) == self.fingerprints[stage]
 
     def is_current(self, stage: str, files: Hashes) -> Mask:
         """Which of the files, by key, exist (0: none) and were made with the options that the stage has now."""
@@ -89,13 +73,8 @@ class Parent:
         return dict(zip(parts.column("key").to_pylist(), parts.column("path").to_pylist(), strict=True))
 
     @cached_property
-    def known_fingerprints(self) -> dict[str, str]:
-        """Of the stages that it was made by."""
-        return self.snapshot.stage_fingerprints if self.snapshot else {}
-
-    @cached_property
     def _rows(self) -> OverlayTable:
-        return OverlayTable(self.store, self.snapshot.rows if self.snapshot else (), schema=ROWS)
+        return OverlayTable(self.store, self.snapshot.rows, schema=ROWS)
 
     @cached_property
     def _stale(self) -> dict[str, Hashes]:
@@ -108,13 +87,13 @@ class Parent:
         return stale
 
     @cached_property
-    def _records(self) -> dict[str, OverlayTable]:
-        known = self.snapshot.records if self.snapshot else {}
-        tables = {key: OverlayTable(self.store, entries, schema=RECORDS) for key, entries in known.items()}
-        return {StageName.of_records(key).name: table for key, table in tables.items()}
+    def record_tables(self) -> dict[str, OverlayTable]:
+        """Its records, by the names of their stages."""
+        known = {StageName.of_records(key).name: entries for key, entries in self.snapshot.records.items()}
+        return {name: OverlayTable(self.store, entries, schema=RECORDS) for name, entries in known.items()}
 
     def _parts(self, kind: str) -> pa.Table:
-        return read_parts(self.store, self.snapshot.parts.get(kind, ()) if self.snapshot else ())
+        return read_parts(self.store, self.snapshot.parts.get(kind, ()))
 
 
 def look_up(columns: Columns, nums: Nums) -> tuple[Columns, Mask]:

@@ -32,8 +32,7 @@ FORMAT = 2
 """Version of plans; one of another version is made again."""
 BATCH_ROWS = 512
 """Rows of a record batch of a task file: what a shard reads at least."""
-ROW_COUNTS = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
-"""The counts of a plan that summaries show."""
+_ROW_COUNTS = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
 _PLAN, _REFUSED = "plan.json", "refused.json"
 
 
@@ -94,6 +93,11 @@ class Plan:
         return {entry.path for entry in entries} | {path for path, _, _ in pieces}
 
     @property
+    def row_counts(self) -> dict[str, int]:
+        """Those of its counts that summaries show."""
+        return {name: self.counts[name] for name in _ROW_COUNTS}
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing at all is to be done or committed."""
         return not (any(self.tasks.values()) or any(self.changes.values()))
@@ -119,26 +123,10 @@ class Plan:
         """As a sealed JSON document."""
         return seal(json.loads(json.dumps({**asdict(self), "format": FORMAT})))
 
-    @classmethod
-    def from_bytes(cls, data: bytes, name: str) -> Plan:
-        """From the document ``data``; BankDamaged names the file ``name`` if it is damaged, no plan or another plan."""
-        document = unseal(data, name)
-        if document.pop("format", None) != FORMAT:
-            raise BankDamaged(f"{name}: a plan of another version of noisebank")
-        plan: Plan = decode(document, cls, name)
-        if name.startswith(f"{FOLDER}/") and name != plan.path:
-            raise BankDamaged(f"{name}: says that it is {plan.hash}; files were swapped")
-        return plan
-
 
 def plan_path(hash: str) -> str:
     """Where the plan of a hash is stored."""
     return f"{FOLDER}/{hash}/{_PLAN}"
-
-
-def write_plan(store: Store, plan: Plan) -> None:
-    """Publishes a plan whose files are written, unless there is one of its hash already."""
-    store.create(plan.path, plan.to_bytes())
 
 
 def read_plan(store: Store, path: str) -> Plan:
@@ -146,9 +134,15 @@ def read_plan(store: Store, path: str) -> Plan:
 
     Raises:
         FileNotFoundError: there is none.
-        BankDamaged: it differs from its digest, or is no plan.
+        BankDamaged: it differs from its digest, or is no plan, or another.
     """
-    return Plan.from_bytes(store.read(path), path)
+    document = unseal(store.read(path), path)
+    if document.pop("format", None) != FORMAT:
+        raise BankDamaged(f"{path}: a plan of another version of noisebank")
+    plan: Plan = decode(document, Plan, path)
+    if path.startswith(f"{FOLDER}/") and path != plan.path:
+        raise BankDamaged(f"{path}: says that it is {plan.hash}; files were swapped")
+    return plan
 
 
 def check_files(store: Store, plan: Plan) -> None:

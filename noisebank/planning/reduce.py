@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,10 +14,11 @@ from noisebank.format.schemas import FAILURES, TASK_RECORDS, TASK_ROWS
 from noisebank.format.stage_names import CAPTIONS, CLIPS, PLAN, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import matches
+from noisebank.ids import Mask, Nums
 from noisebank.options import Config
 from noisebank.planning.changes import changed_records, changed_rows, used_receipts
 from noisebank.planning.diff import Difference
-from noisebank.planning.listing import Listing, Mask, sort_listing
+from noisebank.planning.listing import Listing, sort_listing
 from noisebank.planning.parent import Parent
 from noisebank.planning.spill import partition_range
 from noisebank.planning.survey import Survey
@@ -47,12 +47,7 @@ class Reduced:
 
 
 def reduce_partition(
-    listed: pa.Table,
-    claims: pa.Table,
-    parent: Parent,
-    partition: int,
-    config: Config,
-    survey: Survey,
+    listed: pa.Table, claims: pa.Table, parent: Parent, partition: int, config: Config, survey: Survey
 ) -> Reduced:
     """Plans the rows of a partition.
 
@@ -156,7 +151,6 @@ def _invalid_failures(listing: Listing, source_names: Mapping[int, str]) -> pa.T
 
 
 def _collect_claimed_failures(difference: Difference, source_names: Mapping[int, str]) -> Iterator[pa.Table]:
-    """The failures that claimed shards recorded."""
     for stage, to_do in {CLIPS: difference.clips, **difference.over_clips}.items():
         mask = to_do.claimed.failed
         claims = difference.claims[stage].take(pa.array(to_do.claimed.claim[mask]))
@@ -178,7 +172,7 @@ def _failure_table(rows: pa.Table, stage: str, values: Mapping[str, Any], source
     return pa.table({name: columns[name] for name in FAILURES.names}, FAILURES)
 
 
-def _heal(difference: Difference, source_names: Mapping[int, str], invalid: npt.NDArray[np.int64]) -> pa.Table:
+def _heal(difference: Difference, source_names: Mapping[int, str], invalid: Nums) -> pa.Table:
     """The failures of the snapshot that no longer hold, with an empty code."""
     known = difference.failures
     nums, stages = known.column("num").to_numpy(), known.column("stage")

@@ -94,12 +94,13 @@ def survey(
     snapshot = latest_snapshot(bank)
     parent = Parent(bank, snapshot.number if snapshot else None, fingerprints)
     _check_sources_left_out(config, parent)
-    estimate = max(parent.row_count, sum(FORMATS[file.format].estimate_rows(file) for file in lists))
+    known = sum(entry.rows for entry in parent.snapshot.rows)
+    estimate = max(known, sum(FORMATS[file.format].estimate_rows(file) for file in lists))
     stages = tuple(fingerprints)
     return Survey(
         spill=spill,
-        parent=snapshot.number if snapshot else None,
-        parent_uuid=snapshot.uuid if snapshot else "",
+        parent=parent.snapshot.number or None,
+        parent_uuid=parent.snapshot.uuid,
         lists=lists,
         headers=headers,
         folders=tuple(sorted({file.folder for file in lists})),
@@ -114,8 +115,9 @@ def survey(
 
 def _check_sources_left_out(config: Config, parent: Parent) -> None:
     """One embedding model, one size of clips and one way of inversion in a bank: all of its rows change, or none."""
-    left_out = set(parent.sources) - {source.name or source.kind for source in config.sources}
-    changed = [name for name, now in parent.fingerprints.items() if parent.known_fingerprints.get(name, now) != now]
+    left_out = set(parent.snapshot.sources) - {source.name or source.kind for source in config.sources}
+    known = parent.snapshot.stage_fingerprints
+    changed = [name for name, now in parent.fingerprints.items() if known.get(name, now) != now]
     if left_out and changed and not config.prune:
         raise ConfigError(
             f"sources: {', '.join(sorted(left_out))} of the bank are left out, but the options or the model of "

@@ -75,10 +75,11 @@ class FramePrior(ABC):
         frames = white.shape[frame_axis]
         if frames == 1 or self.alpha == 0:
             return white
-        factor, shape = _factor(self, frames, white.dtype), (math.prod(white.shape[1:frame_axis]), frames, -1)
+        shape = math.prod(white.shape[1:frame_axis]), frames, -1
+        factor = _factor(self, frames, white.dtype).expand(shape[0], frames, frames)
         correlated = torch.empty_like(white, memory_format=torch.contiguous_format)
         for sample, into in zip(white, correlated, strict=True):  # (a sample's bits do not depend on its batch)
-            torch.matmul(factor, sample.reshape(shape), out=into.view(shape))
+            torch.bmm(factor, sample.reshape(shape), out=into.view(shape))
         return correlated
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from noisebank.errors import JobFailed
+from noisebank.ids import Nums
 from noisebank.processes import one_thread
 
 FLAT_LIMIT = 50_000
@@ -167,7 +168,7 @@ def _raise_effort(index: Any, n: int) -> Iterator[int]:
         yield effort
 
 
-def _true_scores(vectors: Vectors, queries: Vectors, positions: npt.NDArray[np.int64]) -> Vectors:
+def _true_scores(vectors: Vectors, queries: Vectors, positions: Nums) -> Vectors:
     """True inner products of search results; -inf where FAISS found nothing (position -1)."""
     scores = np.einsum("qd,qkd->qk", queries, vectors[np.maximum(positions, 0)])
     return np.where(positions >= 0, scores, -np.inf).astype(np.float32)

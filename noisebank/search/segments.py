@@ -16,7 +16,6 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,6 +24,7 @@ from noisebank.format.index_deletions import read_deleted
 from noisebank.format.manifest import IndexSegment
 from noisebank.format.reading import verified_path
 from noisebank.format.tables import merge_from
+from noisebank.ids import Mask, Nums
 from noisebank.search.index import RECALL_AT, Vectors, blend, recall_of
 from noisebank.storage import Store
 
@@ -36,9 +36,6 @@ _CACHED_GROUPS = 16
 _DELETED_SHARE = 0.2
 _QUERIES = 256
 _SEED = 4321
-
-Positions = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -90,9 +87,9 @@ class Entries:
         row = int(np.searchsorted(nums, num))
         return self._starts[group] + row if row < len(nums) and nums[row] == num else None
 
-    def nums(self) -> Positions:
+    def nums(self) -> Nums:
         """The number of the clip at every position."""
-        nums: Positions = self._file.read(columns=["num"]).column("num").to_numpy()
+        nums: Nums = self._file.read(columns=["num"]).column("num").to_numpy()
         return nums
 
 
@@ -117,7 +114,7 @@ class Segment:
         """The same segment with only the positions ``keep``."""
         return Segment(self.index, self.entries, ~keep if self.deleted is None else self.deleted | ~keep)
 
-    def search(self, queries: Vectors, k: int, exhaustive: bool = False) -> tuple[Vectors, Positions]:
+    def search(self, queries: Vectors, k: int, exhaustive: bool = False) -> tuple[Vectors, Nums]:
         """Scores ``[Q, k]``, descending, and positions ``[Q, k]``; -inf and -1 where there are fewer than ``k``.
 
         Args:
@@ -138,7 +135,7 @@ class Segment:
         scores, positions = index.search(np.ascontiguousarray(queries), k, params=parameters)
         return np.where(positions < 0, -np.inf, scores), positions
 
-    def vectors(self, positions: Positions) -> Vectors:
+    def vectors(self, positions: Nums) -> Vectors:
         """The stored vectors ``[N, D]`` at ``positions``."""
         if isinstance(self.index, faiss.IndexIVF):
             self.index.make_direct_map(True)
@@ -169,7 +166,7 @@ def open_segment(store: Store, segment: IndexSegment, scratch: Path) -> Segment:
 
 def search_segments(
     segments: Sequence[Segment], queries: Vectors, k: int, exhaustive: bool = False
-) -> tuple[Vectors, Positions, Positions]:
+) -> tuple[Vectors, Nums, Nums]:
     """The ``k`` best over all segments.
 
     Returns:

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 
 from noisebank.errors import ConfigError
 from noisebank.sources.block import Block
-from noisebank.sources.files import ListFile, expand, open_lists
+from noisebank.sources.files import expand, open_lists
 from noisebank.sources.formats import FORMATS
 from noisebank.sources.layouts import layout_of, register_layout
+from noisebank.sources.list_file import ListFile
 from noisebank.sources.rows import Fields, listed_rows, read_fields
 
 __all__ = ["FORMATS", "Block", "Fields", "ListFile", "Range", "check_columns", "cut_ranges", "expand"]

@@ -17,10 +17,10 @@ from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
+from noisebank.ids import Nums
 from noisebank.sources.block import Block, concat_blocks, parse_records
 
 LONGEST_FIELD = 1 << 17
@@ -36,7 +36,7 @@ _FIELD = re.compile(rb'(?<![^,\n\r])"(?:[^"]++|"")*+("(?![^,\n\r])|\Z)')
 class Quotes(NamedTuple):
     """Quoted fields of some bytes."""
 
-    edges: npt.NDArray[np.int64]
+    edges: Nums
     """Positions of opening and closing quotes in turn; the field of a last opening one may end behind the bytes."""
     regular: bool
     """Whether every quote has its place."""
@@ -98,13 +98,13 @@ def record_ends(data: bytes, *, final: bool) -> list[int]:
     return ends
 
 
-def _record_ends(data: bytes, quotes: Quotes) -> npt.NDArray[np.int64]:
+def _record_ends(data: bytes, quotes: Quotes) -> Nums:
     newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE)
-    outside: npt.NDArray[np.int64] = newlines[np.searchsorted(quotes.edges, newlines) % 2 == 0]
+    outside: Nums = newlines[np.searchsorted(quotes.edges, newlines) % 2 == 0]
     return outside + 1
 
 
-def _irregular_edges(data: bytes, final: bool) -> npt.NDArray[np.int64]:
+def _irregular_edges(data: bytes, final: bool) -> Nums:
     edges: list[int] = []
     place = 0
     while match := _FIELD.search(data, place):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from noisebank.sources import csv_text, json_lines, parquet, tar
 from noisebank.sources.block import Block, whole_records
-
-if TYPE_CHECKING:
-    from noisebank.sources.files import ListFile
+from noisebank.sources.list_file import ListFile
 
 
 @dataclass(frozen=True)
@@ -63,5 +61,12 @@ FORMATS = {
     "csv": text_format((".csv",), csv_text.read_header, csv_text.last_record_end, csv_text.parse),
     "jsonl": text_format(_JSON, json_lines.read_header, json_lines.last_record_end, json_lines.parse),
     "parquet": Format((".parquet",), parquet.columns, parquet.ranges, parquet.blocks, parquet.count_rows),
-    "tar": Format((".tar",), tar.columns, tar.ranges, tar.blocks, lambda file: file.size >> 16, compressible=False),
+    "tar": Format(
+        (".tar",),
+        columns=lambda _: tar.COLUMNS,
+        ranges=lambda file, _: iter([(0, file.size)]),  # (all of it)
+        blocks=tar.blocks,
+        estimate_rows=lambda file: file.size >> 16,
+        compressible=False,
+    ),
 }

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from noisebank.sources.block import QUOTED, Block
-
-if TYPE_CHECKING:
-    from noisebank.sources.files import ListFile
+from noisebank.sources.list_file import ListFile
 
 BATCH_ROWS = 1 << 16
 _UNITS = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}

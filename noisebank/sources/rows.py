@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from noisebank.ids import LONGEST_SAFE, clip_numbers, safe, source_number, xxh64, xxh64_of
+from noisebank.ids import LONGEST_SAFE, Hashes, Mask, clip_numbers, safe, source_number, xxh64, xxh64_of
 from noisebank.sources.block import QUOTED, Block
 from noisebank.sources.times import times_ms
 
@@ -40,7 +39,7 @@ class Fields:
     ranged: bool
     invalid: dict[int, str] = field(default_factory=dict)
 
-    def refuse(self, bad: npt.NDArray[np.bool_], code: str, what: str, *values: pa.Array) -> None:
+    def refuse(self, bad: Mask, code: str, what: str, *values: pa.Array) -> None:
         """Marks the rows in ``bad`` invalid with ``what`` and their ``values``, unless they are already."""
         for i in np.flatnonzero(bad).tolist():
             shown = ", ".join(repr(column[i].as_py())[:QUOTED] for column in values)
@@ -82,7 +81,7 @@ def read_fields(
     return fields
 
 
-def video_hashes(uri: pa.Array, start_ms: pa.Array, end_ms: pa.Array, rhythm: str = "") -> npt.NDArray[np.uint64]:
+def video_hashes(uri: pa.Array, start_ms: pa.Array, end_ms: pa.Array, rhythm: str = "") -> Hashes:
     """What tells the clips of rows apart: XXH64 of uri, range and, where its source has one, rhythm
     (:attr:`noisebank.options.SourceOptions.rhythm`)."""
     times = (column.cast(pa.string()).fill_null("") for column in (start_ms, end_ms))
@@ -152,7 +151,7 @@ def _safe(texts: pa.Array) -> pa.Array:
     return pa.array([safe(text) for text in texts.to_pylist()], pa.string())
 
 
-def _blank(texts: pa.Array) -> npt.NDArray[np.bool_]:
+def _blank(texts: pa.Array) -> Mask:
     return np.asarray(pc.equal(pc.ascii_ltrim_whitespace(texts), ""))
 
 

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from noisebank.errors import RowFailure
 from noisebank.format.shards import ForeignSample, read_foreign_shard
 from noisebank.sources.block import Block
+from noisebank.sources.list_file import ListFile
 from noisebank.video.uris import member_uri
 
-if TYPE_CHECKING:
-    from noisebank.sources.files import ListFile
-
 COLUMNS = ["key", "uri", "caption"]
-
-
-def columns(file: ListFile) -> list[str]:
-    """What is known of a sample: its key, the address of its video in the tar, and its caption."""
-    return COLUMNS
-
-
-def ranges(file: ListFile, range_bytes: int) -> Iterator[tuple[int, int]]:
-    """The whole tar."""
-    yield 0, file.size
+"""What is known of a sample: its key, the address of its video in the tar, and its caption."""
 
 
 def blocks(file: ListFile, span: tuple[int, int], header: list[str], wanted: list[str]) -> Iterator[Block]:

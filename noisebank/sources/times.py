@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from noisebank.ids import Mask
 
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:\.(\d{1,9}))?", re.ASCII)
 _SECONDS = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -47,7 +48,7 @@ def duration_ms(text: str) -> int | None:
     return None if match is None else _milliseconds(*match.groups()) or None
 
 
-def times_ms(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+def times_ms(column: pa.Array) -> tuple[pa.Array, Mask]:
     """:func:`time_ms` of a column of text or numbers (seconds): int64, null where it is empty; and which are bad.
 
     Each row goes by its own form, whatever its neighbours have: the two usual ones are read in columns.

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from noisebank.format.manifest import Snapshot
 from noisebank.format.parts import kind_of
-from noisebank.format.reading import PARQUET, read_table
+from noisebank.format.reading import read_table
 from noisebank.format.receipts import Receipt, inputs_hash
 from noisebank.format.schemas import captions_schema
 from noisebank.format.stage_names import CAPTIONS, SIDECARS, StageName
+from noisebank.format.tables import write_parquet
 from noisebank.models.config import absolute_path
 from noisebank.options import CaptionOptions, Config, fingerprint
 from noisebank.planning.plan import Plan, read_task
@@ -36,7 +36,6 @@ class CaptionsStage(Stage):
     """
 
     options: CaptionOptions
-    has_model = True
 
     @property
     def name(self) -> StageName:
@@ -106,6 +105,4 @@ def caption_inputs(fingerprint: str, rows: pa.Table) -> str:
 
 def write_captions(writer: BankWriter, table: pa.Table) -> FileEntry:
     """Stores a captions file (:func:`noisebank.format.schemas.captions_schema`)."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=list(COLUMNS))
-    return writer.data(memoryview(sink.getvalue()), CAPTIONS, PARQUET, table.num_rows)
+    return write_parquet(writer, CAPTIONS, table, use_dictionary=list(COLUMNS))

@@ -11,24 +11,20 @@ from noisebank.options import Config
 from noisebank.stages.captions import CaptionsStage
 from noisebank.stages.clips import ClipsStage
 from noisebank.stages.noise import NoiseStage
-from noisebank.stages.over_clips import STAGES, StageOverClips
+from noisebank.stages.over_clips import STAGES
 from noisebank.stages.stage import Stage
-
-
-def stages_over_clips(config: Config) -> list[StageOverClips]:
-    """The noise sets, then the stages of modules."""
-    own = [STAGES[options.kind](options) for options in config.stages]
-    return [*(NoiseStage(options) for options in config.noise), *own]
 
 
 def all_stages(config: Config) -> list[Stage]:
     """Every stage that makes shards, in the order in which they follow each other."""
-    own = {
+    rhythms = {
         source_number(source.name or source.kind): config.clips.of_source(source)
         for source in config.sources
         if source.rhythm
     }
-    return [ClipsStage(config.clips, config.fetch, own), CaptionsStage(config.captions), *stages_over_clips(config)]
+    noise = [NoiseStage(options) for options in config.noise]
+    own = [STAGES[options.kind](options) for options in config.stages]
+    return [ClipsStage(config.clips, config.fetch, rhythms), CaptionsStage(config.captions), *noise, *own]
 
 
 def identify_stages(config: Config, latest: Snapshot | None = None) -> tuple[dict[str, str], dict[str, Any]]:

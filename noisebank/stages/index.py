@@ -15,7 +15,6 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -23,14 +22,15 @@ import pyarrow.parquet as pq
 from noisebank.errors import JobFailed
 from noisebank.format.caption_places import caption_places, rows_by_file
 from noisebank.format.index_deletions import read_deleted, read_nums
-from noisebank.format.manifest import IndexSegment, Snapshot, read_snapshot
+from noisebank.format.manifest import EMPTY, IndexSegment, Snapshot, read_snapshot
 from noisebank.format.parts import read_parts
 from noisebank.format.reading import verified_table
 from noisebank.format.receipts import find_receipts, inputs_hash
 from noisebank.format.schemas import ENTRIES, ROWS
 from noisebank.format.stage_names import CAPTIONS, INDEX
 from noisebank.format.status import Status
-from noisebank.format.tables import OverlayTable
+from noisebank.format.tables import OverlayTable, nums_of
+from noisebank.ids import Nums
 from noisebank.options import IndexOptions
 from noisebank.planning.plan import Plan
 from noisebank.search.index import TunedIndex, Vectors, build_index, choose_index
@@ -43,8 +43,6 @@ _log = logging.getLogger(__name__)
 _INDEX, _ENTRIES, _INFO = ".faiss", ".parquet", ".json"
 _BLOCK = 65_536
 
-Nums = npt.NDArray[np.int64]
-
 
 @dataclasses.dataclass(frozen=True)
 class IndexJob:
@@ -53,7 +51,7 @@ class IndexJob:
     Args:
         store: the bank.
         captions: the files of the captions shards of the build.
-        parent: the snapshot that the build updates; None for an empty bank.
+        parent: the snapshot that the build updates.
         fingerprint: of the captions stage.
         options: recall that the segments of the new snapshot must have together, and the type of this one.
         gone: numbers of the clips that leave the bank in this build.
@@ -63,7 +61,7 @@ class IndexJob:
 
     store: Store
     captions: tuple[FileEntry, ...]
-    parent: Snapshot | None
+    parent: Snapshot
     fingerprint: str
     options: IndexOptions
     gone: Nums
@@ -79,7 +77,7 @@ class IndexJob:
         """Hash of everything that the segment and its recall follow from."""
         captions = sorted(entry.sha256 for entry in self.captions)
         captions += sorted(f"{entry.sha256} {rows.tolist()}" for entry, rows in self.claimed)
-        older = [[old.index.sha256, old.deleted.sha256 if old.deleted else ""] for old in self._older]
+        older = [[old.index.sha256, old.deleted.sha256 if old.deleted else ""] for old in self.parent.index]
         options = [json.dumps(dataclasses.asdict(self.options))]
         return inputs_hash(self.fingerprint, *map(pa.array, (captions, older, self.gone, options)))
 
@@ -101,15 +99,11 @@ class IndexJob:
         note = f"{segment.kind}, recall {segment.recall:.3f}, replaces {len(replaces)} earlier"
         return Made(segment.files, segment.size, info=info, note=note)
 
-    @property
-    def _older(self) -> tuple[IndexSegment, ...]:
-        return self.parent.index if self.parent else ()
-
     def _build(self, scratch: Path, writer: BankWriter) -> tuple[IndexSegment, tuple[IndexSegment, ...]]:
         """The published segment, and those that it replaces."""
         first = self._first_replaced()
         while True:
-            kept, replaced = self._older[:first], self._older[first:]
+            kept, replaced = self.parent.index[:first], self.parent.index[first:]
             entries, vectors = self._collect(replaced, scratch)
             n, dim = vectors.shape
             kind = choose_index(n, dim, self.options.memory, self.options.final)
@@ -124,20 +118,19 @@ class IndexJob:
 
     def _first_replaced(self) -> int:
         """Which of the older segments the new one takes in: this and all later."""
-        if self.parent is not None and self.parent.fingerprints.get("captions") != self.fingerprint:
+        if self.parent.fingerprints.get("captions") != self.fingerprint:
             return 0
+        live, sizes = [old.live for old in self.parent.index], [old.size for old in self.parent.index]
         if self.purges:
-            return min((i for i, old in enumerate(self._older) if old.live < old.size), default=len(self._older))
-        live, sizes = [old.live for old in self._older], [old.size for old in self._older]
-        return min(merge_segments_from([*live, self.size], [*sizes, self.size]), len(self._older))
+            return next((i for i in range(len(live)) if live[i] < sizes[i]), len(live))
+        return min(merge_segments_from([*live, self.size], [*sizes, self.size]), len(live))
 
     def _collect(self, replaced: Sequence[IndexSegment], scratch: Path) -> tuple[pa.Table, Vectors]:
         """Entries sorted by num and their vectors: of the captions made, and what is live in replaced segments."""
         places: list[tuple[FileEntry, Nums]] = [(entry, np.arange(entry.rows)) for entry in self.captions]
         places += self.claimed
         if replaced:
-            nums = [verified_table(self.store, entry, ["num"]).column("num").to_numpy()[rows] for entry, rows in places]
-            new = np.concatenate([np.zeros(0, np.int64), *nums])
+            new = nums_of(verified_table(self.store, entry, ["num"]).take(pa.array(rows)) for entry, rows in places)
             live = [read_nums(self.store, old)[~read_deleted(self.store, old)] for old in replaced]
             places += self._places(np.setdiff1d(np.concatenate(live), np.union1d(new, self.gone)))
         tables = []
@@ -156,7 +149,7 @@ class IndexJob:
 
     def _places(self, nums: Nums) -> list[tuple[FileEntry, Nums]]:
         """Captions files of the parent snapshot that hold the captions of ``nums``, and their rows there."""
-        if self.parent is None or not len(nums):
+        if not len(nums):
             return []
         part = read_parts(self.store, self.parent.parts.get("captions", ()))
         stale = set(part.filter(pc.field("fingerprint") != self.fingerprint).column("key").to_pylist())
@@ -212,10 +205,7 @@ def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: 
     claimed = tuple((shards[key], rows) for key, rows in sorted(used.items()))
     if not (files or claimed):
         return None
-    parent = None if plan.parent is None else read_snapshot(store, plan.parent)
+    parent = EMPTY if plan.parent is None else read_snapshot(store, plan.parent)
     rows = OverlayTable(store, plan.changes.get("rows", ()), schema=ROWS)
-    removed = [
-        piece.filter(pc.field("status") == int(Status.REMOVED)).column("num").to_numpy() for piece in rows.slices()
-    ]
-    gone = np.concatenate([np.zeros(0, np.int64), *removed])
+    gone = nums_of(piece.filter(pc.field("status") == int(Status.REMOVED)) for piece in rows.slices())
     return IndexJob(store, tuple(files), parent, plan.fingerprints[CAPTIONS], options, gone, claimed).shard()

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 import torch
@@ -54,7 +54,6 @@ class NoiseStage(StageOverClips):
     options: NoiseOptions
     kind = NOISE
     suffix = ".arrow"
-    has_model = True
 
     @property
     def accelerator(self) -> str | None:
@@ -100,8 +99,7 @@ class NoiseStage(StageOverClips):
         began = time.perf_counter()
         if adapter.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(adapter.device)
-        channels, frames, height, width = plan["shape"]
-        shape = (channels, frames, height, width)
+        shape = cast(Shape, tuple(plan["shape"]))
         run = _Inversion(adapter, self.options, clips, shape)
         with NoiseWriter(path, noise_schema(shape, self.options.dtype)) as writer:
             failures: list[Failure] = []

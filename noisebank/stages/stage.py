@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from noisebank.format.manifest import Snapshot
 from noisebank.format.receipts import Receipt
@@ -83,13 +83,16 @@ class Stage(ABC):
     """
 
     options: Any
-    has_model: ClassVar[bool] = False
-    """Whether a worker keeps a model for it between shards."""
 
     @property
     @abstractmethod
     def name(self) -> StageName:
         """Its name."""
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it loads a model, which a worker keeps between shards."""
+        return type(self).load_model is not Stage.load_model
 
     @property
     def accelerator(self) -> str | None:

@@ -180,7 +180,6 @@ class _RangeFile(io.RawIOBase):
 
 
 def _connect(url: str) -> Any:
-    """An obstore client for the folder at ``url``."""
     parts = urlsplit(url)
     if parts.scheme == "memory":
         return _memory.setdefault(url, MemoryStore())

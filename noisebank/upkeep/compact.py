@@ -8,27 +8,25 @@ row, and the older snapshots, whose files still did, are vacuumed.
 from __future__ import annotations
 
 import dataclasses
-import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from itertools import groupby
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
-from noisebank.errors import BankDamaged
 from noisebank.format.manifest import Snapshot, read_snapshot
-from noisebank.format.parts import part_entries, read_parts
+from noisebank.format.parts import find_entries, part_entries, read_parts
 from noisebank.format.reading import verified_table
 from noisebank.format.receipts import Receipt
 from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
+from noisebank.ids import Mask, Nums
 from noisebank.options import ClipOptions
 from noisebank.progress import ReportProgress, silent
 from noisebank.storage import BankWriter, FileEntry, Store
@@ -36,8 +34,6 @@ from noisebank.upkeep.purge import forget, has_traces, rebuild_worn_segments
 from noisebank.upkeep.repack import FileRows, Repacked, repack_captions, repack_clips, repack_records
 from noisebank.upkeep.vacuum import vacuum
 
-Nums = npt.NDArray[np.int64]
-_NONE = np.zeros(0, np.int64)
 _HELD = pc.field("status") != int(Status.REMOVED)
 _PLACES = {CLIPS: ("clip_file", "clip_row"), CAPTIONS: ("caption_file", "caption_row")}
 """By kind, the columns that say where a row's data is; of records they are file and row."""
@@ -68,7 +64,7 @@ def compact(
     """
     base = read_snapshot(store)
     delta = _Compaction(store, base, maxcount, purge, progress).delta() if base.rows else Delta()
-    snapshot = commit(store, base, delta, CommitInfo(run_id=f"compact-{uuid.uuid4().hex}", operation="compact"))
+    snapshot = commit(store, base, delta, CommitInfo(operation="compact"))
     if not purge:
         return snapshot
     snapshot = vacuum(store, keep=1, unpublished_seconds=0).snapshot
@@ -105,7 +101,7 @@ class _Compaction:
 
     def _repack_clips(self) -> None:
         files = self._find_files(CLIPS, self.rows)
-        sidecars = self._find_named(SIDECARS, [file.key for file in files])
+        sidecars = find_entries(self._part(SIDECARS), SIDECARS, (file.key for file in files))
         outdated = {}
         for file in files:
             nums = self._find_outdated(file, sidecars[file.key])
@@ -113,7 +109,7 @@ class _Compaction:
             if len(nums) or (self.purge and has_failed_rows):
                 outdated[file.key] = nums
         for group in self._group(files, outdated):
-            texts = self._read_captions(np.concatenate([outdated.get(file.key, _NONE) for file in group]))
+            texts = self._read_captions(np.concatenate([outdated.get(file.key, file.nums[:0]) for file in group]))
             self._add(CLIPS, repack_clips(self.writer, [(file, sidecars[file.key]) for file in group], texts))
 
     def _repack_captions(self) -> None:
@@ -163,20 +159,11 @@ class _Compaction:
         order = np.lexsort((rows, keys))
         order = order[keys[order] != 0]
         unique, starts = np.unique(keys[order], return_index=True)
-        entries = self._find_named(kind, unique.tolist())
+        entries = find_entries(part, kind, unique.tolist())
         return [
             FileRows(entries[key], rows[at].astype(np.int64), nums[at], names[key])
             for key, at in zip(unique.tolist(), np.split(order, starts)[1:], strict=True)
         ]
-
-    def _find_named(self, kind: str, keys: Iterable[int]) -> dict[int, FileEntry]:
-        """The data files of a kind; BankDamaged unless all of ``keys`` are among them."""
-        entries = {entry.key: entry for entry in part_entries(self._part(kind))}
-        if unknown := set(keys) - entries.keys():
-            raise BankDamaged(
-                f"{kind} file {min(unknown):016x}: rows refer to it, no manifest part names it; run verify"
-            )
-        return entries
 
     def _find_outdated(self, file: FileRows, sidecar: FileEntry) -> Nums:
         """The numbers of the live clips of a tar whose caption has changed since it was written."""
@@ -187,7 +174,6 @@ class _Compaction:
         return changed
 
     def _read_captions(self, nums: Nums) -> dict[int, str]:
-        """The captions held of ``nums``."""
         texts: dict[int, str] = {}
         for file in self._find_files(CAPTIONS, self._rows_of(nums)):
             table = verified_table(self.store, file.file, ["caption"]).take(pa.array(file.rows))
@@ -202,7 +188,7 @@ class _Compaction:
         self.receipts.append(made.receipt)
         self.progress(len(self.receipts), 0)
 
-    def _follow(self, kind: str, table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+    def _follow(self, kind: str, table: pa.Table) -> tuple[pa.Table, Mask]:
         """The table, sorted by num, with the new places of the rows that went into new shards, and which these are."""
         places = _PLACES.get(kind, ("file", "row"))
         nums = table.column("num").to_numpy()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
-
-import numpy as np
-
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.errors import UnknownNoiseSet
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.stage_names import StageName
-from noisebank.format.tables import OverlayTable
+from noisebank.format.tables import OverlayTable, nums_of
 from noisebank.storage import Store
 
 
@@ -31,6 +27,6 @@ def drop_set(store: Store, name: str) -> Snapshot:
     if stage.records not in base.records:
         known = ", ".join(sorted(base.records)) or "none"
         raise UnknownNoiseSet(f"{store.url}: no noise set {name!r} in snapshot {base.number}; it has {known}")
-    nums = [piece.column("num").to_numpy() for piece in OverlayTable(store, base.records[stage.records]).slices()]
-    delta = Delta(drops=frozenset([stage.name]), touches=np.concatenate([np.zeros(0, np.int64), *nums]))
-    return commit(store, base, delta, CommitInfo(run_id=f"drop-{uuid.uuid4().hex}", operation="drop"))
+    touched = nums_of(OverlayTable(store, base.records[stage.records]).slices())
+    delta = Delta(drops=frozenset([stage.name]), touches=touched)
+    return commit(store, base, delta, CommitInfo(operation="drop"))

@@ -10,7 +10,7 @@ from noisebank.format.parts import read_parts
 from noisebank.format.receipts import Receipt, read_receipt, receipt_path, segment_of
 from noisebank.format.stage_names import CAPTIONS
 from noisebank.format.status import Status
-from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches
+from noisebank.format.tables import FAILURE_KEY, OverlayTable, matches, nums_of
 from noisebank.options import IndexOptions
 from noisebank.stages.index import IndexJob
 from noisebank.stages.job import run_job
@@ -57,8 +57,7 @@ def forget(store: Store, snapshot: Snapshot) -> None:
 
     Nobody looks for them: builds want the receipts of shards that are not published yet.
     """
-    pieces = OverlayTable(store, snapshot.rows).slices()
-    present = np.concatenate([np.zeros(0, np.int64), *(piece.column("num").to_numpy() for piece in pieces)])
+    present = nums_of(OverlayTable(store, snapshot.rows).slices())
     for parts in snapshot.parts.values():
         part = read_parts(store, parts)
         for stage, inputs in zip(part.column("stage").to_pylist(), part.column("inputs").to_pylist(), strict=True):

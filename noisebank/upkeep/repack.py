@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,14 +26,12 @@ from noisebank.format.reading import PARQUET, read_table, verified_path, verifie
 from noisebank.format.receipts import Receipt
 from noisebank.format.shards import ShardSample, read_shard
 from noisebank.format.stage_names import CAPTIONS, CLIPS
-from noisebank.ids import xxh64_of
+from noisebank.ids import Nums, xxh64_of
 from noisebank.stages.captions import caption_inputs, write_captions
 from noisebank.stages.clips import clip_inputs, write_clips
 from noisebank.stages.job import Made, ShardJob, run_job
 from noisebank.stages.over_clips import record_inputs
 from noisebank.storage import BankWriter, FileEntry
-
-Nums = npt.NDArray[np.int64]
 
 Copy = Callable[[Path], tuple[tuple[FileEntry, ...], dict[str, Any]]]
 """Writes the files of a shard, given a folder to work in, and tells what its receipt should say."""

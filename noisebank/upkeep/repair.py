@@ -7,12 +7,10 @@ taken down: tables made of them would bring those back.)
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,10 +25,10 @@ from noisebank.format.receipts import read_receipt, receipt_path
 from noisebank.format.stage_names import StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
+from noisebank.ids import Hashes, Mask
 from noisebank.storage import Store
 from noisebank.upkeep.verify import Verification
 
-Keys = npt.NDArray[np.uint64]
 _NO_CLIP = {"video": 0, "clip_file": 0, "clip_row": -1}
 _NO_CAPTION = {"caption": 0, "caption_file": 0, "caption_row": -1}
 _NO_RECORD = {"file": 0, "row": -1, "status": int(Status.REMOVED)}
@@ -40,11 +38,11 @@ _NO_RECORD = {"file": 0, "row": -1, "status": int(Status.REMOVED)}
 class _Loss:
     """What is damaged: keys of data files by kind, and index segments."""
 
-    files: dict[str, Keys] = field(default_factory=dict)
+    files: dict[str, Hashes] = field(default_factory=dict)
     index: list[IndexSegment] = field(default_factory=list)
     receipts: set[str] = field(default_factory=set)
 
-    def keys(self, *kinds: str) -> Keys:
+    def keys(self, *kinds: str) -> Hashes:
         """The damaged files of these kinds."""
         return np.concatenate([np.zeros(0, np.uint64), *(self.files[kind] for kind in kinds if kind in self.files)])
 
@@ -80,7 +78,7 @@ def repair(store: Store, report: Verification) -> Snapshot:
         records={key: _remove_records(store, snapshot, key, loss) for key in snapshot.records},
         replaces=frozenset(segment.index.path for segment in loss.index),
     )
-    return commit(store, snapshot, delta, CommitInfo(run_id=f"repair-{uuid.uuid4().hex}", operation="repair"))
+    return commit(store, snapshot, delta, CommitInfo(operation="repair"))
 
 
 def _find_loss(store: Store, snapshot: Snapshot, damaged: set[str]) -> _Loss:
@@ -138,7 +136,7 @@ def _remove_records(store: Store, snapshot: Snapshot, name: str, loss: _Loss) ->
     return changed
 
 
-def _fill(table: pa.Table, rows: npt.NDArray[np.bool_], values: Mapping[str, int]) -> pa.Table:
+def _fill(table: pa.Table, rows: Mask, values: Mapping[str, int]) -> pa.Table:
     """``table`` with these values in its columns where ``rows`` is true."""
     for name, value in values.items():
         column = table.column(name)

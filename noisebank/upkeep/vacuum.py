@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 from itertools import accumulate
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from noisebank.commits.commit import read_expired
 from noisebank.errors import BankDamaged, ConfigError, SnapshotExpired
 from noisebank.format.layout import is_work
 from noisebank.format.manifest import FOLDER, Snapshot, expired_stub, read_snapshot, snapshot_number, snapshot_path
+from noisebank.format.tables import write_parquet
 from noisebank.planning.plan import FOLDER as PLANS
 from noisebank.planning.plan import read_plan, refused_plans
 from noisebank.progress import ReportProgress, silent
@@ -179,9 +179,7 @@ def _find_parents_of_open_plans(store: Store, readable: list[Snapshot], before: 
 def _draft(store: Store, base: Snapshot, paths: list[str]) -> Snapshot:
     """The vacuum's own snapshot: the content of ``base``, and one more list of what is expired."""
     number = base.number + 1
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"path": pa.array(paths, pa.string())}), sink, compression="zstd")
-    listed = BankWriter(store, number).data(sink.getvalue().to_pybytes(), "expired", ".parquet", len(paths))
+    listed = write_parquet(BankWriter(store, number), "expired", pa.table({"path": pa.array(paths, pa.string())}))
     return dataclasses.replace(
         base,
         number=number,

@@ -121,12 +121,7 @@ class _Work:
     """The two pools of threads and what passes between them."""
 
     def __init__(
-        self,
-        requests: Sequence[ClipRequest],
-        clips: ClipOptions,
-        options: FetchOptions,
-        sandbox: Sandbox,
-        folder: Path,
+        self, requests: Sequence[ClipRequest], clips: ClipOptions, options: FetchOptions, sandbox: Sandbox, folder: Path
     ) -> None:
         self._clips, self._options, self._sandbox, self._folder = clips, options, sandbox, folder
         self._fetching = ThreadPoolExecutor(options.concurrency, "noisebank-fetch")

@@ -100,7 +100,6 @@ def _bucket(url: str) -> RemoteStore:
 
 
 def _size(path: Path, where: str) -> int:
-    """Bytes of a regular file."""
     try:
         found = path.stat()
     except OSError as error:

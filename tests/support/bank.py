@@ -27,7 +27,7 @@ from noisebank.commits.gates import read_changes
 from noisebank.commits.publishing import BuildResult
 from noisebank.config import config_from_mapping
 from noisebank.format.index_deletions import read_deleted
-from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot
+from noisebank.format.manifest import EMPTY, Snapshot, latest_snapshot, read_snapshot
 from noisebank.format.reading import read_table
 from noisebank.format.receipts import Receipt
 from noisebank.format.schemas import FAILURES, LISTED, RECORDS, ROWS, captions_schema
@@ -40,7 +40,7 @@ from noisebank.planning.assemble import ReadRange, assemble, scan_lists, write_p
 from noisebank.planning.claims import CLAIMS, read_claims
 from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
-from noisebank.planning.plan import FOLDER, Plan, drop_damaged, plan_path, read_plan, read_task, write_plan
+from noisebank.planning.plan import FOLDER, Plan, drop_damaged, plan_path, read_plan, read_task
 from noisebank.planning.reduce import reduce_partition
 from noisebank.planning.spill import SpilledBatch, partition_range, read_batch, spill
 from noisebank.planning.survey import survey
@@ -158,7 +158,8 @@ class Bank:
                 reduced = reduce_partition(listed, ours, parent, partition, config, found)
                 files.append(write_partition(store, partition, reduced, scan, found))
             models = dict.fromkeys((stage.name for stage in over_clips(self.fingerprints)), NOISE_MODEL)
-            write_plan(store, assemble(known, store, files, scan, found, config, models | self.models))
+            plan = assemble(known, store, files, scan, found, config, models | self.models)
+            store.create(plan.path, plan.to_bytes())
         _remove(store, found.spill)
         return read_plan(store, plan_path(scan.hash))
 
@@ -357,7 +358,7 @@ def index_job(store: Store, receipts: Sequence[Receipt], parent: Snapshot | None
     """The index job of a build that made these captions shards."""
     files = tuple(file for receipt in receipts for file in receipt.files)
     fixed = {"fingerprint": FINGERPRINTS[CAPTIONS], "options": IndexOptions(), "gone": np.zeros(0, np.int64)}
-    return index.IndexJob(store, files, parent, **{**fixed, **options}).shard()
+    return index.IndexJob(store, files, parent or EMPTY, **{**fixed, **options}).shard()
 
 
 def decoded_files(store: Store) -> dict[str, bytes]:

@@ -58,6 +58,17 @@ def test_the_parts_of_the_library_do_not_import_each_other_in_circles() -> None:
     TopologicalSorter(arrows).prepare()
 
 
+def test_the_files_of_sources_do_not_import_each_other_in_circles() -> None:
+    arrows: dict[str, set[str]] = {}
+    for path in (ROOT / "noisebank" / "sources").glob("[!_]*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("noisebank.sources"):
+                names = (node.module or "").split(".")[2:] or [name.name for name in node.names]
+                arrows.setdefault(path.stem, set()).update(names)
+    assert arrows["files"] >= {"formats", "layouts"}
+    TopologicalSorter(arrows).prepare()
+
+
 @pytest.mark.parametrize("package", ["noisebank", "schemas"])
 def test_the_library_knows_nothing_of_beam(package: str) -> None:
     assert not [path for path in sources(package) if "apache_beam" in {*imported(path)}]

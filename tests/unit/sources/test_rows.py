@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from noisebank.options import SourceOptions
 from noisebank.sources import check_columns, csv_text, cut_ranges, read_range
-from noisebank.sources.files import ListFile
+from noisebank.sources.list_file import ListFile
 from noisebank.sources.times import times_ms
 
 SOURCE = SourceOptions("table", ("-",), "t", id="id", uri="uri", caption="text", start="t0", end="t1")

@@ -155,3 +155,12 @@ def test_what_is_not_a_record_a_clip_stops_the_stage(
 def test_records_of_all_clips_but_the_failed_are_kept(store: Store) -> None:
     made = make(store, Copy(lambda path, clips: fail_second(path, clips, [0, 2])), dict.fromkeys(IDS, b"a clip"))
     assert (made.receipt.rows, [failure.id for failure in made.receipt.failures]) == (2, [IDS[1]])
+
+
+def test_a_stage_that_loads_a_model_has_one() -> None:
+    class WithModel(Copy):
+        def load_model(self, digest: str) -> str:
+            return digest
+
+    options = StageOptions("copy", "a")
+    assert WithModel(options).has_model and not Copy(options).has_model

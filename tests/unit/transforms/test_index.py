@@ -20,13 +20,13 @@ from noisebank.format.tables import write_segment
 from noisebank.ids import clip_number
 from noisebank.options import IndexOptions
 from noisebank.planning.cut import Task
-from noisebank.planning.plan import Plan, plan_path, write_plan
+from noisebank.planning.plan import Plan, plan_path
 from noisebank.stages.job import Finished
 from noisebank.stages.stage import ShardWork
 from noisebank.storage import BankWriter, Store, open_store
 from schemas.rows import ROWS
 from tests.support.bank import FINGERPRINTS, build, embed
-from transforms.index import BuildIndex
+from transforms.shards import BuildIndex
 from transforms.work import Done
 
 HASH = "b" * 32
@@ -45,7 +45,8 @@ def plan(store: Store, parent: int | None = None, removed: Sequence[str] = ()) -
         changes["rows"] = (write_segment(BankWriter(store), f"plans/{HASH}", gone.sort_by("num")),)
     made = {name: {} for name in ("models", "counts", "sources", "config", "tasks", "source_names")}
     fixed = {"parent": parent, "parent_uuid": "", "created": "", "folders": ("",), "changes": changes}
-    write_plan(store, Plan(hash=HASH, fingerprints=FINGERPRINTS, locations=(), claimed=(), **made, **fixed))
+    plan = Plan(hash=HASH, fingerprints=FINGERPRINTS, locations=(), claimed=(), **made, **fixed)
+    store.create(plan.path, plan.to_bytes())
 
 
 def built(store: Store, receipts: Sequence[Receipt], expected: list[Any], **options: Any) -> None:

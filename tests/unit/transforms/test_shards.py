@@ -43,10 +43,10 @@ from noisebank.models import model_digest
 from noisebank.models.stable_diffusion import ModelScope
 from noisebank.options import CaptionOptions, NoiseOptions
 from noisebank.planning.cut import Task
-from noisebank.planning.plan import Plan, read_plan, write_plan
+from noisebank.planning.plan import Plan, read_plan
 from noisebank.search.embed import embedder_digest
 from noisebank.stages.captions import CaptionsStage
-from noisebank.stages.configured import stages_over_clips
+from noisebank.stages.configured import all_stages
 from noisebank.stages.noise import NoiseStage
 from noisebank.stages.over_clips import STAGES, StageOverClips
 from noisebank.stages.stage import ShardWork, Stage
@@ -96,7 +96,7 @@ def plan(
     made |= {"parent": None, "parent_uuid": "", "created": "", "folders": ("",), "source_names": {7: "mine"}}
     made |= {"fingerprints": {"clips": "c", "captions": "t", STAGE: "n"}, "locations": (), "claimed": ()}
     work = Plan(hash=hash, tasks={stage: tasks}, **made | known)
-    write_plan(store, work)
+    store.create(work.path, work.to_bytes())
     return [ShardWork(work.path, task) for task in tasks]
 
 
@@ -329,7 +329,7 @@ def test_a_stage_of_a_module_is_made_and_its_records_are_published(
 ) -> None:
     mp4s = {id: mp4_of(torch.full((2, 32, 32, 3), 40 * i, dtype=torch.uint8)) for i, id in enumerate(IDS)}
     config = config_from_mapping({"noise": [], "stages": [{"kind": "brightness", "name": "mean", "darkest": 30}]})
-    (stage,), writer = stages_over_clips(config), BankWriter(store)
+    (_, _, stage), writer = all_stages(config), BankWriter(store)
     assert (type(stage), stage.name.name) == (brightness.Brightness, BRIGHT)
     fingerprint = stage.identify(config, None).fingerprint
     tar = write_clips(store, mp4s).files[0]

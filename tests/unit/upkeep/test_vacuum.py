@@ -15,7 +15,7 @@ from noisebank.errors import BankDamaged, BankNotFound, ConfigError, SnapshotCon
 from noisebank.format.manifest import Snapshot, latest_snapshot, read_snapshot, snapshot_numbers
 from noisebank.format.receipts import find_receipt, list_receipts
 from noisebank.planning.cut import Task
-from noisebank.planning.plan import Plan, refuse, write_plan
+from noisebank.planning.plan import Plan, refuse
 from noisebank.storage import Store, StoredFile, open_store
 from noisebank.upkeep import vacuum as vacuum_module
 from noisebank.upkeep.vacuum import finish_vacuum, vacuum
@@ -181,7 +181,8 @@ def test_plans(store: Store) -> None:
 def _plan(store: Store, hash: str, parent: int, *tasks: Task) -> None:
     nothing: dict[str, object] = {key: {} for key in ("config", "fingerprints", "models", "source_names", "counts")}
     nothing |= {"sources": {}, "changes": {}, **dict.fromkeys(("folders", "locations", "claimed"), ())}
-    write_plan(store, Plan(hash=hash, created="2026", parent=parent, parent_uuid="", tasks={"clips": tasks}, **nothing))
+    plan = Plan(hash=hash, created="2026", parent=parent, parent_uuid="", tasks={"clips": tasks}, **nothing)
+    store.create(plan.path, plan.to_bytes())
 
 
 def test_the_snapshot_that_a_running_build_updates_stays(store: Store) -> None:
