@@ -35,8 +35,8 @@ whole lists as YAML:        --sources '[{kind: webvid, path: results_10M_train.c
 Beam's own options (--runner, --direct_num_workers, --flink_master, --project, ...) go to Beam.
 """
 SYNTHESIS_HELP = """\
-The clips are tars in OUT/clips, with a contact sheet beside each, which a bank reads as a source:
-    {kind: webdataset, name: synthesized, path: OUT/clips/*.tar, frame_stride: 1}
+The clips are tars in OUT/tars, with a contact sheet beside each, which a bank reads as a source:
+    {kind: webdataset, name: synthesized, path: OUT/tars/*.tar, frame_stride: 1}
 Prompts that OUT has are not made again. A reward of your own (modules) has its options as --reward.OPTION.
 Beam's own options (--runner, --direct_num_workers, --flink_master, --project, ...) go to Beam.
 """
