@@ -137,6 +137,20 @@ PART = pa.schema(
 )
 """``parts/*.parquet``, the manifest: one row a data file of a snapshot."""
 
+REWRITE_ROWS = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("rewritten", pa.string()),  # the prompt itself where there is a code
+        ("code", pa.string()),  # why there is no rewrite; null: there is one
+        ("references", pa.list_(pa.string())),  # captions that were shown, nearest first
+        ("reference_ids", pa.list_(pa.string())),
+        ("similarity", pa.float32()),  # cosine of the embeddings of prompt and answer; null: none was compared
+        ("snapshot", pa.int64()),  # of the bank
+        ("model", pa.string()),
+    ]
+)
+"""``rewrites/*.parquet``: a row a prompt, in the order listed."""
+
 
 def schema_of(path: str) -> pa.Schema:
     """The columns that every file of its folder has; of files of a plan, whose names tell nothing, none."""
@@ -190,4 +204,5 @@ _OF_FOLDER = {
     "parts": PART,
     "expired": pa.schema([("path", pa.string())]),
     "plans": pa.schema([]),
+    "rewrites": REWRITE_ROWS,
 }

@@ -18,8 +18,8 @@ import pyarrow as pa
 from noisebank.decode import decode
 from noisebank.errors import BankNotFound, ConfigError, PromptNotFound, UnsupportedFormat
 from noisebank.format.reading import verified_table
+from noisebank.format.schemas import REWRITE_ROWS
 from noisebank.format.sealed import seal, unseal
-from noisebank.rewriting.shard import SCHEMA
 from noisebank.storage import FileEntry, Store, open_store
 
 FORMAT = 1
@@ -111,7 +111,7 @@ class Rewrites(Mapping[str, str]):
     'a small brown dog runs along the beach'
 
     Attributes:
-        table: all rows (:data:`.shard.SCHEMA`): one a prompt, and those that are no prompts.
+        table: all rows (:data:`noisebank.format.schemas.REWRITE_ROWS`): one a prompt, and those that are no prompts.
     """
 
     def __init__(self, url: str, table: pa.Table) -> None:
@@ -139,7 +139,7 @@ class Rewrites(Mapping[str, str]):
         if manifest is None:
             raise BankNotFound(f"{store.url}: no rewrites here; make them with 'noisebank rewrite BANK PROMPTS -o DIR'")
         tables = [verified_table(store, shard.file) for shard in manifest.shards]
-        return cls(store.url, pa.concat_tables([SCHEMA.empty_table(), *tables]))
+        return cls(store.url, pa.concat_tables([REWRITE_ROWS.empty_table(), *tables]))
 
     def __getitem__(self, prompt: str) -> str:
         return str(self.row(prompt)["rewritten"])

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from noisebank.errors import RowFailure
 from noisebank.format.receipts import Failure
+from noisebank.format.schemas import REWRITE_ROWS
 from noisebank.ids import clip_number
 from noisebank.rewriting.options import RewriteOptions
 from noisebank.rewriting.rewrite import Rewritten, rewrite
@@ -22,20 +23,7 @@ from noisebank.storage import BankWriter
 
 REWRITES = "rewrites"
 """Name of the stage, and folder of its files."""
-SCHEMA = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("rewritten", pa.string()),  # the prompt itself where there is a code
-        ("code", pa.string()),  # why there is no rewrite; null: there is one
-        ("references", pa.list_(pa.string())),  # captions that were shown, nearest first
-        ("reference_ids", pa.list_(pa.string())),
-        ("similarity", pa.float32()),  # cosine of the embeddings of prompt and answer; null: none was compared
-        ("snapshot", pa.int64()),  # of the bank
-        ("model", pa.string()),
-    ]
-)
-"""``rewrites/*.parquet``: a row a prompt, in the order listed."""
-WORK = pa.schema([*SCHEMA, ("id", pa.string()), ("invalid", pa.string()), ("known", pa.bool_())])
+WORK = pa.schema([*REWRITE_ROWS, ("id", pa.string()), ("invalid", pa.string()), ("known", pa.bool_())])
 """What a shard is made of: prompts as listed, and the rows that are known already."""
 
 
@@ -116,7 +104,7 @@ class RewriteShard:
                 rows[i] |= row
                 messages.pop(i, None)
                 messages |= {i: failure} if failure else {}
-        table = pa.Table.from_pylist(rows, SCHEMA)
+        table = pa.Table.from_pylist(rows, REWRITE_ROWS)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         file = writer.data(memoryview(sink.getvalue()), REWRITES, ".parquet", len(rows))

@@ -251,7 +251,7 @@ def test_a_tar_that_lacks_a_clip_stops_the_shard(store: Store, adapter: ModelAda
 
 
 def test_a_shard_says_how_fast_it_was_made(store: Store, adapter: ModelAdapter) -> None:
-    said = make(store, adapter, MP4S | {IDS[0]: b"nothing"}).said
+    note = make(store, adapter, MP4S | {IDS[0]: b"nothing"}).note
     pattern = r"(\S+) clips/s, network (\d+)% of the time, peak memory (\S+) GB"
-    rate, share, peak = (float(group) for group in re.fullmatch(pattern, said).groups())  # type: ignore[union-attr]
+    rate, share, peak = (float(group) for group in re.fullmatch(pattern, note).groups())  # type: ignore[union-attr]
     assert rate > 0 and 0 < share <= 100 and 0.1 < peak < 64
