@@ -18,7 +18,7 @@ from noisebank.format.receipts import find_receipts, receipt_path
 from noisebank.progress import show_progress
 from noisebank.prompts import read_prompts
 from noisebank.rewriting.options import LanguageModel, RewriteOptions
-from noisebank.rewriting.planning import RewritePlan, plan_rewrites, publish_rewrites
+from noisebank.rewriting.planning import RewritePlan, plan_rewrites, publish_rewrites, remove_finished_work
 from noisebank.rewriting.published import open_rewrites_store
 from noisebank.rewriting.shard import REWRITES
 from noisebank.storage import Store, open_store
@@ -109,6 +109,7 @@ def rewrite(arguments: argparse.Namespace) -> Outcome:
                 run_pipeline(runner, lambda pipeline: pipeline | beam.Create(plan.todo) | make)
     finally:
         out.delete(plan.path)
+    remove_finished_work(out)
     manifest = publish_rewrites(out, plan, options.max_failed)
     return _summarise(out, plan, manifest.number, snapshot)
 

@@ -58,9 +58,14 @@ class RewritePrompts(beam.PTransform):
 
     def _finish(self, piece: Piece, model: LazyModel) -> list[str]:
         out = open_store(self.out)
-        rows = read_work(out, self.plan, piece.batch or 0)
         digest = self.model.digest
-        shard = RewriteShard(rows, self.options, lambda: model.get(digest), self.refresh)
+        shard = RewriteShard(
+            lambda: read_work(out, self.plan, piece),
+            piece.size,
+            self.options,
+            lambda: model.get(digest),
+            self.refresh,
+        )
         job = shard.job(piece.inputs, self.fingerprint)
         return [run_and_count(job, BankWriter(out), make=True, verify=True).receipt.inputs]
 

@@ -179,7 +179,10 @@ def _completions_url(base_url: str) -> str:
     if address.auth is not None:
         raise ConfigError("endpoint: an address without a password is wanted; put the key into the environment")
     if address.scheme not in ("http", "https") or not address.host or address.query or address.fragment:
-        raise ConfigError(f"endpoint {base_url!r} is not allowed; an address such as http://localhost:8000/v1 is")
+        shown = re.split("[?#]", base_url)[0].rpartition("@")[2]  # (a key may be in the rest)
+        raise ConfigError(
+            f"endpoint {shown!r} is not allowed; an address such as http://localhost:8000/v1 is, without '?' and '#'"
+        )
     return f"{str(address.url).rstrip('/')}/chat/completions"
 
 
@@ -211,4 +214,6 @@ def _no_answer(message: str) -> RowFailure:
 
 
 def _without(key: str, text: str) -> str:
-    return text.replace(key, "***") if key else text
+    """``text`` without the key, whichever of its characters are escaped, in JSON (in JSON) or in an address."""
+    pattern = "".join(rf"(?:\\{{0,8}}{re.escape(c)}|(?i:\\{{1,8}}u00{ord(c):02x}|%{ord(c):02x}))" for c in key)
+    return re.sub(pattern, "***", text) if key else text

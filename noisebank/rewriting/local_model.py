@@ -9,10 +9,11 @@ from typing import Any
 
 from noisebank.errors import ConfigError, RowFailure
 from noisebank.models.config import absolute_path, content_lines
-from noisebank.rewriting.template import Request, messages, plain_text
+from noisebank.rewriting.template import Request, messages, one_line, plain_text
 
 _DIGESTED = (".json", ".safetensors", ".txt", ".model", ".jinja")
 _TOKENS_A_WORD = 6
+_SHOWN = 200
 _log = logging.getLogger(__name__)
 
 
@@ -97,18 +98,24 @@ class TransformersRewriter:
         return int(min(known[0], getattr(known[1], "max_position_embeddings", None) or known[0]))
 
     def _text(self, request: Request) -> str:
-        from jinja2.exceptions import TemplateError
-
         if not self._is_chat:
             return plain_text(request)
         chat = messages(request)
-        template = self._generate.tokenizer.apply_chat_template
         try:
-            return str(template(chat, tokenize=False, add_generation_prompt=True))
-        except TemplateError as error:  # (so templates refuse a system line)
-            _log.debug("chat template: %s", error)
-        merged = [{"role": "user", "content": "\n\n".join(message["content"] for message in chat)}]
-        return str(template(merged, tokenize=False, add_generation_prompt=True))
+            return self._fill(chat)
+        except ConfigError as error:  # (so templates refuse a system line)
+            _log.debug("%s", error)
+        return self._fill([{"role": "user", "content": "\n\n".join(message["content"] for message in chat)}])
+
+    def _fill(self, chat: list[dict[str, str]]) -> str:
+        """The chat template, which is a program of the model's, filled with messages."""
+        try:
+            return str(self._generate.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+        except Exception as error:
+            cause = one_line(f"{type(error).__name__}: {error}", _SHOWN)
+            raise ConfigError(
+                f"language model {self.name!r}: its chat template fails ({cause}); mend it, or name another model"
+            ) from error
 
 
 def _load(model: str, device: str | None, dtype: str | None) -> Any:

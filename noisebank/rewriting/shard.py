@@ -69,13 +69,15 @@ class RewriteShard:
     """One file of rewrites to make.
 
     Args:
-        rows: of the shard (:data:`WORK`).
+        read: gives the rows of the shard (:data:`WORK`); called only when it is to be made.
+        size: how many there are.
         options: of the job.
         load: gives bank and language model; called only when there is something to ask.
         refresh: whether rows whose captions are others by now are made again.
     """
 
-    rows: pa.Table
+    read: Callable[[], pa.Table]
+    size: int
     options: RewriteOptions
     load: Callable[[], Tools]
     refresh: bool = False
@@ -83,11 +85,11 @@ class RewriteShard:
     def job(self, inputs: str, fingerprint: str) -> ShardJob:
         """What makes it at most once, by the hash of what it was planned from, and the fingerprint of options and
         model."""
-        return ShardJob(REWRITES, fingerprint, inputs, len(self.rows), self.make)
+        return ShardJob(REWRITES, fingerprint, inputs, self.size, self.make)
 
     def make(self, writer: BankWriter) -> Made:
         """The file; ``info`` has ``asked``: prompts that the language model was asked about."""
-        rows = self.rows.to_pylist()
+        rows = self.read().to_pylist()
         messages: dict[int, RowFailure] = {}
         for i, row in enumerate(rows):
             if row["invalid"]:

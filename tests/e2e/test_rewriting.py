@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -167,6 +168,39 @@ def test_wherever_a_writer_dies_the_next_one_ends_in_the_same_bytes(job: Job, tm
         assert hashes(job.out) == expected
 
 
+def test_what_was_not_answered_is_asked_again_after_a_kill(job: Job) -> None:
+    job.write(PROMPTS[:4])
+    job.server.misbehaves[PROMPTS[1]] = "status 404"
+    with power_cut(5) as power, suppress(PowerCut):  # (both shards have receipts, the plan is still there)
+        job.run()
+    assert power.is_cut and job.asked() == sorted(PROMPTS[:4])
+    job.server.healthy = True
+    assert job.good()["rows"]["failed"] == 0 and job.asked() == [PROMPTS[1]]
+    assert Rewrites.open(job.out)[PROMPTS[1]] == good_answer(PROMPTS[1]) and not [*job.out.glob("plans/*")]
+
+
+def test_a_run_beside_another_one_loses_no_prompt(job: Job) -> None:
+    job.write(PROMPTS[:4])
+    words = [*job.words(), "--maxcount", "1", "--timeout", "300", "--concurrency", "1"]
+    second: list[subprocess.Popen[bytes]] = []
+    is_second_at_work, is_first_done = threading.Event(), threading.Event()
+
+    def before(prompt: str) -> None:
+        if not second and len(job.server.asked) == 2:
+            second.append(subprocess.Popen([sys.executable, "-m", "pipelines.cli", "rewrite", *words], cwd=ROOT))
+            is_second_at_work.wait(120)
+        elif second and not is_second_at_work.is_set():
+            is_second_at_work.set()
+            is_first_done.wait(120)
+
+    job.server.before = before
+    first = noisebank("rewrite", *words)
+    is_first_done.set()
+    assert first.exit_code == 0 and second[0].wait(120) == 0
+    assert dict(Rewrites.open(job.out)) == {prompt: good_answer(prompt) for prompt in PROMPTS[:4]}
+    assert not [*job.out.glob("plans/*")]
+
+
 BAD = {
     "a prompt of 503": ("endpoint", "status 503"),
     "a prompt of html": ("endpoint", "html"),
@@ -224,6 +258,19 @@ def test_a_refused_run_leaves_what_was_published(job: Job) -> None:
     job.write([*PROMPTS, "a new one"])
     assert job.run().exit_code == 1
     assert sorted(Rewrites.open(job.out)) == sorted(PROMPTS)
+
+
+def test_what_was_refused_is_not_published_with_the_next_list_and_not_asked_about_again(job: Job) -> None:
+    job.server.misbehaves |= dict.fromkeys(PROMPTS[:2], "refused")
+    job.write(PROMPTS[:3])
+    assert job.run().exit_code == 1
+    job.write(PROMPTS[3:])
+    job.good()
+    assert sorted(Rewrites.open(job.out)) == sorted(PROMPTS[3:])
+    job.asked()
+    job.write(PROMPTS[:4])
+    job.good("--max_failed", 1)
+    assert sorted(Rewrites.open(job.out)) == sorted(PROMPTS) and not job.asked()
 
 
 def test_refresh_asks_again_where_the_captions_are_others(job: Job, tmp_path: Path) -> None:

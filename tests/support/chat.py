@@ -118,6 +118,11 @@ class _Handler(BaseHTTPRequestHandler):
         """An error that shows the key."""
         self.send(401, json.dumps({"error": {"message": self.headers["Authorization"]}}).encode())
 
+    def bad_body(self, said: str, argument: str) -> None:
+        """A status, and a text that is in the body as it is, which is no JSON."""
+        status, _, text = argument.partition(" ")
+        self.send(int(status), f"wrong key {text}, go".encode())
+
     def bad_parrot(self, said: str) -> None:
         """An answer that shows the key."""
         self.complete(f"{said} {self.headers['Authorization']}")

@@ -109,6 +109,26 @@ def test_the_key_goes_to_the_server_alone(
     assert KEY.encode() not in pickle.dumps(rewriter)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "sk/abc+def.ghi",
+        r"sk\/abc+def.ghi",
+        r"sk\\\/abc\\u002Bdef.ghi",
+        r"\u0073k/abc\u002bdef.ghi",
+        "sk%2Fabc%2bdef.ghi",
+    ],
+)
+@pytest.mark.parametrize("status", [200, 401])
+def test_the_key_is_taken_out_however_a_server_writes_it(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, written: str, status: int
+) -> None:
+    monkeypatch.setenv("PLANTED", "sk/abc+def.ghi")
+    server.misbehaves["bad"] = f"body {status} {written}"
+    (bad,) = EndpointRewriter(server.url, "tiny", api_key_env="PLANTED", retries=0)([Request("bad", [])])
+    assert isinstance(bad, RowFailure) and "wrong key ***, go" in bad.message and "ghi" not in bad.message
+
+
 @pytest.mark.parametrize(("value", "said"), [(None, "is not set"), (" ", "is not set"), ("sk\r\nX: y", "no key has")])
 def test_a_key_that_cannot_be_sent_is_refused_without_being_shown(
     value: str | None, said: str, monkeypatch: pytest.MonkeyPatch
@@ -125,6 +145,13 @@ def test_a_key_that_cannot_be_sent_is_refused_without_being_shown(
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="endpoint"):
         EndpointRewriter(url, "tiny")
+
+
+@pytest.mark.parametrize("url", ["http://host/v1?key=hush", "http://host/v1#hush", "http://me:hush@[::1/v1"])
+def test_an_address_is_refused_without_what_may_be_a_key(url: str) -> None:
+    with pytest.raises(ConfigError, match="endpoint") as raised:
+        EndpointRewriter(url, "tiny")
+    assert "hush" not in str(raised.value)
 
 
 def test_a_password_in_the_address_is_refused_without_being_shown() -> None:

@@ -71,6 +71,14 @@ def test_a_template_that_takes_no_system_line_gets_it_with_the_users(folder: Pat
     assert TransformersRewriter(str(tmp_path / "model"))(REQUESTS) == ANSWERS
 
 
+@pytest.mark.parametrize("template", ["{{ 1/0 }}", "{{ messages.__class__.__mro__ }}"])
+def test_a_template_that_fails_or_is_stopped_names_its_model(folder: Path, tmp_path: Path, template: str) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "chat_template.jinja").write_text(template)
+    with pytest.raises(ConfigError, match=f"{copy}.*chat template fails"):
+        TransformersRewriter(str(copy))(REQUESTS[:1])
+
+
 def test_answers_are_greedy_whatever_the_model_says_of_itself(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "model")
     settings = {"do_sample": True, "temperature": 50.0, "num_beams": 3, "max_length": 5, "eos_token_id": 2}
