@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--measure"]:
         print(json.dumps(_measure(Path(arguments[1]).as_posix(), int(arguments[2]))))
         return
-    numbers = [int(argument) for argument in arguments] or [200_000, 20_000, 50_000, 100_000]
+    numbers = [int(argument) for argument in arguments] or [60_000, 20_000, 200_000, 20_000, 20_000, 100_000]
     for captions, prompts in zip(numbers[::2], numbers[1::2], strict=True):
         print(json.dumps(run(captions, prompts)), flush=True)
 
