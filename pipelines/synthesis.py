@@ -12,13 +12,14 @@ from typing import Any
 import apache_beam as beam
 
 from noisebank.errors import JobFailed
+from noisebank.format.manifest import open_apart
 from noisebank.format.receipts import find_receipts
 from noisebank.models.config import absolute_path
 from noisebank.progress import show_progress
-from noisebank.storage import Store, open_store
+from noisebank.storage import Store
 from noisebank.synthesis.checks import check_options
-from noisebank.synthesis.job import STAGE, WORK, KeptWork, look_at_work, shard_inputs
-from noisebank.synthesis.options import SynthesisOptions, TransformersRewardOptions, synthesis_fingerprint
+from noisebank.synthesis.job import WORK, KeptWork, look_at_work, shard_inputs
+from noisebank.synthesis.options import STAGE, SynthesisOptions, TransformersRewardOptions, synthesis_fingerprint
 from noisebank.synthesis.prompts import (
     Finished,
     Prompt,
@@ -49,7 +50,7 @@ def run_synthesis(options: SynthesisOptions, beam_arguments: Sequence[str]) -> d
     runner = beam_options([*beam_arguments, *(f"--beam_plugin={module}" for module in options.modules)])
     check_addresses(runner, [options.out])
     check_models(runner, models_to_load(options))
-    store = open_store(options.out)
+    store = open_apart(options.out, "synthetic clips")
     digests = check_options(options)
     fingerprint = synthesis_fingerprint(options, digests)
     listed, duplicates = list_prompts(options.prompts)

@@ -23,11 +23,9 @@ from noisebank.ids import clip_number
 from noisebank.stages.job import Made, ShardJob, failure_of
 from noisebank.storage import BankWriter, Store
 from noisebank.synthesis.entry import Entry, Models, Prompt, make_entry
-from noisebank.synthesis.options import SynthesisOptions
+from noisebank.synthesis.options import STAGE, SynthesisOptions
 from noisebank.synthesis.sheet import draw_text_row, stack_rows
 
-STAGE = "tars"
-"""Folder of the tars, their contact sheets and receipts."""
 WORK = "work"
 """Folder of what is done of unfinished shards."""
 _NOW, _PROMPTS = "now", "prompts"

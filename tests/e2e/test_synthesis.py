@@ -123,6 +123,9 @@ def test_far_prompts_are_near_once_their_clips_are_in_the_bank(
     assert all(score < 0.6 for score in far.values())
 
     source.list(*FAR[:2])
+    into_the_bank = source.run("--out", project.bank)
+    assert into_the_bank.exit_code == 2 and "a bank is there" in into_the_bank.document["error"]["message"]
+    assert not (project.bank / "tars").exists()
     made = source.made()
     assert made["prompts"] == {"read": 2, "made": 2, "found": 0, "failed": 0, "duplicate": 0}
     assert len(made["tars"]) == len(made["sheets"]) == 1 and not (source.out / "work").exists()

@@ -14,8 +14,8 @@ from noisebank.models import ModelAdapter
 from noisebank.stages.job import ShardJob, run_job
 from noisebank.storage import BankWriter, Store, open_store
 from noisebank.synthesis.entry import Models, Prompt
-from noisebank.synthesis.job import STAGE, WORK, KeptWork, SynthesisShard, look_at_work
-from noisebank.synthesis.options import ImageOptions, SynthesisOptions, SyntheticClipOptions
+from noisebank.synthesis.job import WORK, KeptWork, SynthesisShard, look_at_work
+from noisebank.synthesis.options import STAGE, ImageOptions, SynthesisOptions, SyntheticClipOptions
 
 OPTIONS = SynthesisOptions(
     prompts="far.txt",
