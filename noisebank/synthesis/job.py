@@ -24,7 +24,7 @@ from noisebank.stages.job import Made, ShardJob, failure_of
 from noisebank.storage import BankWriter, Store
 from noisebank.synthesis.entry import Entry, Models, Prompt, make_entry
 from noisebank.synthesis.options import STAGE, SynthesisOptions
-from noisebank.synthesis.sheet import draw_text_row, stack_rows
+from noisebank.synthesis.sheet import ContactSheet, draw_text_row
 
 WORK = "work"
 """Folder of what is done of unfinished shards."""
@@ -58,28 +58,28 @@ class SynthesisShard:
     def make(self, writer: BankWriter) -> Made:
         """The tar, none if every prompt failed. Beside it lies its contact sheet, which may be removed: ``info`` names
         it, and has the prompts' keys by id."""
-        rows: list[bytes] = []
+        contacts = ContactSheet()
         failures: list[Failure] = []
         with tempfile.TemporaryDirectory(prefix="noisebank-synthesis-") as scratch:
             tar, sheet = Path(scratch, "clips.tar"), Path(scratch, "sheet.png")
-            good = write_shard(tar, self._samples(writer.store, rows, failures))
+            good = write_shard(tar, self._samples(writer.store, contacts, failures))
             info: dict[str, Any] = {"keys": {prompt.id: prompt_key(prompt) for prompt in self.prompts}}
             if not good:
                 return Made((), 0, tuple(failures), info)
-            sheet.write_bytes(stack_rows(rows))
+            sheet.write_bytes(contacts.to_png())
             clips, shown = writer.group([(tar, ".tar", good), (sheet, ".png", good)], STAGE)
         return Made((clips,), good, tuple(failures), info | {"tar": clips.path, "sheet": shown.path})
 
-    def _samples(self, store: Store, rows: list[bytes], failures: list[Failure]) -> Iterator[ShardSample]:
-        """The tar's samples as they are made; every prompt has a row in the contact sheet."""
+    def _samples(self, store: Store, contacts: ContactSheet, failures: list[Failure]) -> Iterator[ShardSample]:
+        """The tar's samples as they are made; every prompt is added to the contact sheet."""
         for prompt in self.prompts:
             try:
                 entry = self._entry(store, prompt)
             except RowFailure as failure:
                 failures.append(failure_of(_row_of(prompt), STAGE, failure))
-                rows.append(draw_text_row(f"{prompt.id}: {prompt.text}  {failure}"))
+                contacts.add(draw_text_row(f"{prompt.id}: {prompt.text}  {failure}"))
                 continue
-            rows.append(entry.row)
+            contacts.add(entry.row)
             yield ShardSample(prompt.id, entry.mp4, prompt.text, dict(entry.info))
 
     def _entry(self, store: Store, prompt: Prompt) -> Entry:
