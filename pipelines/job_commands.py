@@ -16,7 +16,7 @@ from noisebank.config import config_from_mapping, decode_options, flag_names, lo
 from noisebank.errors import ConfigError
 from noisebank.options import SECTIONS, Config
 from noisebank.storage import open_store
-from noisebank.synthesis.options import SynthesisOptions
+from noisebank.synthesis.options import STAGE, SynthesisOptions
 from pipelines.rewriting import add_rewrite_command
 
 FLAG = "option:"
@@ -34,9 +34,9 @@ members of a list by name:  --noise.modelscope.batch_size 4   --sources.webvid.p
 whole lists as YAML:        --sources '[{kind: webvid, path: results_10M_train.csv}]'
 Beam's own options (--runner, --direct_num_workers, --flink_master, --project, ...) go to Beam.
 """
-SYNTHESIS_HELP = """\
-The clips are tars in OUT/tars, with a contact sheet beside each, which a bank reads as a source:
-    {kind: webdataset, name: synthesized, path: OUT/tars/*.tar, frame_stride: 1}
+SYNTHESIS_HELP = f"""\
+The clips are tars in OUT/{STAGE}, with a contact sheet beside each, which a bank reads as a source:
+    {{kind: webdataset, name: synthesized, path: OUT/{STAGE}/*.tar, frame_stride: 1}}
 Prompts that OUT has are not made again. A reward of your own (modules) has its options as --reward.OPTION.
 Beam's own options (--runner, --direct_num_workers, --flink_master, --project, ...) go to Beam.
 """
@@ -48,7 +48,8 @@ def add_job_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Declares the commands that need a configuration."""
     parser = add("demo", "captioned videos, a bank, lookups and a generated clip, on this machine", demo)
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
-    members = (line for section, (options, _) in SECTIONS.items() for line in _members_help(section, options))
+    sections = {field.name: SECTIONS[field.name][0] for field in dataclasses.fields(Config) if field.name in SECTIONS}
+    members = (line for section, options in sections.items() for line in _members_help(section, options))
     lists = "\n".join([*members, LISTS_HELP])
     for name, help in JOBS.items():
         _add_options(add(name, help, run_job, takes_rest=True), Config, "build", lists)
@@ -149,9 +150,8 @@ def synthesize(arguments: argparse.Namespace) -> Outcome:
     lines = ["prompts: " + ", ".join(f"{count} {name}" for name, count in summary["prompts"].items())]
     lines += [f"failed {code}: {count}" for code, count in summary["failed_by_code"].items()]
     lines += [f"look at {summary['out']}/{sheet}" for sheet in summary["sheets"]]
-    lines.append(
-        f"source: {{kind: webdataset, name: synthesized, path: {summary['out']}/clips/*.tar, frame_stride: 1}}"
-    )
+    tars = f"{summary['out']}/{STAGE}/*.tar"
+    lines.append(f"source: {{kind: webdataset, name: synthesized, path: {tars}, frame_stride: 1}}")
     return Outcome(summary, lines)
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import apache_beam as beam
 
 from noisebank.errors import JobFailed
+from noisebank.format.manifest import open_apart
 from noisebank.format.receipts import find_receipts
 from noisebank.models.config import absolute_path
 from noisebank.progress import show_progress
-from noisebank.storage import Store, open_store
+from noisebank.storage import Store
 from noisebank.synthesis.checks import check_options
-from noisebank.synthesis.job import STAGE, WORK, KeptWork, look_at_work, shard_inputs
-from noisebank.synthesis.options import SynthesisOptions, TransformersRewardOptions, synthesis_fingerprint
+from noisebank.synthesis.job import KeptWork, ShardFolder, clear_work, look_at_work, shard_inputs
+from noisebank.synthesis.options import STAGE, SynthesisOptions, TransformersRewardOptions, synthesis_fingerprint
 from noisebank.synthesis.prompts import (
     Finished,
     Prompt,
@@ -49,7 +50,7 @@ def run_synthesis(options: SynthesisOptions, beam_arguments: Sequence[str]) -> d
     runner = beam_options([*beam_arguments, *(f"--beam_plugin={module}" for module in options.modules)])
     check_addresses(runner, [options.out])
     check_models(runner, models_to_load(options))
-    store = open_store(options.out)
+    store = open_apart(options.out, "synthetic clips")
     digests = check_options(options)
     fingerprint = synthesis_fingerprint(options, digests)
     listed, duplicates = list_prompts(options.prompts)
@@ -60,13 +61,12 @@ def run_synthesis(options: SynthesisOptions, beam_arguments: Sequence[str]) -> d
     finished = found
     if shards:
         for inputs, shard in shards.items():
-            KeptWork(store, inputs).plan(shard)
-        with _watch(store, {inputs: len(shard) for inputs, shard in shards.items()}):
+            ShardFolder(store, inputs).plan(shard)
+        with _watch(store, fingerprint, shards):
             make = SynthesizeClips(options, fingerprint, digests)
             run_pipeline(runner, lambda pipeline: pipeline | beam.Create([*shards]) | make)
         finished = read_finished(store)
-    for key in store.list(WORK):
-        store.delete(key)
+    clear_work(store, fingerprint, prompts)
     counts = _count(prompts, duplicates, {prompt.id for shard in cut for prompt in shard}, finished)
     _check_failed(options, prompts, finished)
     receipts = [*find_receipts(store, [(STAGE, inputs) for inputs in shards])]
@@ -109,15 +109,18 @@ def models_to_load(options: SynthesisOptions) -> list[str]:
 
 
 @contextmanager
-def _watch(store: Store, shards: Mapping[str, int]) -> Iterator[None]:
-    """Shows how many prompts are done, and what is going on, while the block runs."""
+def _watch(store: Store, fingerprint: str, shards: Mapping[str, tuple[Prompt, ...]]) -> Iterator[None]:
+    """Shows how many prompts are done, and what is going on, while the block runs; ``shards``: by inputs hash."""
+    kept = KeptWork(store, fingerprint)
+    documents = {inputs: [kept.keys(prompt)[-1] for prompt in shard] for inputs, shard in shards.items()}
+    size = sum(map(len, documents.values()))
 
     def look() -> None:
-        done, going_on = look_at_work(store, shards)
+        done, going_on = look_at_work(store, documents)
         stages = Counter(going_on)
         said = ", ".join(name if count == 1 else f"{count} {name}" for name, count in sorted(stages.items()))
         progress.what = f"synthesize: {said}" if said else "synthesize"
-        progress.report(done, sum(shards.values()))
+        progress.report(done, size)
 
     with show_progress("synthesize", "prompts") as progress, watching(store, look):
         yield

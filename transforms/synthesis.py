@@ -10,7 +10,7 @@ from apache_beam.ml.inference.base import RunInference
 from noisebank.stages.stage import LazyModel
 from noisebank.storage import BankWriter, open_store
 from noisebank.synthesis.entry import Models, load_models
-from noisebank.synthesis.job import KeptWork, SynthesisShard
+from noisebank.synthesis.job import ShardFolder, SynthesisShard
 from noisebank.synthesis.options import SynthesisOptions
 from transforms.shards import ShardHandler, run_and_count
 from transforms.work import step
@@ -43,7 +43,7 @@ class SynthesizeClips(beam.PTransform):
 
     def _finish(self, inputs: str, models: LazyModel) -> list[str]:
         store = open_store(self.options.out)
-        prompts = KeptWork(store, inputs).prompts()
+        prompts = ShardFolder(store, inputs).prompts()
         shard = SynthesisShard(prompts, self.options, self.fingerprint, self.digests, lambda: models.get(""))
         run_and_count(shard.job, BankWriter(store), make=True, verify=True)
         return [inputs]

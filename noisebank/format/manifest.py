@@ -11,13 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from noisebank.decode import decode
-from noisebank.errors import BankDamaged, BankNotFound, SnapshotExpired, UnsupportedFormat
+from noisebank.errors import BankDamaged, BankNotFound, ConfigError, SnapshotExpired, UnsupportedFormat
 from noisebank.format.sealed import seal, unseal
 from noisebank.format.stage_names import flatten
-from noisebank.storage import FileEntry, Store
+from noisebank.storage import FileEntry, Store, open_store
 
 FORMAT = 1
 """Version of the bank's layout; readers refuse later ones."""
@@ -187,6 +188,22 @@ class Snapshot:
 
 EMPTY = Snapshot(0, "", None, "", "", "")
 """What a bank is before its first commit; never stored."""
+
+
+def open_apart(uri: str | Path, what: str) -> Store:
+    """The store of a folder that is no bank.
+
+    Args:
+        uri: its address.
+        what: is kept there.
+
+    Raises:
+        ConfigError: it can be no store, or a bank is there.
+    """
+    store = open_store(uri)
+    if next(store.scan(FOLDER), None):
+        raise ConfigError(f"{store.url}: a bank is there; {what} are kept in a folder of their own")
+    return store
 
 
 def snapshot_path(number: int) -> str:

@@ -16,6 +16,8 @@ import torch
 from noisebank.reader.mixing import check_eta
 
 _ORDER = 4
+_LOWEST_CUT_OFF = 1e-6
+"""Far below the lowest frequency of any clip; with much smaller ones a filter is no number."""
 _AXES = (-3, -2, -1)
 _Response = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, float], torch.Tensor]
 """From the frequencies along frames, height and width and the spatial and temporal cut-offs to the filter."""
@@ -59,7 +61,7 @@ class LowPass:
 
     Args:
         kind: a name in :data:`LOWPASS`.
-        spatial, temporal: the cut-offs d_s and d_t, above 0 and at most 1.
+        spatial, temporal: the cut-offs d_s and d_t, at least 1e-6 and at most 1.
 
     Raises:
         ValueError: unknown kind, or a cut-off out of its range.
@@ -73,8 +75,8 @@ class LowPass:
         if self.kind not in LOWPASS:
             raise ValueError(f"lowpass {self.kind!r} is not allowed; one of {', '.join(LOWPASS)}, or None")
         for name in ("spatial", "temporal"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} cut-off {getattr(self, name)} is not allowed; above 0, at most 1")
+            if not _LOWEST_CUT_OFF <= (cut_off := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} cut-off {cut_off} is not allowed; at least {_LOWEST_CUT_OFF}, at most 1")
 
     def response(self, frames: int, height: int, width: int) -> torch.Tensor:
         """The filter ``[F, H, W]`` float64, from 0 to 1, in the order of ``fftn``; 1 at frequency 0."""

@@ -16,11 +16,12 @@ from typing import Any
 import pyarrow as pa
 
 from noisebank.decode import decode
-from noisebank.errors import BankNotFound, ConfigError, PromptNotFound, UnsupportedFormat
+from noisebank.errors import BankNotFound, PromptNotFound, UnsupportedFormat
+from noisebank.format.manifest import open_apart
 from noisebank.format.reading import verified_table
 from noisebank.format.schemas import REWRITE_ROWS
 from noisebank.format.sealed import seal, unseal
-from noisebank.storage import FileEntry, Store, open_store
+from noisebank.storage import FileEntry, Store
 
 FORMAT = 1
 _FOLDER = "manifests"
@@ -80,10 +81,7 @@ def open_rewrites_store(uri: str | Path) -> Store:
     Raises:
         ConfigError: it can be no store, or a bank is there.
     """
-    store = open_store(uri)
-    if next(store.scan("snapshots"), None):
-        raise ConfigError(f"{store.url}: a bank is there; rewrites are kept in a folder of their own")
-    return store
+    return open_apart(uri, "rewrites")
 
 
 def latest_manifest(store: Store, *, refused: bool = False) -> Manifest | None:

@@ -105,8 +105,9 @@ def load_models(options: SynthesisOptions, digests: Mapping[str, str]) -> Models
 
 
 def seed_of(seed: int, id: str, what: object) -> int:
-    """The seed of something that is drawn for a prompt: XXH64 of the job's seed, the prompt's id and what it is."""
-    return xxh64(f"{seed}\0{id}\0{what}")
+    """The seed of something that is drawn for a prompt: XXH64 of the job's seed, the prompt's id and what it is, less
+    its lowest bit, as documents hold 63."""
+    return xxh64(f"{seed}\0{id}\0{what}") >> 1
 
 
 @dataclass

@@ -19,6 +19,8 @@ from noisebank.options import (
     register_options,
 )
 
+STAGE = "tars"
+"""Folder of the tars, their contact sheets and receipts."""
 FAILURE_CODES = ("empty_prompt", "no_image", "not_finite", "reward_not_finite", "wrong_shape")
 """Codes of the prompts that get no clip, besides what only their list is to blame for."""
 

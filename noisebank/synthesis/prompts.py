@@ -18,7 +18,8 @@ from noisebank.ids import safe, xxh64
 from noisebank.prompts import image_address, read_prompts
 from noisebank.storage import Store
 from noisebank.synthesis.entry import Prompt
-from noisebank.synthesis.job import STAGE, prompt_key
+from noisebank.synthesis.job import prompt_key
+from noisebank.synthesis.options import STAGE
 
 
 def list_prompts(path: str) -> tuple[list[Prompt], int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from safetensors import SafetensorError
 
 from noisebank.errors import ConfigError
 from noisebank.models.config import content_lines, resolve_file
@@ -90,7 +91,7 @@ def load_transformers_reward(options: TransformersRewardOptions) -> Reward:
     try:
         processor = AutoProcessor.from_pretrained(options.processor or options.model, trust_remote_code=False)
         model = AutoModel.from_pretrained(options.model, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"reward: {options.model!r} cannot be loaded: {error}") from error
     model = model.to(device).eval()
 

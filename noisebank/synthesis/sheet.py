@@ -13,6 +13,8 @@ SIDE = 96
 """Longest side of a thumbnail, in pixels."""
 FRAMES = 6
 """Frames of a clip that are shown."""
+ROWS = 64
+"""Prompts on a sheet at most, so that it costs the same memory however large its shard is."""
 _TEXT, _GAP = 14, 4
 _INK, _PAPER, _MARK = (20, 20, 20), (255, 255, 255), (220, 40, 30)
 
@@ -52,8 +54,27 @@ def draw_text_row(text: str) -> bytes:
     return _png(row)
 
 
-def stack_rows(rows: Sequence[bytes]) -> bytes:
-    """The rows of a shard below each other, as PNG."""
+class ContactSheet:
+    """The rows of a shard below each other, the first :data:`ROWS` of them; the last line counts those not shown."""
+
+    def __init__(self) -> None:
+        self._rows: list[bytes] = []
+        self._not_shown = 0
+
+    def add(self, row: bytes) -> None:
+        """Puts a row, PNG, below those before it."""
+        if len(self._rows) < ROWS:
+            self._rows.append(row)
+        else:
+            self._not_shown += 1
+
+    def to_png(self) -> bytes:
+        """The sheet, as PNG."""
+        more = [draw_text_row(f"not shown: {self._not_shown} more")] if self._not_shown else []
+        return _stack([*self._rows, *more])
+
+
+def _stack(rows: Sequence[bytes]) -> bytes:
     pictures = [Image.open(io.BytesIO(row), formats=("PNG",)) for row in rows]
     sheet = _paper(max(picture.width for picture in pictures), sum(picture.height for picture in pictures))
     top = 0

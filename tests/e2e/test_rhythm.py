@@ -10,8 +10,9 @@ import pytest
 from noisebank.config import config_from_mapping, to_mapping
 from noisebank.errors import ConfigError
 from noisebank.format.shards import read_shard
+from noisebank.planning.assemble import ReadRange, scan_lists
 from noisebank.planning.listing import rows_digest
-from noisebank.planning.plan import plan_hash
+from noisebank.planning.survey import Survey
 from noisebank.sources.rows import Fields, listed_rows
 from noisebank.stages.clips import clip_inputs
 from tests.support.projects import Project, done
@@ -34,8 +35,9 @@ def test_without_a_rhythm_of_its_own_a_row_is_what_it_was() -> None:
     assert clip_inputs("56308d90c4008ddb", table) == "e12e9bd0de98139f50d90ebf93d0ff22"
     config = config_from_mapping({"sources": [{"kind": "webvid", "path": "a.csv"}]})
     assert to_mapping(config)["sources"] == [{"kind": "webvid", "path": ["a.csv"], "name": ""}]
-    found = plan_hash(config, {"clips": "x"}, "", ["/lists"], rows_digest(table), [], [])
-    assert found == "1720e5af03796ee2a70d8b0a8eca42d3"
+    survey = Survey("", None, "", (), (), ("/lists",), 0, ("clips",), {"clips": "x"}, (), (), ())
+    scanned = scan_lists([ReadRange(0, table.num_rows, rows_digest(table))], config, survey)
+    assert scanned.hash == "1720e5af03796ee2a70d8b0a8eca42d3"
 
 
 def test_a_rhythm_is_part_of_the_row_and_of_its_shard() -> None:

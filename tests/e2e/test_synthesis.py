@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class MoodyOptions(RewardOptions):
 @register_reward("moody", MoodyOptions)
 def load_moody(options):
     def score(prompt, images):
+        with open("scored", "a") as scored:
+            print(prompt, file=scored)
         trap = Path("trap")
         if prompt.startswith("deadly") and trap.exists():
             trap.unlink()
@@ -126,6 +129,9 @@ def test_far_prompts_are_near_once_their_clips_are_in_the_bank(
     )
 
     assert source.find_far(project, [CAPTIONS[0], *FAR[:2]]) == [*FAR[:2]]
+    into_the_bank = source.run("--out", project.bank)
+    assert into_the_bank.exit_code == 2 and "a bank is there" in into_the_bank.document["error"]["message"]
+    assert not (project.bank / "tars").exists()
     made = source.made()
     assert made["prompts"] == {"read": 2, "made": 2, "found": 0, "failed": 0, "duplicate": 0}
     assert len(made["tars"]) == len(made["sheets"]) == 1 and not (source.out / "work").exists()
@@ -150,6 +156,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(moody: Source) -> None:
     prompts = ("one fish", "two fish", "a fish", "deadly fish", "last fish")
     moody.list(*prompts)
     expected = moody.made()
+    Path("scored").unlink()
     assert expected["prompts"]["made"] == 5
     files = moody.files()
     for path in moody.out.rglob("*"):
@@ -164,9 +171,13 @@ def test_a_killed_job_goes_on_to_the_same_bytes(moody: Source) -> None:
     left = moody.files()
     assert files.items() > {name: digest for name, digest in left.items() if name.startswith("tars/")}.items()
     assert [name for name in left if name.startswith("work/")]
+    assert Path("scored").read_text().splitlines()[-1] == "deadly fish"
     going_on = moody.run()
     assert going_on.exit_code == 0
     assert moody.files() == files
+    assert Counter(Path("scored").read_text().splitlines()) == {
+        prompt: 1 + (prompt == prompts[3]) for prompt in prompts
+    }
     (made,) = re.findall(r"synthesize: (\d) of \1 prompts", going_on.stderr)
     assert going_on.document["prompts"]["made"] == int(made) < 5
     assert moody.made()["prompts"] == {"read": 5, "made": 0, "found": 5, "failed": 0, "duplicate": 0}

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from noisebank.decode import decode
-from noisebank.errors import BankDamaged, BankNotFound, SnapshotExpired, UnsupportedFormat
+from noisebank.errors import BankDamaged, BankNotFound, ConfigError, SnapshotExpired, UnsupportedFormat
 from noisebank.format.manifest import (
     Snapshot,
     expired_stub,
     latest_snapshot,
+    open_apart,
     read_snapshot,
     snapshot_numbers,
     snapshot_path,
@@ -34,6 +35,13 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def snapshot(store: Store) -> Snapshot:
     return publish(store, make(store, {"a-1": "one", "a-2": "two"}).delta)
+
+
+def test_what_is_no_bank_is_kept_apart_from_banks(store: Store, tmp_path: Path) -> None:
+    assert open_apart(store.url, "clips").url == store.url
+    publish(store, make(store, {"a-1": "one"}).delta)
+    with pytest.raises(ConfigError, match=r"bank: a bank is there; clips are kept in a folder of their own"):
+        open_apart(store.url, "clips")
 
 
 def test_a_snapshot_survives_the_round_trip(store: Store, snapshot: Snapshot) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load, load_file
 
 from noisebank import LowPass, NoiseBank, mixed
 from noisebank.describe import KINDS
+from noisebank.synthesis.options import STAGE
 from pipelines.cli import main, parse_arguments
 from pipelines.job_commands import read_config
 from tests.support.projects import CAPTIONS, Project, Ran, noisebank
@@ -483,9 +484,16 @@ def test_help_of_a_job_says_every_option_with_its_default(capsys: pytest.Capture
         assert f"--{name}" in text
     words = " ".join(text.split())
     assert "short side and crop, or [height, width]; multiples of 16, from 64 on (default: 256)" in words
+    assert "--reward." not in text
     assert "--stages.NAME.kind what the stage does" in words and "--stages.NAME.name name of the stage" in words
     options = [line for line in text.replace("(default: ", "").splitlines() if line.startswith("  --")]
     assert [line for line in options if line.count(": ") > 1] == []
+
+
+def test_help_of_synthesize_says_where_the_tars_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["synthesize", "--help"])
+    assert f"path: OUT/{STAGE}/*.tar," in capsys.readouterr().out
 
 
 def test_counts_are_in_the_right_number(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

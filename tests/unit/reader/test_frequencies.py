@@ -104,11 +104,21 @@ def test_the_mix_of_standard_normals_is_standard_normal() -> None:
     assert lost == pytest.approx(0.96, abs=0.001), "FreeInit's own high-pass, 1 - L, loses variance"
 
 
+@pytest.mark.parametrize("kind", LOWPASS)
+@pytest.mark.parametrize(("spatial", "temporal"), [(1e-6, 1e-6), (1e-6, 1.0), (1.0, 1e-6)])
+def test_the_lowest_cut_offs_give_numbers(kind: str, spatial: float, temporal: float) -> None:
+    low_pass = LowPass(kind, spatial, temporal)
+    mixed = mix_frequencies(noise(0, 1, 4, *EVEN).float(), noise(1, 1, 4, *EVEN).float(), math.inf, low_pass)
+    assert torch.isfinite(mixed).all() and float(low_pass.response(*EVEN)[0, 0, 0]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("low",), "lowpass 'low' is not allowed; one of gaussian, butterworth, ideal, box, or None"),
-        (("box", 0.0), "spatial cut-off 0.0 is not allowed; above 0, at most 1"),
+        (("box", 0.0), "spatial cut-off 0.0 is not allowed; at least 1e-06, at most 1"),
+        (("gaussian", 9e-7), "spatial cut-off 9e-07 is not allowed"),
+        (("butterworth", 0.5, 1e-200), "temporal cut-off 1e-200 is not allowed"),
         (("box", 0.5, 1.5), "temporal cut-off 1.5 is not allowed"),
         (("box", math.nan), "spatial cut-off nan is not allowed"),
     ],

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from noisebank.errors import RowFailure
 from noisebank.format.shards import read_foreign_shard, read_shard
 from noisebank.models import ModelAdapter
 from noisebank.stages.job import ShardJob, run_job
 from noisebank.storage import BankWriter, Store, open_store
 from noisebank.synthesis.entry import Models, Prompt
-from noisebank.synthesis.job import STAGE, WORK, KeptWork, SynthesisShard, look_at_work
-from noisebank.synthesis.options import ImageOptions, SynthesisOptions, SyntheticClipOptions
+from noisebank.synthesis.job import WORK, KeptWork, ShardFolder, SynthesisShard, clear_work, look_at_work, shard_inputs
+from noisebank.synthesis.options import STAGE, ImageOptions, SynthesisOptions, SyntheticClipOptions
 
 OPTIONS = SynthesisOptions(
     prompts="far.txt",
@@ -43,8 +45,8 @@ class Scored:
         return [0.0, 1.0]
 
 
-def job(adapter: ModelAdapter, reward: Scored) -> ShardJob:
-    return SynthesisShard(PROMPTS, OPTIONS, "f", {"model": "m"}, lambda: Models(adapter, adapter, reward)).job
+def job(adapter: ModelAdapter, reward: Scored, prompts: tuple[Prompt, ...] = PROMPTS) -> ShardJob:
+    return SynthesisShard(prompts, OPTIONS, "f", {"model": "m"}, lambda: Models(adapter, adapter, reward)).job
 
 
 def files(store: Store) -> dict[str, bytes]:
@@ -59,7 +61,7 @@ def adapter(adapters: dict[str, ModelAdapter]) -> ModelAdapter:
 def test_a_killed_shard_goes_on_behind_what_is_done(adapter: ModelAdapter, tmp_path: Path) -> None:
     whole, store = open_store(tmp_path / "whole"), open_store(tmp_path / "killed")
     expected = run_job(job(adapter, Scored()), BankWriter(whole))
-    shards = {expected.receipt.inputs: 3}
+    shards = {expected.receipt.inputs: [KeptWork(store, "f").keys(prompt)[-1] for prompt in PROMPTS]}
     with pytest.raises(Killed):
         run_job(job(adapter, Scored("ein Hündchen")), BankWriter(store))
     assert files(store) == {} and look_at_work(store, shards) == (2, ["candidates"])
@@ -72,12 +74,44 @@ def test_a_killed_shard_goes_on_behind_what_is_done(adapter: ModelAdapter, tmp_p
     assert not run_job(job(adapter, again), BankWriter(store)).made and again.prompts == []
 
 
+def test_kept_work_is_found_by_another_cut_of_the_list(adapter: ModelAdapter, tmp_path: Path) -> None:
+    store, shards = open_store(tmp_path), (PROMPTS[:1], PROMPTS[1:])
+    with pytest.raises(Killed):
+        run_job(job(adapter, Scored("ein Hündchen")), BankWriter(store))
+    kept = KeptWork(store, "f")
+    documents = {shard_inputs("f", shard): [kept.keys(prompt)[-1] for prompt in shard] for shard in shards}
+    assert look_at_work(store, documents) == (2, [])
+    reward = Scored()
+    made = [run_job(job(adapter, reward, shard), BankWriter(store)).receipt for shard in shards]
+    assert reward.prompts == ["ein Hündchen"] and [receipt.rows for receipt in made] == [1, 1]
+    assert KeptWork(store, "other").read(PROMPTS[0]) is None
+    for other in ({"text": "a cat"}, {"id": "four"}, {"attempt": 2}):
+        assert kept.read(replace(PROMPTS[0], **other)) is None
+
+
+def test_only_the_work_of_finished_shards_of_a_list_is_removed(adapter: ModelAdapter, tmp_path: Path) -> None:
+    """Not what is unfinished, and not what another job is making."""
+    store, kept = open_store(tmp_path), KeptWork(open_store(tmp_path), "f")
+    finished, unfinished, foreign = PROMPTS[:1], PROMPTS[1:2], (Prompt("theirs", "a cat"),)
+    for shard in (finished, unfinished, foreign):
+        ShardFolder(store, shard_inputs("f", shard)).plan(shard)
+        kept.write(shard[0], RowFailure("no_image", "gone"))
+    before = set(store.list(WORK))
+    for shard in (finished, foreign):
+        run_job(job(adapter, Scored(), shard), BankWriter(store))
+    clear_work(store, "f", PROMPTS)
+    gone = {kept.keys(finished[0])[-1], f"{ShardFolder(store, shard_inputs('f', finished)).path}/prompts"}
+    assert before - set(store.list(WORK)) == gone
+    clear_work(store, "f", foreign)
+    assert kept.read(unfinished[0]) is not None and kept.read(foreign[0]) is None
+
+
 def test_kept_work_that_is_damaged_is_made_again(adapter: ModelAdapter, tmp_path: Path) -> None:
     store = open_store(tmp_path)
     with pytest.raises(Killed):
         run_job(job(adapter, Scored("ein Hündchen")), BankWriter(store))
     for suffix in (".mp4", ".png", ".json"):
-        (kept,) = (key for key in store.list(WORK) if key.endswith(f"one{suffix}"))
+        (kept,) = (key for key in store.list(WORK) if "/one-" in key and key.endswith(suffix))
         before = store.read(kept)
         store.put(kept, before[:-1] + b"x")
         reward = Scored("ein Hündchen")
@@ -119,6 +153,6 @@ def test_a_shard_without_a_clip_has_no_file(tmp_path: Path) -> None:
 
 
 def test_prompts_travel_as_they_are(tmp_path: Path) -> None:
-    work = KeptWork(open_store(tmp_path), "0" * 32)
+    work = ShardFolder(open_store(tmp_path), "0" * 32)
     work.plan(PROMPTS)
     assert work.prompts() == PROMPTS

@@ -10,7 +10,8 @@ from noisebank.errors import ConfigError
 from noisebank.format.receipts import Failure, Receipt, finish
 from noisebank.storage import BankWriter, Store, open_store
 from noisebank.synthesis.entry import Prompt
-from noisebank.synthesis.job import STAGE, prompt_key, shard_inputs
+from noisebank.synthesis.job import prompt_key, shard_inputs
+from noisebank.synthesis.options import STAGE
 from noisebank.synthesis.prompts import count_failures, cut_shards, list_prompts, read_finished, without_taken
 
 FINGERPRINT = "f"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def test_a_model_without_such_logits_is_refused(small_clip: Path, tmp_path: Path
         load_reward(TransformersRewardOptions(model=str(tmp_path / "text"), processor=str(small_clip)))("a", PICTURES)
     with pytest.raises(ConfigError, match="cannot be loaded"):
         load_reward(TransformersRewardOptions(model=str(tmp_path), processor=str(small_clip)))
+
+
+def test_a_model_whose_weights_are_damaged_is_named(small_clip: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(small_clip, tmp_path / "damaged"))
+    (weights,) = damaged.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=r"reward: '.*damaged' cannot be loaded"):
+        load_reward(TransformersRewardOptions(model=str(damaged), processor=None))
 
 
 @dataclass(frozen=True)
