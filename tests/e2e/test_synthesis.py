@@ -153,6 +153,7 @@ def test_far_prompts_are_near_once_their_clips_are_in_the_bank(
 
 
 def test_a_killed_job_goes_on_to_the_same_bytes(moody: Source) -> None:
+    """What was done is not made again, though a job with another list ended in between."""
     prompts = ("one fish", "two fish", "a fish", "deadly fish", "last fish")
     moody.list(*prompts)
     expected = moody.made()
@@ -172,12 +173,16 @@ def test_a_killed_job_goes_on_to_the_same_bytes(moody: Source) -> None:
     assert files.items() > {name: digest for name, digest in left.items() if name.startswith("tars/")}.items()
     assert [name for name in left if name.startswith("work/")]
     assert Path("scored").read_text().splitlines()[-1] == "deadly fish"
+    (moody.folder / "other.txt").write_text("other fish")
+    assert moody.run("--prompts", moody.folder / "other.txt").exit_code == 0
+    assert left.items() <= moody.files().items()
+    others = {name: digest for name, digest in moody.files().items() if name not in left}
+    assert others and all(name.startswith("tars/") for name in others)
     going_on = moody.run()
     assert going_on.exit_code == 0
-    assert moody.files() == files
-    assert Counter(Path("scored").read_text().splitlines()) == {
-        prompt: 1 + (prompt == prompts[3]) for prompt in prompts
-    }
+    assert moody.files() == files | others
+    scored = Path("scored").read_text().splitlines()
+    assert Counter(scored) == Counter([*prompts, "deadly fish", "other fish"])
     (made,) = re.findall(r"synthesize: (\d) of \1 prompts", going_on.stderr)
     assert going_on.document["prompts"]["made"] == int(made) < 5
     assert moody.made()["prompts"] == {"read": 5, "made": 0, "found": 5, "failed": 0, "duplicate": 0}
