@@ -11,8 +11,8 @@ import torch
 
 from examples.toy.checkpoints import Clock, OutOfTime, append_line, load_state, save_state
 from examples.toy.networks import LATENT_CHANNELS, LATENT_SIDE, make_autoencoder
-from examples.toy.recipe import Recipe
-from noisebank.world.attributes import FRAMES
+from examples.toy.recipe import Recipe, shape_rate
+from noisebank.world.attributes import FRAMES, SIDE
 from noisebank.world.render import Pixels, render_frame
 from noisebank.world.world import World
 
@@ -28,15 +28,15 @@ EVALUATION = 1_000_000_000
 def train_autoencoder(recipe: Recipe, out: Path, clock: Clock) -> Any:
     """The trained autoencoder, with its ``scaling_factor``; goes on where an earlier call was ended.
 
-    Loss: mean absolute error of pixels in [-1, 1], plus ``kl_weight`` times the mean KL divergence of the latents'
-    posterior from N(0, 1).
+    Loss: absolute and squared error of pixels in [-1, 1], more where they are saturated (things are a tenth of the
+    picture, and with plain errors stay grey for thousands of steps), plus ``kl_weight`` times the mean KL divergence
+    of the latents' posterior from N(0, 1).
     """
     torch.manual_seed(recipe.seed)
     vae = make_autoencoder()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.vae_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     total = recipe.vae_steps
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.vae_rate, total, pct_start=0.05)
-    parts = {"vae": vae, "optimizer": optimizer, "schedule": schedule}
+    parts = {"vae": vae, "optimizer": optimizer}
     step = 0
     if (state := load_state(out / "vae.pt")) is not None:
         step = state.pop("step")
@@ -45,7 +45,7 @@ def train_autoencoder(recipe: Recipe, out: Path, clock: Clock) -> Any:
     losses: list[float] = []
     began = time.monotonic()
     while step < total:
-        losses.append(_descend(vae, optimizer, schedule, recipe, step))
+        losses.append(_descend(vae, optimizer, recipe, step))
         step += 1
         if step % LOG_EVERY == 0 or step == total:
             pace = len(losses) / (time.monotonic() - began)
@@ -62,27 +62,37 @@ def train_autoencoder(recipe: Recipe, out: Path, clock: Clock) -> Any:
     return vae
 
 
-def _descend(vae: Any, optimizer: Any, schedule: Any, recipe: Recipe, step: int) -> float:
-    world = World(recipe.seed, "train")
+def _descend(vae: Any, optimizer: Any, recipe: Recipe, step: int) -> float:
     rng = np.random.default_rng([recipe.seed, 1, step])
-    first = step * recipe.vae_batch
-    frames = [
-        render_frame(world.row(number).scene, float(rng.random())) for number in range(first, first + recipe.vae_batch)
-    ]
-    pixels = to_tensor(np.stack(frames))
+    pixels = to_tensor(_draw_frames(recipe, step, rng))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     with torch.autocast("cpu", torch.bfloat16):
         posterior = vae.encode(pixels).latent_dist
         decoded = vae.decode(posterior.sample(generator)).sample
-    loss = (decoded.float() - pixels).abs().mean() + recipe.kl_weight * posterior.kl().mean() / posterior.mean[
-        0
-    ].numel()
+    error = decoded.float() - pixels
+    saturation = (pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)) / 2
+    errors = (error.abs() + error.square()) * (1 + recipe.saturation_weight * saturation)
+    loss = errors.mean() + recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.vae_rate * shape_rate(step, recipe.vae_steps)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
     optimizer.step()
-    schedule.step()
     return loss.item()
+
+
+def _draw_frames(recipe: Recipe, step: int, rng: np.random.Generator) -> Pixels:
+    """Frames of the batch of a step, each at some time of another row; first pieces of them around the thing."""
+    cropped = step < recipe.vae_crop_steps
+    count, side = (recipe.vae_crop_batch, recipe.vae_crop) if cropped else (recipe.vae_batch, SIDE)
+    frames = []
+    for number in rng.integers(EVALUATION, size=count):
+        scene, share = World(recipe.seed, "train").row(int(number)).scene, float(rng.random())
+        corner = np.array(scene.thing.at(share)) + rng.uniform(-12, 12, 2) - side / 2
+        left, top = np.clip(np.rint(corner), 0, SIDE - side).astype(int)
+        frames.append(render_frame(scene, share)[top : top + side, left : left + side])
+    return np.stack(frames)
 
 
 @torch.inference_mode()

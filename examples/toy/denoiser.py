@@ -15,7 +15,7 @@ from diffusers.training_utils import EMAModel
 
 from examples.toy.checkpoints import Clock, OutOfTime, append_line, load_state, save_state
 from examples.toy.networks import make_scheduler, make_text_encoder, make_tokenizer, make_unet
-from examples.toy.recipe import Recipe
+from examples.toy.recipe import Recipe, shape_rate
 from noisebank.world.attributes import FRAMES, SIDE
 from noisebank.world.captions import write_caption
 from noisebank.world.render import Pixels
@@ -23,12 +23,6 @@ from noisebank.world.scene import Scene
 from noisebank.world.world import World
 
 LOG_EVERY = 50
-WARM_UP = 300
-"""Steps in which the learning rate rises."""
-DECAY = 0.4
-"""Share of the steps at the end in which it falls, in a straight line."""
-
-
 UNHEARD = "?"
 """A word that no caption has: one token, the unknown one."""
 
@@ -44,13 +38,6 @@ class Denoiser:
         self.parameters = [*self.unet.parameters(), *self.text_encoder.parameters()]
         self.average = EMAModel(self.parameters, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.01)
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        rise = min(1.0, (self.step + 1) / WARM_UP)
-        fall = min(1.0, (self.steps - self.step) / (DECAY * self.steps))
-        return self.recipe.rate * min(rise, fall)
 
     def save(self, path: Path) -> None:
         """Writes everything that the next step depends on."""
@@ -87,7 +74,7 @@ class Denoiser:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = self.recipe.rate * shape_rate(self.step, self.steps)
         self.optimizer.step()
         self.average.step(self.parameters)
         self.step += 1

@@ -85,10 +85,10 @@ def make_unet() -> Any:
         out_channels=LATENT_CHANNELS,
         down_block_types=("DownBlock3D", "CrossAttnDownBlock3D"),
         up_block_types=("CrossAttnUpBlock3D", "UpBlock3D"),
-        block_out_channels=(64, 96),
+        block_out_channels=(48, 80),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
-        attention_head_dim=16,
+        attention_head_dim=8,
         norm_num_groups=16,
     )
     with torch.no_grad():

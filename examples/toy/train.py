@@ -112,7 +112,7 @@ def _evaluate(denoiser: Denoiser, vae: Any, recipe: Recipe, out: Path) -> None:
         if row.scene.thing.combination in HELD_OUT:
             held_out.add(row.scene.thing, clip)
     shares = {name: round(both.of(name), 3) for name in ATTRIBUTES}
-    unseen = {name: round(held_out.of(name), 3) for name in ATTRIBUTES}
+    unseen = {name: round(held_out.of(name), 3) for name in ATTRIBUTES} if held_out.counts else {}
     mean = round(sum(shares[name] for name in ASKED) / len(ASKED), 4)
     earlier = [line["mean"] for line in read_lines(out / "evaluations.jsonl") if line["step"] < denoiser.step]
     append_line(out / "evaluations.jsonl", step=denoiser.step, mean=mean, **shares, held_out=unseen)

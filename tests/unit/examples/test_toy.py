@@ -20,7 +20,9 @@ from examples.toy.sheets import draw_curve, draw_sheet
 from noisebank.world.captions import vocabulary
 from noisebank.world.world import World
 
-RECIPE = Recipe(vae_steps=3, vae_batch=2, clips=5, steps=3, batch=2, inference_steps=2)
+RECIPE = Recipe(
+    vae_steps=3, vae_crop_steps=2, vae_crop_batch=2, vae_batch=2, clips=5, steps=3, batch=2, inference_steps=2
+)
 ENDLESS, OVER = 1000.0, 0.0
 
 
