@@ -29,9 +29,9 @@ class Recipe:
     saturation_weight: float = 4.0
 
     clips: int = 10_000
-    steps: int = 12_000
-    batch: int = 32
-    rate: float = 8e-4
+    steps: int = 24_000
+    batch: int = 16
+    rate: float = 6e-4
     ema_decay: float = 0.9995
     caption_dropout: float = 0.1
     word_dropout: float = 0.02
@@ -41,7 +41,7 @@ class Recipe:
     overfit_clips: int = 16
 
     judged_clips: int = 400
-    evaluate_every: int = 1000
+    evaluate_every: int = 1500
     evaluated_prompts: int = 48
     inference_steps: int = 20
     guidance_scale: float = 5.0
