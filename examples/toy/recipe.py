@@ -31,7 +31,7 @@ class Recipe:
     clips: int = 10_000
     steps: int = 24_000
     batch: int = 16
-    rate: float = 6e-4
+    rate: float = 8e-4
     ema_decay: float = 0.9995
     caption_dropout: float = 0.1
     word_dropout: float = 0.02
