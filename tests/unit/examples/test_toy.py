@@ -1,0 +1,144 @@
+"""The training of the small model goes on where it was, to the same weights, and writes a pipeline that loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from examples.toy.autoencoder import cache_latents, encode_clip, train_autoencoder
+from examples.toy.checkpoints import Clock, OutOfTime, load_state, read_lines
+from examples.toy.denoiser import UNHEARD, Denoiser, generate, train_denoiser
+from examples.toy.export import MOST_BYTES, save_pipeline
+from examples.toy.networks import UNKNOWN, make_autoencoder, make_scheduler, make_tokenizer
+from examples.toy.recipe import Recipe
+from examples.toy.sheets import draw_curve, draw_sheet
+from noisebank.world.captions import vocabulary
+from noisebank.world.world import World
+
+RECIPE = Recipe(
+    vae_steps=3, vae_crop_steps=2, vae_crop_batch=2, vae_batch=2, clips=5, steps=3, batch=2, inference_steps=2
+)
+ENDLESS, OVER = 1000.0, 0.0
+
+
+@pytest.fixture(scope="module")
+def latents() -> Any:
+    return np.random.default_rng(0).standard_normal((5, 4, 8, 8, 8)).astype(np.float16)
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(_same, first, second))
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+
+
+def _in_pieces(out: Path, train: Any) -> int:
+    """Trains one step at a time, each from what the last one left and among what a kill would leave."""
+    for piece in range(10):
+        (out / "unet.part").write_bytes(b"half a state")
+        try:
+            train(Clock(OVER, ENDLESS))
+        except OutOfTime:
+            continue
+        return piece
+    raise AssertionError("does not come to an end")
+
+
+def test_the_unet_trained_in_pieces_is_the_one_trained_at_once(tmp_path: Path, latents: Any) -> None:
+    for name in ("whole", "pieces"):
+        (tmp_path / name).mkdir()
+    whole = train_denoiser(RECIPE, 3, latents, tmp_path / "whole" / "unet.pt", Clock(ENDLESS, ENDLESS))
+    path = tmp_path / "pieces" / "unet.pt"
+    assert _in_pieces(tmp_path / "pieces", lambda clock: train_denoiser(RECIPE, 3, latents, path, clock)) == 2
+    states = [load_state(tmp_path / name / "unet.pt") for name in ("whole", "pieces")]
+    assert _same(*states)
+    start = Denoiser(RECIPE, 3)
+    assert not _same(whole.average.shadow_params, start.average.shadow_params)
+    assert not torch.equal(whole.unet.conv_out.weight, start.unet.conv_out.weight)
+
+
+def test_the_autoencoder_trained_in_pieces_is_the_one_trained_at_once(tmp_path: Path) -> None:
+    for name in ("whole", "pieces"):
+        (tmp_path / name).mkdir()
+    whole = train_autoencoder(RECIPE, tmp_path / "whole", Clock(ENDLESS, ENDLESS))
+    folder = tmp_path / "pieces"
+    _in_pieces(folder, lambda clock: train_autoencoder(RECIPE, folder, clock))
+    pieces = train_autoencoder(RECIPE, folder, Clock(ENDLESS, ENDLESS))
+    assert _same(whole.state_dict(), pieces.state_dict())
+    assert pieces.config.scaling_factor == whole.config.scaling_factor != 1.0
+    assert [line["step"] for line in read_lines(folder / "vae.jsonl")] == [3]
+
+
+def test_cached_latents_are_those_of_the_clips(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vae = make_autoencoder()
+    clock = Clock(ENDLESS, ENDLESS)
+    few = cache_latents(RECIPE, vae, tmp_path, clock, 2)
+    assert few.shape == (2, 4, 8, 8, 8)
+    latents = cache_latents(RECIPE, vae, tmp_path, clock, 5)
+    for number in range(5):
+        expected = encode_clip(vae, World(0, "train").pixels(number))
+        assert torch.allclose(torch.from_numpy(latents[number]).float(), expected, atol=2e-3)
+
+
+def test_the_tokenizer_has_a_token_a_word_and_one_for_what_it_does_not_know(tmp_path: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    loaded = CLIPTokenizer.from_pretrained(tmp_path)
+    for word in vocabulary():
+        assert loaded.tokenize(word) == [f"{word}</w>"]
+    assert loaded.tokenize(f"a {UNHEARD} moves") == ["a</w>", UNKNOWN, "moves</w>"]
+    for number in range(200):
+        caption = World(0, "prompts", things=2).row(number).caption
+        assert len(loaded(caption).input_ids) == len(caption.split()) + 2 <= loaded.model_max_length
+        assert loaded(caption).input_ids == tokenizer(caption).input_ids
+
+
+def test_the_scheduler_is_modelscopes() -> None:
+    scheduler = make_scheduler()
+    assert scheduler.alphas_cumprod[-1].item() == pytest.approx(0.00466, abs=1e-5)
+    assert scheduler.final_alpha_cumprod == scheduler.alphas_cumprod[0]
+    scheduler.set_timesteps(50)
+    assert scheduler.timesteps[0] == 981 and scheduler.timesteps[-1] == 1
+
+
+def test_the_pipeline_that_is_written_loads_and_gives_the_same_clips(tmp_path: Path) -> None:
+    from diffusers import TextToVideoSDPipeline
+
+    denoiser = Denoiser(RECIPE, 3)
+    torch.manual_seed(0)
+    for parameter in denoiser.average.shadow_params:
+        parameter.add_(0.02 * torch.randn_like(parameter))
+    pipe = denoiser.pipeline(make_autoencoder())
+    save_pipeline(pipe, tmp_path / "best")
+    save_pipeline(pipe, tmp_path / "best")
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    files = [path for path in (tmp_path / "best").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MOST_BYTES
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl")]
+    loaded = TextToVideoSDPipeline.from_pretrained(tmp_path / "best", local_files_only=True)
+    assert {loaded.unet.dtype, loaded.vae.dtype, loaded.text_encoder.dtype} == {torch.float32}
+    prompts = ["a red circle moves left", "qqq zzz"]
+    ours, theirs = (generate(it, prompts, [0, 1], 2, 5.0) for it in (pipe, loaded))
+    assert np.abs(np.stack(ours).astype(int) - np.stack(theirs)).max() <= 3
+    index = json.loads((tmp_path / "best" / "model_index.json").read_text())
+    assert index["_class_name"] == "TextToVideoSDPipeline"
+
+
+def test_curves_and_sheets_are_drawn(tmp_path: Path) -> None:
+    from PIL import Image
+
+    draw_curve(tmp_path / "curve.png", [{"step": 50, "loss": 0.5}, {"step": 100, "loss": 0.25}], "loss")
+    draw_sheet(tmp_path / "sheet.png", [World(0, "train").pixels(n) for n in range(2)], ["one", "two"])
+    assert Image.open(tmp_path / "sheet.png").size == (1024, 284)
+    colours = Image.open(tmp_path / "curve.png").getcolors(100_000)
+    assert colours is not None and len(colours) >= 3
