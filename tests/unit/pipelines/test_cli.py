@@ -166,7 +166,7 @@ def test_sample_takes_a_prior_and_a_low_pass_and_says_them(bank_folder: Path, tm
         (["--alpha", "2"], "alpha 2.0 is not allowed with prior 'iid'; with mixed, progressive"),
         (["--prior", "mixed", "--alpha", "-1"], "--alpha: '-1' is not allowed"),
         (["--lowpass", "low"], "lowpass 'low' is not allowed; one of gaussian, butterworth, ideal, box"),
-        (["--lowpass", "box", "--spatial", "0"], "spatial cut-off 0.0 is not allowed; above 0, at most 1"),
+        (["--lowpass", "box", "--spatial", "0"], "spatial cut-off 0.0 is not allowed; at least 1e-06, at most 1"),
         (["--temporal", "0.1"], "--temporal is a cut-off of a filter; name one with --lowpass"),
     ],
 )
