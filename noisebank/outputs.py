@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from noisebank.errors import ConfigError
+from noisebank.errors import ConfigError, NoiseBankError
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def check_folder(output: str) -> None:
     """Refuses a file that is to be in no folder, or a folder itself."""
     if Path(output).is_dir():
-        raise ConfigError(f"--output: {output} is a folder; name a file")
+        raise NoiseBankError(f"--output: {output} is a folder; name a file")
     if not Path(output).parent.is_dir():
         raise ConfigError(f"--output: {output}: its folder does not exist; make it first")
 
