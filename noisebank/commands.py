@@ -204,7 +204,8 @@ def coverage(arguments: argparse.Namespace) -> Outcome:
     if arguments.output:
         far = [row for row, is_far in zip(rows, found.is_far.tolist(), strict=True) if is_far]
         write_whole(Path(arguments.output), list_bytes(arguments.output, far))
-        lines.append(f"{arguments.output}: the far prompts, for 'noisebank synthesize'")
+        says = f"the far prompts, {len(far)}, for 'noisebank synthesize'" if far else "empty, for no prompt is far"
+        lines.append(f"{arguments.output}: {says}")
     return Outcome(document, [*map(_on_one_line, lines)])
 
 

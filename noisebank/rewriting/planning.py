@@ -168,7 +168,8 @@ def publish_rewrites(out: Store, plan: RewritePlan, max_failed: float) -> Manife
         codes = ", ".join(f"{count} {code}" for code, count in failed.most_common())
         problem = (
             f"{failed.total()} of {rows} prompts have no rewrite ({codes}), max_failed is {max_failed:g}: nothing is "
-            "published. Raise it, or mend the cause, and run the same command again; what is done is kept"
+            f"published. Raise it and run the same command again, which asks about rows of code {_RETRIED!r} alone; "
+            "with another model, or into another folder, all are asked about"
         )
     manifest = replace(plan.parent, shards=(*plan.others, *own), refused=problem)
     if manifest != plan.parent:
