@@ -43,6 +43,7 @@ setup(
         "noisebank.commits",
         "noisebank.fixtures",
         "noisebank.format",
+        "noisebank.generation",
         "noisebank.inversion",
         "noisebank.models",
         "noisebank.planning",
