@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.roundtrip import library_inversion
-from noisebank.fixtures.small_models import make_small_model, smooth_clip
+from noisebank.fixtures.small_models import make_small_model, modelscope_scheduler, smooth_clip
 from noisebank.inversion import Inversion, Network, invert, reconstruct, relative_error
 from noisebank.models import ModelAdapter, family_of, load_model, pipeline_config
 from noisebank.options import NoiseOptions
@@ -131,7 +131,7 @@ def _gpu_busy(side: Callable[[], Any]) -> float:
 
 def modelscope(dtype: torch.dtype, device: str) -> ModelAdapter:
     """UNet and VAE of ModelScope's published configuration with random weights."""
-    from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
+    from diffusers import AutoencoderKL, TextToVideoSDPipeline, UNet3DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from noisebank.fixtures.small_models import byte_clip_tokenizer
@@ -164,14 +164,7 @@ def modelscope(dtype: torch.dtype, device: str) -> ModelAdapter:
         text_encoder=CLIPTextModel(text).to(dtype).eval(),
         tokenizer=tokenizer,
         unet=unet.eval(),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
+        scheduler=modelscope_scheduler(),
     )
     clip = smooth_clip(16, 256, 256).permute(0, 3, 1, 2).float().to(device) / 127.5 - 1
     with torch.inference_mode():

@@ -14,8 +14,9 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.training_utils import EMAModel
 
 from examples.toy.checkpoints import Clock, OutOfTime, append_line, load_state, save_state
-from examples.toy.networks import make_scheduler, make_text_encoder, make_tokenizer, make_unet
+from examples.toy.networks import make_text_encoder, make_tokenizer, make_unet
 from examples.toy.recipe import Recipe, shape_rate
+from noisebank.fixtures.small_models import modelscope_scheduler
 from noisebank.world.attributes import FRAMES, SIDE
 from noisebank.world.captions import write_caption
 from noisebank.world.render import Pixels
@@ -33,7 +34,7 @@ class Denoiser:
     def __init__(self, recipe: Recipe, steps: int) -> None:
         torch.manual_seed(recipe.seed + 1)
         self.recipe, self.steps, self.step = recipe, steps, 0
-        self.tokenizer, self.scheduler = make_tokenizer(), make_scheduler()
+        self.tokenizer, self.scheduler = make_tokenizer(), modelscope_scheduler()
         self.weights = _weigh_levels(self.scheduler.alphas_cumprod, recipe.snr_limit)
         self.text_encoder, self.unet = make_text_encoder(self.tokenizer), make_unet()
         self.parameters = [*self.unet.parameters(), *self.text_encoder.parameters()]
@@ -107,7 +108,7 @@ class Denoiser:
         with torch.no_grad():
             self.average.copy_to([*unet.parameters(), *text_encoder.parameters()])
         pipe = TextToVideoSDPipeline(
-            vae=vae, text_encoder=text_encoder, tokenizer=self.tokenizer, unet=unet, scheduler=make_scheduler()
+            vae=vae, text_encoder=text_encoder, tokenizer=self.tokenizer, unet=unet, scheduler=modelscope_scheduler()
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
+from diffusers import AutoencoderKL, UNet3DConditionModel
 from tokenizers import Tokenizer, models, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -97,17 +97,3 @@ def make_unet() -> Any:
                 for parameter in module.parameters():
                     parameter.zero_()
     return unet.eval()
-
-
-def make_scheduler() -> Any:
-    """ModelScope's, to the letter: its last level still holds 0.5% of the signal's power."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="epsilon",
-    )

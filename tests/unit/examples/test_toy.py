@@ -14,9 +14,10 @@ from examples.toy.autoencoder import cache_latents, encode_clip, train_autoencod
 from examples.toy.checkpoints import Clock, OutOfTime, load_state, read_lines
 from examples.toy.denoiser import UNHEARD, Denoiser, generate, train_denoiser
 from examples.toy.export import MOST_BYTES, save_pipeline
-from examples.toy.networks import UNKNOWN, make_autoencoder, make_scheduler, make_tokenizer
+from examples.toy.networks import UNKNOWN, make_autoencoder, make_tokenizer
 from examples.toy.recipe import Recipe
 from examples.toy.sheets import draw_curve, draw_sheet
+from noisebank.fixtures.small_models import modelscope_scheduler
 from noisebank.world.captions import vocabulary
 from noisebank.world.world import World
 
@@ -104,7 +105,7 @@ def test_the_tokenizer_has_a_token_a_word_and_one_for_what_it_does_not_know(tmp_
 
 
 def test_the_scheduler_is_modelscopes() -> None:
-    scheduler = make_scheduler()
+    scheduler = modelscope_scheduler()
     assert scheduler.alphas_cumprod[-1].item() == pytest.approx(0.00466, abs=1e-5)
     assert scheduler.final_alpha_cumprod == scheduler.alphas_cumprod[0]
     scheduler.set_timesteps(50)
