@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -122,12 +122,6 @@ def _normalise(config: Config) -> Config:
     clips = dataclasses.replace(clips, size=height) if height == width else clips
     clips = dataclasses.replace(clips, frame_stride=None) if clips.fps is not None else clips
     return dataclasses.replace(config, clips=clips, noise=tuple(noise))
-
-
-def options_from_flags(options: type[T], flags: Mapping[str, str]) -> T:
-    """Options of a dataclass from the texts of its flags; ConfigError names one that is not allowed."""
-    decoded: T = decode({name: _Flag(text) for name, text in flags.items()}, options, "", _DIALECT)
-    return decoded
 
 
 def to_mapping(config: Config) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from noisebank.errors import ConfigError
 from noisebank.options import SECTIONS, Config
 from noisebank.storage import open_store
 from noisebank.synthesis.options import STAGE, SynthesisOptions
-from pipelines.rewriting import add_rewrite_command
+from pipelines.rewrite_command import add_rewrite_command
 
 FLAG = "option:"
 JOBS = {

@@ -31,9 +31,6 @@ from noisebank.storage import BankWriter, FileEntry, Store
 from noisebank.storage.files import hash_stored
 
 Tables = Iterable[pa.Table]
-_NO_FILE = pa.scalar(0, pa.uint64())
-_REMOVED = pc.field("status") == int(Status.REMOVED)
-_HEALED = pc.field("code") == ""
 
 
 @dataclass(frozen=True)
@@ -115,13 +112,13 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
     noise_sets = base.noise_sets if info.noise_sets is None else info.noise_sets
     writer, number = BankWriter(store, base.vacuum), base.number + 1
     extend = partial(_extend, writer, delta.purges)
-    rows = extend("rows", base.rows, delta.rows, _REMOVED)
+    rows = extend("rows", base.rows, delta.rows, _is_removed())
     records = {
-        key: extend(f"records/{key}", base.records.get(key, ()), delta.records.get(key, ()), _REMOVED)
+        key: extend(f"records/{key}", base.records.get(key, ()), delta.records.get(key, ()), _is_removed())
         for key in sorted({*base.records, *delta.records, *noise_sets})
     }
     numbered = (_number(table, number) for table in changed)
-    failures = extend("failures", base.failures, numbered, _HEALED, FAILURE_KEY, PARQUET)
+    failures = extend("failures", base.failures, numbered, _is_healed(), FAILURE_KEY, PARQUET)
     counted = tally(store, rows, records, noise_sets)
     new = part_rows(receipt for receipt in delta.receipts if receipt.stage != INDEX)
     kinds = sorted({*base.parts, *new})
@@ -231,7 +228,7 @@ def _drop_stages(base: Snapshot, dropped: Collection[str]) -> Snapshot:
 def _heal_stages(store: Store, base: Snapshot, dropped: Collection[str]) -> Iterator[pa.Table]:
     """What takes the place of the failures of dropped stages."""
     for piece in OverlayTable(store, base.failures, FAILURE_KEY, FAILURES).slices():
-        piece = piece.filter(pc.field("stage").isin(list(dropped)) & ~_HEALED)
+        piece = piece.filter(pc.field("stage").isin(list(dropped)) & ~_is_healed())
         blank = {name: pa.array([""] * piece.num_rows, pa.string()) for name in ("code", "message")}
         yield pa.table({name: blank.get(name, piece.column(name)) for name in FAILURES.names}, FAILURES)
 
@@ -251,10 +248,20 @@ def _update_index(
     """The segments after a commit, those before it with more bits set, and the new one; ``moved`` are the numbers whose
     caption others changed since it was built: theirs counts."""
     fresh = read_nums(writer.store, delta.index) if delta.index else np.zeros(0, np.int64)
-    unsearchable = nums_of(table.filter(_REMOVED | (pc.field("caption_file") == _NO_FILE)) for table in delta.rows)
+    is_unsearchable = _is_removed() | (pc.field("caption_file") == pa.scalar(0, pa.uint64()))
+    unsearchable = nums_of(table.filter(is_unsearchable) for table in delta.rows)
     gone = np.union1d(unsearchable, np.setdiff1d(fresh, moved))
     present = [segment for segment in segments if segment.index.path not in delta.replaces]
     kept = [mark_deleted(writer, segment, gone) for segment in present]
     if delta.index:
         kept.append(mark_deleted(writer, delta.index, np.union1d(unsearchable, moved)))
     return tuple(segment for segment in kept if segment.live)
+
+
+def _is_removed() -> pc.Expression:
+    """A function, as the next one: a constant would load pandas, as scalars of pyarrow do, when a command starts."""
+    return pc.field("status") == int(Status.REMOVED)
+
+
+def _is_healed() -> pc.Expression:
+    return pc.field("code") == ""

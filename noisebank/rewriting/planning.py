@@ -162,7 +162,7 @@ def publish_rewrites(out: Store, plan: RewritePlan, max_failed: float) -> Manife
     """
     receipts = find_receipts(out, [(REWRITES, piece.inputs) for piece in plan.pieces if not piece.published])
     own = [piece.published or _shard(piece.prompts, next(receipts)) for piece in plan.pieces]
-    failed: Counter[str] = sum((Counter(shard.failed) for shard in own), Counter())
+    failed = count_failed(own)
     rows, problem = plan.counts["read"] - plan.counts["duplicate"], ""
     if failed.total() > max_failed * rows:
         codes = ", ".join(f"{count} {code}" for code, count in failed.most_common())
@@ -179,6 +179,11 @@ def publish_rewrites(out: Store, plan: RewritePlan, max_failed: float) -> Manife
     if problem:
         raise JobFailed(problem)
     return manifest
+
+
+def count_failed(shards: Iterable[Shard]) -> Counter[str]:
+    """Rows without a rewrite in some shards, by code."""
+    return sum((Counter(shard.failed) for shard in shards), Counter())
 
 
 def _shard(prompts: str, receipt: Receipt) -> Shard:

@@ -7,7 +7,6 @@ it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -64,11 +63,6 @@ class Manifest:
     def path(self) -> str:
         """Where it is stored."""
         return f"{_FOLDER}/{self.number:08}.json"
-
-    @property
-    def failed(self) -> Counter[str]:
-        """Rows without a rewrite, by code."""
-        return sum((Counter(shard.failed) for shard in self.shards), Counter())
 
     def to_bytes(self) -> bytes:
         """As a sealed JSON document."""
