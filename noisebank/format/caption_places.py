@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,9 +16,8 @@ from noisebank.format.schemas import ROWS
 from noisebank.format.stage_names import CAPTIONS
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
+from noisebank.ids import Nums
 from noisebank.storage import FileEntry, Store
-
-Nums = npt.NDArray[np.int64]
 
 _NONE = pa.scalar(0, pa.uint64())
 HELD = (

@@ -20,9 +20,10 @@ from noisebank.format.parts import read_parts
 from noisebank.format.reading import verified_table
 from noisebank.format.stage_names import CAPTIONS
 from noisebank.format.tables import matches
+from noisebank.ids import Nums
 from noisebank.progress import ReportProgress, silent
 from noisebank.reader.pinned import PinnedSet, PinnedSnapshot
-from noisebank.search.exhaustive import Nearest, Nums
+from noisebank.search.exhaustive import Nearest
 from noisebank.search.index import TIE, Vectors
 from noisebank.search.segments import Hit, Segment, search_segments
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
+from noisebank.ids import Nums
 from noisebank.search.index import Vectors
-
-Nums = npt.NDArray[np.int64]
 
 
 class Nearest:
