@@ -41,6 +41,7 @@ setup(
     packages=[
         "noisebank",
         "noisebank.commits",
+        "noisebank.evaluation",
         "noisebank.fixtures",
         "noisebank.format",
         "noisebank.generation",

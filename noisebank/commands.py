@@ -210,6 +210,27 @@ def coverage(arguments: argparse.Namespace) -> Outcome:
 
 
 @_command(
+    _argument("--set", dest="noise_set", metavar="NAME", help="one noise set (default: all)"),
+    _argument(
+        "--sample", type=_number(int, 2), default=1000, metavar="N", help="most records of a set (default: 1000)"
+    ),
+    _argument("--seed", type=_number(int, 0), default=0, help="of the sample and of the white noise (default: 0)"),
+    _SNAPSHOT,
+)
+def diagnose(arguments: argparse.Namespace) -> Outcome:
+    """What the noise of a bank looks like, beside white noise."""
+    from noisebank.evaluation.diagnosis import diagnose as diagnose_bank
+    from noisebank.evaluation.diagnosis import diagnosis_lines
+
+    store, sample = open_store(arguments.bank), arguments.sample
+    with show_progress("diagnose", "records") as progress:
+        document = diagnose_bank(
+            store, arguments.snapshot, arguments.noise_set, sample, arguments.seed, progress.report
+        )
+    return Outcome(document, [*map(_on_one_line, diagnosis_lines(document))])
+
+
+@_command(
     _SNAPSHOT,
     _argument("--diff", nargs=2, type=int, metavar=("A", "B"), help="what changed between two snapshots"),
     exclusive=True,
