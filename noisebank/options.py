@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from noisebank.conditions import Condition, parse_condition, parse_where
 from noisebank.errors import FAILURE_CODES, ConfigError
 from noisebank.modules import module_version
 
@@ -89,8 +90,10 @@ class SourceOptions:
     kind: str = option(help="layout of the list: webvid, internvid, table, webdataset, or one of your own")
     path: tuple[str, ...] = option(help="file, glob, brace range, URL, or a list of them")
     name: str = option("", "identity of the source and prefix of its ids (default: the kind)")
-    id: str | None = option(None, "table: column of the clip id (default: derived from uri and range)")
-    uri: str | None = option(None, "table: column of the video's path or address")
+    id: str | None = option(None, "table: column of the clip id, or a template (default: derived from uri and range)")
+    uri: str | None = option(
+        None, "column of the video's path or address, or a template of columns: '{page_dir}/{videoid}.mp4'"
+    )
     caption: str | None = option(None, "table: column of the caption")
     start: str | None = option(None, "table: column of the clip's start, seconds or HH:MM:SS.mmm")
     end: str | None = option(None, "table: column of the clip's end, seconds or HH:MM:SS.mmm")
@@ -100,6 +103,30 @@ class SourceOptions:
     fps: float | None = option(
         None, "take frames at this rate, in place of the clips section's", minimum=0.001, maximum=1000
     )
+    root: str | None = option(None, "folder that relative uris start from, in place of the list's")
+    cut: bool = option(False, "the files are the clips already: times name a clip and are not applied")
+    where: tuple[tuple[str, str], ...] = option(
+        (),
+        "conditions on columns, or a tar's json: {aesthetic score: '>= 5'}; other rows are filtered",
+        parse=parse_where,
+    )
+    limit: int | None = option(
+        None,
+        "take this many clips, those of the smallest numbers: the same ones again with more",
+        minimum=1,
+        maximum=10**12,
+    )
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """Those of ``where``."""
+        return [parse_condition(column, text) for column, text in self.where]
+
+    @property
+    def filter(self) -> str:
+        """What keeps rows of its lists out, in words; empty where nothing does."""
+        said = [f"where {condition}" for condition in self.conditions]
+        return ", ".join(said if self.limit is None else [*said, f"limit {self.limit}"])
 
     @property
     def rhythm(self) -> str:
@@ -110,7 +137,7 @@ class SourceOptions:
 
     def check(self, where: str) -> None:
         """Raises :class:`ConfigError` unless the options fit each other; ``where`` they stand, for the message."""
-        named = next((key for key in ("id", "uri", "caption", "start", "end") if getattr(self, key)), None)
+        named = next((key for key in ("id", "caption", "start", "end") if getattr(self, key)), None)
         if named:
             raise ConfigError(f"{where}.{named}: only a table names its columns; {self.kind} has its own")
 
@@ -123,6 +150,17 @@ class TableOptions(SourceOptions):
         """Raises :class:`ConfigError` unless the columns that every row needs are named."""
         if not (self.uri and self.caption):
             raise ConfigError(f"{where}: a table needs the columns uri and caption")
+
+
+@dataclass(frozen=True)
+class TarOptions(SourceOptions):
+    """Tars of others: their members are the videos."""
+
+    def check(self, where: str) -> None:
+        """Raises :class:`ConfigError` where columns are named, which a tar has none of but for ids."""
+        named = next((key for key in ("uri", "caption", "start", "end") if getattr(self, key)), None)
+        if named:
+            raise ConfigError(f"{where}.{named}: the videos of a webdataset are members of its tars, which name them")
 
 
 @dataclass(frozen=True)
@@ -289,7 +327,7 @@ def options_class(section: str, kind: str) -> type[Any]:
 
 
 for _kind in ("webvid", "internvid", "table", "webdataset"):
-    register_options("sources", _kind, TableOptions if _kind == "table" else SourceOptions)
+    register_options("sources", _kind, {"table": TableOptions, "webdataset": TarOptions}.get(_kind, SourceOptions))
 for _kind in INVERTER_KINDS:
     register_options("noise", _kind, NoiseOptions)
 

@@ -13,19 +13,28 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from noisebank.format.schemas import LISTED
 from noisebank.options import Config
-from noisebank.planning.assemble import PartitionFiles, ReadRange, Scanned, assemble, scan_lists, write_partition
+from noisebank.planning.assemble import (
+    PartitionFiles,
+    ReadRange,
+    Scanned,
+    assemble,
+    scan_lists,
+    summarise_range,
+    write_partition,
+)
 from noisebank.planning.claims import CLAIMS, read_claims
-from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
 from noisebank.planning.plan import FOLDER, drop_damaged, plan_path
 from noisebank.planning.reduce import reduce_partition
 from noisebank.planning.spill import SpilledBatch, read_batch, spill
 from noisebank.planning.survey import Survey, survey
 from noisebank.sources import Range, cut_ranges, read_range
+from noisebank.sources.rows import FILTERED
 from noisebank.storage import Store, open_store
 from transforms.work import step
 
@@ -133,9 +142,9 @@ class _Read(beam.DoFn):
                 continue
             yield from _spill(self._out, "rows", rows, found)
             self._rows.inc(rows.num_rows)
-            self._invalid.inc(rows.num_rows - rows.column("invalid").null_count)
-            summary = ReadRange(rows.column("position")[0].as_py(), rows.num_rows, rows_digest(rows))
-            yield beam.pvalue.TaggedOutput("ranges", summary)
+            filtered = pc.sum(pc.starts_with(rows.column("invalid"), FILTERED)).as_py() or 0
+            self._invalid.inc(rows.num_rows - rows.column("invalid").null_count - filtered)
+            yield beam.pvalue.TaggedOutput("ranges", summarise_range(rows, file.source.limit))
 
 
 class _Reduce(beam.DoFn):
@@ -159,7 +168,7 @@ class _Reduce(beam.DoFn):
         for kind, batch in sorted(batch for batch in batches if batch is not None):
             read[kind].append(read_batch(self._out, batch, _SPILLED[kind]))
         rows, claims = (pa.Table.from_batches(read[kind], _SPILLED[kind]).combine_chunks() for kind in read)
-        reduced = reduce_partition(rows, claims, self._parent, partition, self._config, found)
+        reduced = reduce_partition(rows, claims, self._parent, partition, self._config, found, scan.limits)
         for name, count in reduced.counts.items():
             Metrics.counter("plan", name).inc(count)
         yield write_partition(self._out, partition, reduced, scan, found)

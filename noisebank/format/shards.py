@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +17,9 @@ from noisebank.errors import BankDamaged, RowFailure
 from noisebank.format.reading import reading
 
 MEMBER_MODE = 0o444
-VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi")
+VIDEO_EXTENSIONS = (
+    "mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "ogv", "3gp", "video",
+)  # fmt: skip
 _CAPTION_KEYS = ("caption", "text")
 _MAX_TEXT_BYTES = 1 << 20
 
@@ -38,7 +40,8 @@ class ForeignSample:
     """One video in a tar that others wrote; the video is a member to fetch, not bytes."""
 
     key: str
-    """Path in the tar up to the first dot of the file's name, as webdataset groups members."""
+    """Path in the tar up to the first dot of the file's name, as webdataset groups members; of the second and later
+    videos of one group up to the last dot."""
     name: str
     """Of the video member; empty where there is none."""
     offset: int
@@ -47,6 +50,8 @@ class ForeignSample:
     """From ``.txt``, else from ``caption`` or ``text`` of ``.json``; empty where there is neither."""
     invalid: str = ""
     """Why it cannot be used, ``"code: message"``; empty where it can."""
+    info: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What ``.json`` has, if that is an object."""
 
 
 def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
@@ -140,37 +145,55 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _sample(key: str, group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Iterator[ForeignSample]:
-    """The sample of one key, if it has a video or a text that wants one."""
-    video = next((group[extension][0] for extension in VIDEO_EXTENSIONS if extension in group), None)
-    if video is None and not group.keys() & {"txt", "json"}:
+    """The samples of one key: one a video, or one without, if there is a text that wants one."""
+    videos = sorted(filter(_is_video, group), key=lambda extension: (_is_video(extension), extension))
+    if not videos and not group.keys() & {"txt", "json"}:
         return
-    member = (video.name, video.offset_data, video.size) if video is not None else ("", 0, 0)
-    name = key.encode(errors="surrogateescape")  # (as it stands in the tar)
-    try:
-        name.decode()
-    except UnicodeDecodeError as error:
-        yield ForeignSample("", "", 0, 0, "", f"bad_utf8: {error.reason} in the name {name!r}")
-        return
-    try:
-        yield ForeignSample(key, *member, _caption(group))
-    except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        yield ForeignSample(key, *member, "", f"bad_utf8: {error.reason} in the caption of {key!r}")
+    for number, extension in enumerate(videos or [""]):
+        video = group[extension][0] if extension else None
+        member = (video.name, video.offset_data, video.size) if video is not None else ("", 0, 0)
+        own = f"{key}.{extension.rpartition('.')[0] or extension}" if number else key
+        name = key.encode(errors="surrogateescape")  # (as it stands in the tar)
+        try:
+            name.decode()
+        except UnicodeDecodeError as error:
+            yield ForeignSample("", "", 0, 0, "", f"bad_utf8: {error.reason} in the name {name!r}")
+            return
+        try:
+            info = _info(group)
+            yield ForeignSample(own, *member, _caption(group, info), info=info)
+        except (UnicodeDecodeError, UnicodeEncodeError) as error:
+            yield ForeignSample(own, *member, "", f"bad_utf8: {error.reason} in the caption of {key!r}")
 
 
-def _caption(group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> str:
+def _is_video(extension: str) -> int:
+    """0 for what is no video, else a number that tells which of several videos comes first."""
+    last = extension.rpartition(".")[2]
+    return VIDEO_EXTENSIONS.index(last) + 1 if last in VIDEO_EXTENSIONS else 0
+
+
+def _caption(group: dict[str, tuple[tarfile.TarInfo, bytes]], info: Mapping[str, Any]) -> str:
     """The caption of a sample, empty if it has none; UnicodeError if it is no text."""
     caption = group["txt"][1].decode().strip() if "txt" in group else ""
-    if caption or "json" not in group:
-        return caption
-    text = group["json"][1].decode("utf-8-sig")
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return ""
-    found = document if isinstance(document, dict) else {}
-    caption = next((found[k].strip() for k in _CAPTION_KEYS if isinstance(found.get(k), str)), "")
-    caption.encode()  # (JSON can spell lone surrogates, which are no text)
+    if not caption:
+        caption = next((info[k].strip() for k in _CAPTION_KEYS if isinstance(info.get(k), str)), "")
+        caption.encode()  # (JSON can spell lone surrogates, which are no text)
     return caption
+
+
+def _info(group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> dict[str, Any]:
+    """What the json of a sample has; nothing, if there is none, or no object in it."""
+    if "json" not in group:
+        return {}
+    try:
+        document = json.loads(group["json"][1].decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        if "txt" in group and group["txt"][1].strip():
+            return {}  # (the caption is there without it)
+        raise
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from noisebank.config import to_mapping
 from noisebank.format.parts import kind_of
@@ -19,10 +20,11 @@ from noisebank.format.reading import read_table
 from noisebank.format.receipts import find_receipts
 from noisebank.format.stage_names import CLIPS, StageName, over_clips
 from noisebank.format.tables import write_parquet
-from noisebank.ids import Nums
+from noisebank.ids import Nums, source_number
 from noisebank.options import Config
 from noisebank.planning.claims import ReceiptName
 from noisebank.planning.cut import Task, cut_tasks
+from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
 from noisebank.planning.plan import BATCH_ROWS, FOLDER, FORMAT, Plan
 from noisebank.planning.reduce import Reduced
@@ -31,26 +33,47 @@ from noisebank.sources import FILE_SHIFT
 from noisebank.storage import BankWriter, FileEntry, Store
 
 _DELTA_BATCH_ROWS = 1 << 16
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
 class ReadRange:
-    """What was read of one range of a list: the position of its first row, how many there are, a digest of what they
-    say."""
+    """What was read of one range of a list.
+
+    Args:
+        position: of its first row.
+        rows: how many there are.
+        digest: of what they say.
+        source: number of the source.
+        smallest: where the source has a limit, sorted numbers of its smallest clips, one more than that; else empty.
+    """
 
     position: int
     rows: int
     digest: str
+    source: int = 0
+    smallest: Nums = field(default_factory=lambda: _NONE)
+
+
+def summarise_range(rows: pa.Table, limit: int | None) -> ReadRange:
+    """A range of a list in short, from its rows (one or more) and the limit of its source."""
+    positions, smallest = rows.column("position"), _NONE
+    first, last = positions[0].as_py(), positions[-1].as_py()
+    if limit is not None:
+        smallest = np.unique(rows.filter(pc.field("invalid").is_null()).column("num").to_numpy())[: limit + 1]
+    return ReadRange(first, last - first + 1, rows_digest(rows), rows.column("source")[0].as_py(), smallest)
 
 
 @dataclass(frozen=True)
 class Scanned:
     """What all lists say, in short: the hash of the plan that follows; of all ranges the sorted positions of their
-    first rows, and how many rows of the same file come before each."""
+    first rows, and how many rows of the same file come before each; by source the largest number that its limit lets
+    in, where it keeps any out."""
 
     hash: str
     starts: Nums
     rows_before: Nums
+    limits: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +84,7 @@ class PartitionFiles:
         partition: its number.
         tasks: rows to do, by stage.
         changes: deltas of the snapshot's tables, by their names.
-        locations: of duplicate and invalid rows, if there are any.
+        locations: of duplicate, invalid and filtered rows, if there are any.
         tars: for the tasks of each stage over clips, ``(key of the tar, start, stop)`` of its rows.
         counts, sources, receipts: as of :class:`.reduce.Reduced`.
     """
@@ -84,7 +107,24 @@ def scan_lists(ranges: Iterable[ReadRange], config: Config, survey: Survey) -> S
     before = np.cumsum(rows) - rows
     first = np.searchsorted(starts >> FILE_SHIFT, starts >> FILE_SHIFT)
     digest = " ".join(part.digest for part in ordered)
-    return Scanned(_plan_hash(config, survey, digest), starts, before - before[first] if len(starts) else before)
+    return Scanned(
+        hash=_plan_hash(config, survey, digest),
+        starts=starts,
+        rows_before=before - before[first] if len(starts) else before,
+        limits=_find_limits(ordered, config),
+    )
+
+
+def _find_limits(ranges: Sequence[ReadRange], config: Config) -> dict[int, int]:
+    """By the number of a source, the largest number of the clips that its limit lets in."""
+    limits = {}
+    for source in config.sources:
+        if source.limit is not None:
+            number = source_number(source.name or source.kind)
+            found = np.unique(np.concatenate([_NONE, *(part.smallest for part in ranges if part.source == number)]))
+            if len(found) > source.limit:
+                limits[number] = int(found[source.limit - 1])
+    return limits
 
 
 def write_partition(out: Store, partition: int, reduced: Reduced, scan: Scanned, survey: Survey) -> PartitionFiles:
@@ -156,7 +196,7 @@ def assemble(
 def _plan_hash(config: Config, survey: Survey, rows: str) -> str:
     """The name of the plan that follows from a survey and the digest of all listed ``rows``, 32 hexadecimal digits; of
     the configuration what changes a plan counts."""
-    names = [source.name or source.kind for source in config.sources]
+    names = [" ".join(filter(None, (source.name or source.kind, source.filter))) for source in config.sources]
     options = [names, config.clips.maxcount, config.prune, sorted(config.retry_failures)]
     content = [FORMAT, survey.parent_uuid, survey.fingerprints, survey.folders, rows, survey.due, survey.refused]
     return hashlib.sha256(json.dumps([*content, options], sort_keys=True).encode()).hexdigest()[:32]
@@ -199,13 +239,13 @@ def _runs(records: pa.Table) -> tuple[tuple[int, int, int], ...]:
 
 
 def _locate(locations: pa.Table, scan: Scanned, survey: Survey) -> pa.Table:
-    """Duplicate and invalid rows with the file and the row where they stand, counted from 1 without the header."""
+    """Rows that do not count with the file and the row where they stand, counted from 1 without the header."""
     positions = locations.column("position").to_numpy()
     part = np.searchsorted(scan.starts, positions, side="right") - 1
     rows = scan.rows_before[part] + positions - scan.starts[part] + 1
-    names = [survey.lists[number].name for number in (positions >> FILE_SHIFT).tolist()]
+    names = pa.array([file.name for file in survey.lists], pa.string()).take(pa.array(positions >> FILE_SHIFT))
     columns = {name: locations.column(name) for name in ("id", "status", "reason")}
-    return pa.table({"file": pa.array(names, pa.string()), "row": rows, **columns})
+    return pa.table({"file": names, "row": rows, **columns})
 
 
 def _sum(counted: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -149,6 +149,12 @@ class Difference:
         return np.asarray(unlisted & ours & (known["status"] != Status.REMOVED), bool)
 
     @cached_property
+    def filtered(self) -> Mask:
+        """Those of the removed rows that are listed, but that their source does not take any more."""
+        nums = self.listing.table.column("num").to_numpy()[self.listing.filtered]
+        return np.asarray(self.removed & np.isin(self.known["num"], nums), bool)
+
+    @cached_property
     def has_clip(self) -> Mask:
         """Rows that have a clip, of the listed video or of an earlier one, made with the present options."""
         return ~self.new & self.parent.is_current(CLIPS, self.old["clip_file"])

@@ -1,15 +1,23 @@
-"""Listed rows of one partition: sorted, duplicates and invalid rows told apart, one hash for all that a row says."""
+"""Listed rows of one partition: sorted, duplicates and rows that do not count told apart, a hash of all a row says."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from noisebank.ids import Hashes, Mask, Nums
+from noisebank.sources.rows import FILTERED
+from noisebank.video.uris import parse_member
+
+CLASHES = ("id_collision: ", "same_key: ")
+"""What the reasons of rows begin with whose id or number another has."""
 
 
 def listing_hash(video: Hashes, caption_hash: Hashes) -> Hashes:
@@ -41,6 +49,8 @@ class Listing:
         duplicates: places of rows whose id came before.
         invalid: places of rows that cannot be used.
         reasons: ``"code: message"`` of each invalid row.
+        filtered: places of rows that their source does not take.
+        filter_reasons: why, of each of these.
     """
 
     table: pa.Table
@@ -48,6 +58,8 @@ class Listing:
     duplicates: Nums
     invalid: Nums
     reasons: list[str]
+    filtered: Nums
+    filter_reasons: pa.Array
 
     @property
     def nums(self) -> Nums:
@@ -63,27 +75,57 @@ class Listing:
         return self.table.take(pa.array(self.rows[mask]))
 
 
-def sort_listing(table: pa.Table) -> Listing:
+def sort_listing(table: pa.Table, limits: Mapping[int, int] = MappingProxyType({})) -> Listing:
     """Sorts rows by (num, position); of the valid rows of one id the first listed counts.
 
     Two ids that share a number (expected for one build in 200,000 at ten million clips) cannot both be kept: the later
     one is invalid.
+
+    Args:
+        table: all rows of a partition.
+        limits: by the number of a source, the largest number of a clip that it takes.
     """
     nums, positions = table.column("num").to_numpy(), table.column("position").to_numpy()
     order = np.lexsort((positions, nums))
-    bad = ~table.column("invalid").is_null().to_numpy()[order]
-    valid, invalid = order[~bad], order[bad]
+    problem = _find_problems(table, limits)
+    bad = ~problem.is_null().to_numpy(zero_copy_only=False)[order]
+    valid, refused = order[~bad], order[bad]
+    said = problem.take(pa.array(refused))
+    is_filtered = np.asarray(pc.starts_with(said, FILTERED), bool)
+    invalid, filtered = refused[~is_filtered], refused[is_filtered]
     first = np.ones(len(valid), bool)
     first[1:] = nums[valid[1:]] != nums[valid[:-1]]
     rows, repeated = valid[first], valid[~first]
-    reasons = table.column("invalid").take(pa.array(invalid)).to_pylist()
+    reasons = said.filter(pa.array(~is_filtered)).to_pylist()
     if len(repeated):
         originals = rows[np.cumsum(first)[~first] - 1]
-        ids = table.column("id")
-        pairs = zip(ids.take(pa.array(repeated)).to_pylist(), ids.take(pa.array(originals)).to_pylist(), strict=True)
-        clash = np.array([own != other for own, other in pairs], bool)
-        for place, other in zip(repeated[clash].tolist(), originals[clash].tolist(), strict=True):
-            reasons.append(f"id_collision: has the number of {ids[other].as_py()}; give it another id")
-            invalid = np.append(invalid, place)
-        repeated = repeated[~clash]
-    return Listing(table, rows, repeated, invalid, reasons)
+        clashes = _find_clashes(table, repeated, originals)
+        reasons += clashes.values()
+        is_clash = np.isin(repeated, [*clashes])
+        invalid, repeated = np.append(invalid, [*clashes]).astype(np.int64), repeated[~is_clash]
+    why = pc.utf8_slice_codeunits(said.filter(pa.array(is_filtered)), len(FILTERED))
+    return Listing(table, rows, repeated, invalid, reasons, filtered, why)
+
+
+def _find_problems(table: pa.Table, limits: Mapping[int, int]) -> pa.ChunkedArray:
+    """Why rows do not count, null where they do; rows beyond the limits of their sources among them."""
+    problem = table.column("invalid")
+    for source, largest in limits.items():
+        beyond = pc.and_(pc.equal(table.column("source"), source), pc.greater(table.column("num"), largest))
+        problem = pc.coalesce(problem, pc.if_else(beyond, f"{FILTERED}beyond the limit of its source", None))
+    return problem
+
+
+def _find_clashes(table: pa.Table, repeated: Nums, originals: Nums) -> dict[int, str]:
+    """Of the rows whose number another has, those that are no duplicates, by their places, with the reason."""
+    clashes = {}
+    rows, firsts = (table.select(["id", "uri"]).take(pa.array(places)) for places in (repeated, originals))
+    pairs = (zip(*(side.column(name).to_pylist() for side in (rows, firsts)), strict=True) for name in ("id", "uri"))
+    for place, (id, first_id), (uri, first_uri) in zip(repeated.tolist(), *pairs, strict=True):
+        if id != first_id:
+            clashes[place] = f"id_collision: has the number of {first_id}; give it another id"
+        elif (one := parse_member(uri)) and (other := parse_member(first_uri)) and uri != first_uri:
+            clashes[place] = (
+                f"same_key: {one} has the key of {other}; tell them apart by the source's id: '{{tar}}_{{key}}'"
+            )
+    return clashes

@@ -32,7 +32,7 @@ FORMAT = 2
 """Version of plans; one of another version is made again."""
 BATCH_ROWS = 512
 """Rows of a record batch of a task file: what a shard reads at least."""
-_ROW_COUNTS = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
+_ROW_COUNTS = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "filtered", "retried")
 _PLAN, _REFUSED = "plan.json", "refused.json"
 
 
@@ -50,12 +50,13 @@ class Plan:
         models: what the snapshot is to say of the models, by stage.
         folders: what relative uris start from; rows refer to them by number.
         source_names: of the configured sources, by their numbers in tables.
-        counts: ``read``, ``new``, ``changed``, ``unchanged``, ``removed``, ``duplicate``, ``invalid``,
+        counts: ``read``, ``new``, ``changed``, ``unchanged``, ``removed``, ``duplicate``, ``invalid``, ``filtered``,
             ``newly_invalid``, ``retried``, ``to_embed`` (rows of clips tasks whose caption is to be embedded too).
-        sources: for each source ``before`` (rows in the snapshot), ``changed``, ``removed``, ``rows`` (listed, usable).
+        sources: for each source ``before`` (rows in the snapshot), ``changed``, ``removed`` (``filtered`` of them by
+            ``where`` and ``limit``), ``rows`` (listed, usable).
         tasks: shards to make, by stage.
         changes: deltas of the snapshot's tables, files in ascending order: ``rows``, ``records/<key>``, ``failures``.
-        locations: Parquet files that tell file and row of every duplicate and invalid row.
+        locations: Parquet files that tell file and row of every duplicate, invalid and filtered row.
         claimed: ``(stage, inputs)`` of the finished shards that it claims.
     """
 
@@ -95,7 +96,7 @@ class Plan:
     @property
     def row_counts(self) -> dict[str, int]:
         """Those of its counts that summaries show."""
-        return {name: self.counts[name] for name in _ROW_COUNTS}
+        return {name: self.counts.get(name, 0) for name in _ROW_COUNTS}
 
     @property
     def is_empty(self) -> bool:
@@ -249,13 +250,16 @@ def read_task(store: Store, task: Task) -> pa.Table:
 def removal_problems(plan: Plan, config: Config) -> list[str]:
     """Why a plan should not be carried out: a source lost or changed more rows than is allowed; [] if none did."""
     problems = []
+    filters = {source.name or source.kind: source.filter for source in config.sources}
     for name, source in sorted(plan.sources.items()):
         for what in ("removed", "changed"):
             limit = getattr(config, f"max_{what}")
             if source[what] > limit * source["before"]:
+                filtered = source.get("filtered", 0) if what == "removed" else 0
+                by = f" ({filtered} of them by its filter: {filters.get(name) or 'none'})" if filtered else ""
                 problems.append(
-                    f"source {name}: {source[what]} of {source['before']} rows {what}, more than max_{what} {limit}; "
-                    f"check its lists, or raise max_{what}"
+                    f"source {name}: {source[what]} of {source['before']} rows {what}{by}, more than max_{what} "
+                    f"{limit}; check its lists{' and its filter' if by else ''}, or raise max_{what}"
                 )
     return problems
 
@@ -282,7 +286,7 @@ def _decisions(config: Config) -> dict[str, Any]:
     stages: dict[str, Any] = {"clips": config.clips}
     stages |= {f"{section}.{own.name}": own for section, members in lists.items() for own in members}
     return {
-        "sources": sorted(" ".join(filter(None, (s.name or s.kind, s.rhythm))) for s in config.sources),
+        "sources": sorted(" ".join(filter(None, (s.name or s.kind, s.rhythm, s.filter))) for s in config.sources),
         **{section: sorted(own.name for own in members) for section, members in lists.items()},
         **{
             f"{stage}.{name}": tuple(value) if isinstance(value, tuple) else value  # (a Size shows as its numbers)

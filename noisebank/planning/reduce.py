@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from noisebank.ids import Mask, Nums
 from noisebank.options import Config
 from noisebank.planning.changes import changed_records, changed_rows, used_receipts
 from noisebank.planning.diff import Difference
-from noisebank.planning.listing import Listing, sort_listing
+from noisebank.planning.listing import CLASHES, Listing, sort_listing
 from noisebank.planning.parent import Parent
 from noisebank.planning.spill import partition_range
 from noisebank.planning.survey import Survey
@@ -32,7 +33,7 @@ class Reduced:
         tasks: by stage the rows to do, sorted by num, or for stages over clips by tar and num.
         changes: deltas of the tables of a snapshot: ``rows``, ``records/<key>``, and ``failures`` (those known now:
             invalid rows, claimed failures, and healed ones with an empty code).
-        locations: duplicate and invalid rows by position.
+        locations: duplicate, invalid and filtered rows by position.
         counts: as :attr:`.plan.Plan.counts`.
         sources: as :attr:`.plan.Plan.sources`.
         receipts: numbers of the receipts that are claimed.
@@ -47,7 +48,13 @@ class Reduced:
 
 
 def reduce_partition(
-    listed: pa.Table, claims: pa.Table, parent: Parent, partition: int, config: Config, survey: Survey
+    listed: pa.Table,
+    claims: pa.Table,
+    parent: Parent,
+    partition: int,
+    config: Config,
+    survey: Survey,
+    limits: Mapping[int, int] = MappingProxyType({}),
 ) -> Reduced:
     """Plans the rows of a partition.
 
@@ -58,8 +65,9 @@ def reduce_partition(
         partition: its number.
         config: of the build.
         survey: of the bank.
+        limits: as :attr:`.assemble.Scanned.limits`.
     """
-    listing, source_names = sort_listing(listed), survey.sources
+    listing, source_names = sort_listing(listed, limits), survey.sources
     difference = Difference(listing, parent, *partition_range(partition, survey.bits), claims, config, survey)
     failures, newly_invalid = _failures(difference, source_names)
     numbers = listing.table.column("source").to_numpy()
@@ -67,6 +75,7 @@ def reduce_partition(
         "before": difference.known["source"][difference.known["status"] != Status.REMOVED],
         "changed": numbers[listing.rows][difference.changed],
         "removed": difference.known["source"][difference.removed],
+        "filtered": difference.known["source"][difference.filtered],
         "rows": numbers[listing.rows],
     }
     tasks = {CLIPS: _task_rows(difference, difference.clips.todo)}
@@ -87,6 +96,7 @@ def reduce_partition(
             "removed": int(difference.removed.sum()),
             "duplicate": len(listing.duplicates),
             "invalid": len(listing.invalid),
+            "filtered": len(listing.filtered),
             "newly_invalid": newly_invalid,
             "retried": int(difference.retried.sum()),
             "to_embed": int(difference.embed.sum()),
@@ -135,11 +145,12 @@ def _failures(difference: Difference, source_names: Mapping[int, str]) -> tuple[
 
 
 def _invalid_failures(listing: Listing, source_names: Mapping[int, str]) -> pa.Table:
-    """One failure for each invalid id that no other row gives validly."""
+    """One failure for each invalid id that no other row gives validly, and for what has the id of another video."""
     rows = listing.table.take(pa.array(listing.invalid))
     nums = rows.column("num").to_numpy()
-    _, first = np.unique(nums, return_index=True)
-    first = first[~matches(listing.nums, nums[first])[1]]
+    clash = np.array([reason.startswith(CLASHES) for reason in listing.reasons], bool)
+    lost = np.flatnonzero(clash | ~matches(listing.nums, nums)[1])
+    first = lost[np.unique(nums[lost], return_index=True)[1]]
     split = [listing.reasons[i].partition(": ") for i in first.tolist()]
     values = {
         "code": [code for code, _, _ in split],
@@ -193,14 +204,17 @@ def _heal(difference: Difference, source_names: Mapping[int, str], invalid: Nums
 
 
 def _locations(listing: Listing) -> pa.Table:
-    places = np.concatenate([listing.duplicates, listing.invalid]).astype(np.int64)
+    counted = {"duplicate": listing.duplicates, "invalid": listing.invalid, "filtered": listing.filtered}
+    places = np.concatenate([*counted.values()]).astype(np.int64)
     rows = listing.table.select(["position", "id"]).take(pa.array(places))
-    duplicate = len(listing.duplicates)
+    status = [pa.repeat(pa.scalar(name), len(found)) for name, found in counted.items()]
+    reasons = [pa.nulls(len(listing.duplicates), pa.string()), pa.array(listing.reasons, pa.string())]
+    reasons += pa.chunked_array(listing.filter_reasons, pa.string()).chunks
     return pa.table(
         {
             "position": rows.column("position"),
             "id": rows.column("id"),
-            "status": pa.array(["duplicate"] * duplicate + ["invalid"] * len(listing.invalid), pa.string()),
-            "reason": pa.array([None] * duplicate + listing.reasons, pa.string()),
+            "status": pa.chunked_array(status, pa.string()),
+            "reason": pa.chunked_array(reasons, pa.string()),
         }
     )

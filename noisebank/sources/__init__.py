@@ -15,12 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisebank.errors import ConfigError
+from noisebank.ids import Mask
+from noisebank.options import SourceOptions
 from noisebank.sources.block import Block
 from noisebank.sources.files import expand, open_lists
 from noisebank.sources.formats import FORMATS
 from noisebank.sources.layouts import layout_of, register_layout
 from noisebank.sources.list_file import ListFile
 from noisebank.sources.rows import Fields, listed_rows, read_fields
+from noisebank.sources.template import add_rendered, columns_of, is_template
+from noisebank.sources.where import filter_reasons
 
 __all__ = ["FORMATS", "Block", "Fields", "ListFile", "Range", "check_columns", "cut_ranges", "expand"]
 __all__ += ["open_lists", "read_fields", "read_range", "register_layout"]
@@ -46,8 +50,9 @@ def check_columns(file: ListFile) -> list[str]:
         ConfigError: one that is needed is missing or there twice, or the file is not of its format; names the file, the
             column and those found.
     """
-    found = FORMATS[file.format].columns(file)
-    for column in layout_of(file.source).columns(file.source):
+    format, source = FORMATS[file.format], file.source
+    found = format.columns(file)
+    for column in layout_of(source).columns(source) if format.is_open else _wanted_columns(source):
         if found.count(column) != 1:
             problem = "is there twice" if column in found else "is missing"
             raise ConfigError(
@@ -80,12 +85,38 @@ def read_range(file: ListFile, part: Range, header: list[str], base: int) -> Ite
     Raises:
         ConfigError: the file changed or is damaged.
     """
-    layout, position = layout_of(file.source), (part.file << FILE_SHIFT) + part.start
-    wanted = layout.columns(file.source)
-    for block in FORMATS[file.format].blocks(file, (part.start, part.length), header, wanted):
-        fields = layout.fields(block, file.source)
-        if file.is_http:
-            local = np.asarray(pc.starts_with(fields.uri, "/").fill_null(False))
-            fields.refuse(local, "bad_uri", "a list behind HTTP may not name files of this machine:", fields.uri)
-        yield listed_rows(fields, file.source_name, base, position, file.source.rhythm)
+    position = (part.file << FILE_SHIFT) + part.start
+    for block in FORMATS[file.format].blocks(file, (part.start, part.length), header, _wanted_columns(file.source)):
+        yield _list_rows(block, file, base, position)
         position += block.table.num_rows
+
+
+def _wanted_columns(source: SourceOptions) -> list[str]:
+    """What is read of a list of a source: the columns of its kind, of its templates and of its conditions."""
+    others = [*columns_of(source.uri), *(condition.column for condition in source.conditions)]
+    return list(dict.fromkeys([*layout_of(source).columns(source), *others]))
+
+
+def _list_rows(block: Block, file: ListFile, base: int, position: int) -> pa.Table:
+    """The rows of a block, as :func:`.rows.listed_rows`."""
+    source = file.source
+    for name in filter(is_template, (source.id, source.uri)):
+        block = add_rendered(block, str(name))
+    fields = layout_of(source).fields(block, source)
+    fields.is_cut = source.cut
+    if source.uri:
+        fields.uri = block.text(source.uri)
+    if source.where:
+        fields.filtered = filter_reasons(block, source.conditions)
+    if file.is_http:
+        what = "a list behind HTTP may not name files of this machine:"
+        fields.refuse(_names_local_files(fields.uri, file), "bad_uri", what, fields.uri)
+    return listed_rows(fields, file.source_name, base, position, source.rhythm)
+
+
+def _names_local_files(uri: pa.Array, file: ListFile) -> Mask:
+    """Which addresses of a list from elsewhere are paths of this machine that nobody here named."""
+    local = pc.starts_with(uri, "/")
+    if file.root:
+        local = pc.or_(local, pc.match_substring(uri, ".."))
+    return np.asarray(local.fill_null(False))

@@ -65,19 +65,30 @@ def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFil
     Lists that cannot be read in ranges are copied to ``folder`` in the bank ``store``.
 
     Raises:
-        ConfigError: as :func:`expand`; or the format of a file cannot be told, or it cannot be fetched.
+        ConfigError: as :func:`expand`; or the format of a file cannot be told, it cannot be fetched, or there is no
+            such ``root``.
     """
-    files = []
+    files, root = [], _find_root(source)
     for i, address in enumerate(expand(source)):
         format = _format(source, address)
         if address.startswith(HTTP) or address.endswith(".gz"):
             key = f"{folder}/{source.name or source.kind}-{i}.{format}"
             _copy(source, address, store, key)
-            files.append(ListFile(source, address, store.size(key), format, (store, key)))
+            files.append(ListFile(source, address, store.size(key), format, (store, key), root))
         else:
             size = int(connect(address).size(address)) if "://" in address else Path(address).stat().st_size
-            files.append(ListFile(source, address, size, format))
+            files.append(ListFile(source, address, size, format, root=root))
     return files
+
+
+def _find_root(source: SourceOptions) -> str:
+    """The folder that relative uris start from, absolute; empty where that is the list's own."""
+    if not source.root or "://" in source.root:
+        return (source.root or "").rstrip("/")
+    root = Path(source.root).absolute()
+    if not root.is_dir():
+        raise ConfigError(f"source {source.name or source.kind}: root {source.root!r}: no such folder")
+    return str(root)
 
 
 def _matches(pattern: str) -> list[str]:

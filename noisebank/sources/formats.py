@@ -22,6 +22,7 @@ class Format:
         blocks: reads such a range, given all columns of the list and those that are wanted.
         estimate_rows: how many rows a list has, rather too many than too few.
         compressible: whether a list may be compressed by gzip; not where its rows name places in it.
+        is_open: whether its rows may have columns besides those that ``columns`` knows of.
     """
 
     suffixes: tuple[str, ...]
@@ -30,6 +31,7 @@ class Format:
     blocks: Callable[[ListFile, tuple[int, int], list[str], list[str]], Iterator[Block]]
     estimate_rows: Callable[[ListFile], int]
     compressible: bool = True
+    is_open: bool = False
 
 
 def text_format(
@@ -68,5 +70,6 @@ FORMATS = {
         blocks=tar.blocks,
         estimate_rows=lambda file: file.size >> 16,
         compressible=False,
+        is_open=True,
     ),
 }

@@ -15,6 +15,7 @@ from noisebank.options import SourceOptions, options_class, register_options
 from noisebank.sources import tar
 from noisebank.sources.block import Block
 from noisebank.sources.rows import Fields, read_fields
+from noisebank.sources.template import columns_of
 from noisebank.sources.times import duration_ms, each_ms
 
 FieldsReader = Callable[[Block, Any], Fields]
@@ -90,11 +91,14 @@ def layout_of(source: SourceOptions) -> Layout:
 
 def _named_columns(source: SourceOptions) -> list[str]:
     named = (source.id, source.uri, source.caption, source.start, source.end)
-    return list(dict.fromkeys(name for name in named if name))
+    return list(dict.fromkeys(column for name in named for column in columns_of(name)))
 
 
 @register_layout(
-    "webvid", columns=lambda _: ["videoid", "contentUrl", "duration", "name"], formats=("csv",), default_format="csv"
+    "webvid",
+    columns=lambda source: ["videoid", *([] if source.uri else ["contentUrl"]), "duration", "name"],
+    formats=("csv",),
+    default_format="csv",
 )
 def read_webvid(block: Block, _: SourceOptions) -> Fields:
     """WebVid, in both published orders of its columns: a clip is a whole video.
@@ -126,7 +130,7 @@ def read_table(block: Block, source: SourceOptions) -> Fields:
     return read_fields(block, id=source.id, uri=source.uri, caption=source.caption, start=source.start, end=source.end)
 
 
-@register_layout("webdataset", columns=lambda _: tar.COLUMNS, formats=("tar",))
-def read_webdataset(block: Block, _: SourceOptions) -> Fields:
+@register_layout("webdataset", columns=lambda source: [*tar.SAMPLE, *columns_of(source.id or "key")], formats=("tar",))
+def read_webdataset(block: Block, source: SourceOptions) -> Fields:
     """webdataset tars written by others: a clip is a video in a tar, known by its key."""
-    return read_fields(block, id="key", uri="uri", caption="caption")
+    return read_fields(block, id=source.id or "key", uri="uri", caption="caption")

@@ -31,6 +31,7 @@ class ListFile:
         size: in bytes.
         format: one of :data:`.FORMATS`.
         copy: the bank and the file in it that it was copied to; None where it is read where it lies.
+        root: the folder that relative uris start from; empty: the list's own.
     """
 
     source: SourceOptions
@@ -38,6 +39,7 @@ class ListFile:
     size: int
     format: str
     copy: tuple[Store, str] | None = None
+    root: str = ""
 
     @property
     def source_name(self) -> str:
@@ -51,7 +53,12 @@ class ListFile:
 
     @property
     def folder(self) -> str:
-        """The folder of the list, which relative uris start from."""
+        """The folder that relative uris start from."""
+        return self.root or self.own_folder
+
+    @property
+    def own_folder(self) -> str:
+        """The folder that the list is in."""
         return file_path(self.name).rpartition("/")[0]
 
     @contextmanager

@@ -15,6 +15,8 @@ from noisebank.ids import LONGEST_SAFE, Hashes, Mask, clip_numbers, safe, source
 from noisebank.sources.block import QUOTED, Block
 from noisebank.sources.times import times_ms
 
+FILTERED = "filtered: "
+"""What the reason begins with of a row that its source does not take."""
 _SAFE = rf"^[A-Za-z0-9_-]{{0,{LONGEST_SAFE}}}$"
 
 
@@ -29,6 +31,8 @@ class Fields:
         start_ms, end_ms: int64; null: from the start, to the end.
         ranged: whether ids carry the range.
         invalid: why a row cannot be used, ``"code: message"``, by its place.
+        filtered: why the source does not take a row, null where it does; by default it takes all.
+        is_cut: whether the range of a row is all of its file, and only names it.
     """
 
     video: pa.Array
@@ -38,6 +42,8 @@ class Fields:
     end_ms: pa.Array
     ranged: bool
     invalid: dict[int, str] = field(default_factory=dict)
+    filtered: pa.Array | None = None
+    is_cut: bool = False
 
     def refuse(self, bad: Mask, code: str, what: str, *values: pa.Array) -> None:
         """Marks the rows in ``bad`` invalid with ``what`` and their ``values``, unless they are already."""
@@ -101,7 +107,8 @@ def listed_rows(fields: Fields, source: str, base: int, position: int, rhythm: s
 
     Returns:
         One row an entry, in their order: num, position, id, source (low half of XXH64 of its name), uri, base,
-        start_ms, end_ms, caption, invalid (null, or ``"code: message"``), video (:func:`video_hashes`), caption_hash.
+        start_ms, end_ms, caption, invalid (null, or ``"code: message"``; the code of a row that its source does not
+        take is ``filtered``), video (:func:`video_hashes`), caption_hash.
     """
     rows = len(fields.uri)
     video, uri, caption = (column.fill_null("") for column in (fields.video, fields.uri, fields.caption))
@@ -112,6 +119,11 @@ def listed_rows(fields: Fields, source: str, base: int, position: int, rhythm: s
     fields.refuse(_blank(caption), "empty_caption", "no caption for", uri)
     invalid_ids = {i: f"{source}-invalid-{xxh64(_trace(fields, i)):016x}" for i in without_id}
     ids = _replace(_ids(fields, source, video), invalid_ids)
+    times = (fields.start_ms, fields.end_ms)
+    start_ms, end_ms = (pa.nulls(rows, pa.int64()) for _ in times) if fields.is_cut else times
+    reasons = _replace(pa.nulls(rows, pa.string()), fields.invalid)
+    if fields.filtered is not None:
+        reasons = pc.coalesce(pc.binary_join_element_wise(FILTERED, fields.filtered, ""), reasons)
     return pa.table(
         {
             "num": clip_numbers(ids),
@@ -120,11 +132,11 @@ def listed_rows(fields: Fields, source: str, base: int, position: int, rhythm: s
             "source": np.full(rows, source_number(source), np.uint32),
             "uri": uri,
             "base": np.full(rows, base, np.uint32),
-            "start_ms": fields.start_ms,
-            "end_ms": fields.end_ms,
+            "start_ms": start_ms,
+            "end_ms": end_ms,
             "caption": caption,
-            "invalid": _replace(pa.nulls(rows, pa.string()), fields.invalid),
-            "video": video_hashes(uri, fields.start_ms, fields.end_ms, rhythm),
+            "invalid": reasons,
+            "video": video_hashes(uri, start_ms, end_ms, rhythm),
             "caption_hash": xxh64_of(caption),
         }
     )

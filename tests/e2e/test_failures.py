@@ -133,11 +133,13 @@ def test_every_row_ends_in_one_status_and_finished_work_is_kept(webvid: Project,
         "removed": 0,
         "duplicate": 1,
         "invalid": invalid,
+        "filtered": 0,
         "retried": 0,
         "failed": failed,
         "in_bank": GOOD,
     }
-    assert rows["read"] == sum(rows[name] for name in ("new", "changed", "unchanged", "duplicate", "invalid"))
+    ends = ("new", "changed", "unchanged", "duplicate", "invalid", "filtered")
+    assert rows["read"] == sum(rows[name] for name in ends)
     failures = webvid.look("failures")["failures"]
     assert {video_id(failure["id"]): failure["code"] for failure in failures} == EXPECTED
     assert webvid.look("failures", "--unpublished")["failures"] == []

@@ -15,7 +15,7 @@ from tests.support.projects import CAPTIONS, Project, Row
 from transforms.work import plan_of
 
 BAD = Row("bad", "/nowhere/missing.mp4", "a video that is not there")
-ROWS = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "retried")
+ROWS = ("read", "new", "changed", "unchanged", "removed", "duplicate", "invalid", "filtered", "retried")
 REFUSALS = [
     ("captions", "no open plan; run 'noisebank clips' or 'build'"),
     ("noise", "no open plan; run 'noisebank clips' or 'build'"),

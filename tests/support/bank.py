@@ -36,9 +36,8 @@ from noisebank.format.status import Status
 from noisebank.format.tables import FAILURE_KEY, OverlayTable
 from noisebank.ids import clip_number, xxh64
 from noisebank.options import CaptionOptions, Config, IndexOptions
-from noisebank.planning.assemble import ReadRange, assemble, scan_lists, write_partition
+from noisebank.planning.assemble import assemble, scan_lists, summarise_range, write_partition
 from noisebank.planning.claims import CLAIMS, read_claims
-from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
 from noisebank.planning.plan import FOLDER, Plan, drop_damaged, plan_path, read_plan, read_task
 from noisebank.planning.reduce import reduce_partition
@@ -143,7 +142,7 @@ class Bank:
                     rows = table.cast(LISTED)
                     for partition, batch in spill(store, f"{found.spill}/{len(ranges)}", rows, found.bits):
                         batches[partition].append(batch)
-                    ranges.append(ReadRange(rows.column("position")[0].as_py(), rows.num_rows, rows_digest(rows)))
+                    ranges.append(summarise_range(rows, file.source.limit))
         scan = scan_lists(ranges, config, found)
         drop_damaged(store, scan.hash)
         if not store.exists(plan_path(scan.hash)):
@@ -155,7 +154,7 @@ class Bank:
                 lo, hi = partition_range(partition, found.bits)
                 listed = pa.Table.from_batches([read_batch(store, b, LISTED) for b in batches[partition]], LISTED)
                 ours = claims.filter((nums >= lo) & (nums < hi)).cast(CLAIMS)
-                reduced = reduce_partition(listed, ours, parent, partition, config, found)
+                reduced = reduce_partition(listed, ours, parent, partition, config, found, scan.limits)
                 files.append(write_partition(store, partition, reduced, scan, found))
             models = dict.fromkeys((stage.name for stage in over_clips(self.fingerprints)), NOISE_MODEL)
             plan = assemble(known, store, files, scan, found, config, models | self.models)

@@ -118,8 +118,26 @@ def test_tars_of_others() -> None:
         ("e", "five", ""),
     ]
     data = file.getvalue()
-    assert [data[s.offset : s.offset + s.size] for s in samples] == [b"", b"video 2", b"video 3", b"", b"video 5"]
-    assert [s.name for s in samples] == ["", "b.webm", "c.mp4", "", "e.MP4"]
+    assert [data[s.offset : s.offset + s.size] for s in samples] == [
+        b"video 1",
+        b"video 2",
+        b"video 3",
+        b"",
+        b"video 5",
+    ]
+    assert [s.name for s in samples] == ["000/clip.one.mp4", "b.webm", "c.mp4", "", "e.MP4"]
+
+
+def test_every_member_with_the_ending_of_a_video_is_a_sample() -> None:
+    members = ("a.video", "a.txt", "b.webm", "b.mp4", "b.txt", "c.left.mp4", "c.right.mp4", "c.v1.json", "d.mp4.txt")
+    samples = [*read_foreign_shard(foreign(dict.fromkeys(members, b"text")))]
+    assert [(s.key, s.name, s.caption) for s in samples] == [
+        ("a", "a.video", "text"),
+        ("b", "b.mp4", "text"),
+        ("b.webm", "b.webm", "text"),
+        ("c", "c.left.mp4", ""),
+        ("c.right", "c.right.mp4", ""),
+    ]
 
 
 def test_a_caption_of_txt_beats_that_of_json() -> None:

@@ -1,5 +1,7 @@
 """A plan does exactly the missing work: every way in which a list, a bank and the options can differ."""
 
+import io
+import tarfile
 from pathlib import Path
 from time import time
 
@@ -39,7 +41,7 @@ def counts(plan: object, *names: str) -> tuple[int, ...]:
 
 
 def identity_holds(plan: object) -> bool:
-    read, *parts = counts(plan, "read", "new", "changed", "unchanged", "duplicate", "invalid")
+    read, *parts = counts(plan, "read", "new", "changed", "unchanged", "duplicate", "invalid", "filtered")
     return read == sum(parts)
 
 
@@ -128,7 +130,7 @@ def test_sources_left_out_keep_their_rows_unless_pruned(bank: Bank) -> None:
     assert bank.plan([one]).is_empty
     plan = bank.plan([one], prune=True)
     assert counts(plan, "removed", "unchanged") == (1, 1)
-    assert plan.sources == {"one": {"before": 1, "changed": 0, "removed": 0, "rows": 1}}
+    assert plan.sources == {"one": {"before": 1, "changed": 0, "removed": 0, "filtered": 0, "rows": 1}}
 
 
 def test_of_duplicate_ids_the_first_listed_wins(bank: Bank) -> None:
@@ -414,3 +416,83 @@ def test_damage_of_a_plan_says_to_build_again(bank: Bank) -> None:
         bank.store.delete(entry.path)
         with pytest.raises(BankDamaged, match="missing; run the build again, which plans anew"):
             OverlayTable(bank.store, [entry]).read()
+
+
+def scored(bank: Bank, scores: dict[int, float], **options: object) -> list[dict[str, object]]:
+    """A source of a list with a column ``score``."""
+    rows = [[str(i), f"{i}.mp4", f"caption of {i}", str(score)] for i, score in scores.items()]
+    path = write_csv(bank.folder / "scored.csv", rows, ["id", "uri", "text", "score"])
+    return [{"kind": "table", "path": str(path), "id": "id", "uri": "uri", "caption": "text", **options}]
+
+
+def test_rows_that_a_source_does_not_take_are_counted_and_said(bank: Bank) -> None:
+    plan = bank.plan(scored(bank, {i: i for i in range(10)}, where={"score": "> 6"}))
+    assert counts(plan, "read", "new", "filtered", "invalid", "newly_invalid") == (10, 3, 7, 0, 0)
+    assert identity_holds(plan)
+    (entry,) = plan.locations
+    rows = [row for row in pq.read_table(bank.folder / "bank" / entry.path).to_pylist() if row["row"] == 7]
+    assert [(row["id"], row["status"], row["reason"]) for row in rows] == [
+        ("table-6", "filtered", "score is 6, wanted: > 6")
+    ]
+    assert bank.delta(plan, "failures") == []
+
+
+def test_a_tightened_filter_counts_under_max_removed_and_is_named(bank: Bank) -> None:
+    scores = {i: float(i) for i in range(10)}
+    bank.build(scored(bank, scores, where={"score": ">= 1"}))
+    plan = bank.plan(scored(bank, scores, where={"score": ">= 4"}))
+    assert counts(plan, "unchanged", "removed", "filtered") == (6, 3, 4)
+    (problem,) = removal_problems(plan, bank.config(scored(bank, scores, where={"score": ">= 4"})))
+    assert "3 of 9 rows removed (3 of them by its filter: where score >= 4), more than max_removed 0.1" in problem
+    assert bank.plan(scored(bank, scores, where={"score": ">= 1"})).is_empty
+
+
+@pytest.mark.parametrize("bits", [0, 3])
+def test_the_clips_of_a_limit_are_among_those_of_a_larger_one(bank: Bank, bits: int) -> None:
+    scores = {i: float(i) for i in range(100)}
+    everything = sorted(row["num"] for row in bank.todo(bank.plan(scored(bank, scores), bits=bits), "clips"))
+    few = bank.plan(scored(bank, scores, limit=10), bits=bits, range_bytes=256)
+    assert counts(few, "read", "new", "filtered") == (100, 10, 90)
+    assert sorted(row["num"] for row in bank.todo(few, "clips")) == everything[:10]
+    bank.commit(few, bank.make(few))
+    more = bank.plan(scored(bank, scores, limit=30), bits=bits)
+    assert counts(more, "new", "unchanged", "removed", "filtered") == (20, 10, 0, 70)
+    plan = bank.plan(scored(bank, scores), bits=bits)
+    assert counts(plan, "new", "unchanged", "removed", "filtered") == (90, 10, 0, 0)
+
+
+def test_a_smaller_limit_is_a_tightened_filter(bank: Bank) -> None:
+    scores = {i: float(i) for i in range(20)}
+    bank.build(scored(bank, scores))
+    source = scored(bank, scores, limit=5)
+    (problem,) = removal_problems(bank.plan(source), bank.config(source))
+    assert "15 of 20 rows removed (15 of them by its filter: limit 5)" in problem
+
+
+def test_videos_that_moved_to_another_folder_change_no_row(bank: Bank) -> None:
+    (bank.folder / "here").mkdir()
+    (bank.folder / "there").mkdir()
+    rows = [webvid_row(i, url=f"{i}.mp4") for i in range(5)]
+    path = str(listed(bank, rows))
+    first = bank.build([{"kind": "webvid", "path": path, "root": str(bank.folder / "here")}])
+    (task,) = bank.todo(first, "clips")[:1]
+    assert first.resolve(task["uri"], task["base"]) == str(bank.folder / "here" / task["uri"])
+    moved = bank.plan([{"kind": "webvid", "path": path, "root": str(bank.folder / "there")}])
+    assert moved.is_empty and counts(moved, "unchanged", "changed") == (5, 0)
+
+
+def test_one_key_in_two_tars_is_named_and_one_tar_listed_twice_is_a_duplicate(bank: Bank) -> None:
+    for name in ("00.tar", "01.tar"):
+        with tarfile.open(bank.folder / name, "w") as tar:
+            for member in ("a.mp4", "a.txt"):
+                info = tarfile.TarInfo(member)
+                info.size = 4
+                tar.addfile(info, io.BytesIO(b"text"))
+    paths = [str(bank.folder / name) for name in ("00.tar", "01.tar", "00.tar")]
+    plan = bank.plan([{"kind": "webdataset", "path": paths}])
+    assert counts(plan, "new", "duplicate", "invalid") == (1, 1, 1)
+    (failure,) = bank.delta(plan, "failures")
+    assert (failure["id"], failure["code"]) == ("webdataset-a", "same_key")
+    assert failure["message"].startswith("01.tar#a.mp4 has the key of 00.tar#a.mp4; tell them apart")
+    told = bank.plan([{"kind": "webdataset", "path": paths, "id": "{tar}_{key}"}])
+    assert counts(told, "new", "duplicate", "invalid") == (2, 1, 0)

@@ -59,7 +59,7 @@ def test_the_counts_and_what_is_left_behind(tmp_path: Path, lists: list[Path]) -
     plan = make_plan(str(tmp_path / "bank"), lists)
     assert plan.counts == {
         "read": 203, "new": 200, "changed": 0, "unchanged": 0, "removed": 0, "duplicate": 1, "invalid": 2,
-        "newly_invalid": 2, "retried": 0, "to_embed": 200,
+        "filtered": 0, "newly_invalid": 2, "retried": 0, "to_embed": 200,
     }  # fmt: skip
     assert plan.models == MODELS
     assert read_plan(open_store(tmp_path / "bank"), plan.path) == plan
