@@ -118,6 +118,11 @@ class SourceOptions:
     )
 
     @property
+    def addresses(self) -> list[str]:
+        """Where its lists and videos are, as far as the configuration says."""
+        return [*self.path, *([self.root] if self.root else [])]
+
+    @property
     def conditions(self) -> list[Condition]:
         """Those of ``where``."""
         return [parse_condition(column, text) for column, text in self.where]

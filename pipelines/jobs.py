@@ -46,7 +46,7 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
         NoiseBankError: the job failed or published nothing; says why.
     """
     options = beam_options([*beam_arguments, *(f"--beam_plugin={module}" for module in config.modules)])
-    check_addresses(options, [config.bank, *(path for source in config.sources for path in source.path)])
+    check_addresses(options, [config.bank, *(path for source in config.sources for path in source.addresses)])
     check_models(options, models_to_load(config, stage))
     store = open_store(config.bank)
     run_id = uuid.uuid4().hex
