@@ -2,11 +2,14 @@
 VENV := .venv
 PYTHON ?= python3.11
 STAMP := $(VENV)/.installed
+ENGINES := $(VENV)/engines
+GO_ENGINES := versitygw fake-gcs-server
+NPM_ENGINES := azurite-blob
 export PYTHONPATH :=
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types check bench versitygw clean
+.PHONY: demo test lint types check bench engines $(GO_ENGINES) $(NPM_ENGINES) clean
 
 $(STAMP): setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -31,8 +34,23 @@ check: lint types test
 bench: $(STAMP)  ## one table of ratios, measured in one run
 	$(VENV)/bin/python -m benchmarks
 
-versitygw: $(STAMP)  ## an S3 server with conditional puts, for the tests that skip without one (needs Go)
-	GOBIN=$(CURDIR)/$(VENV)/bin go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+# What tests run against, each under the name of its program: object stores now. Add a Go or npm package by a line here
+# and its name above; what is missing is skipped by name.
+versitygw: PACKAGE := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+fake-gcs-server: PACKAGE := github.com/fsouza/fake-gcs-server@v1.56.0
+azurite-blob: PACKAGE := azurite@3.37.0
+
+engines: $(GO_ENGINES) $(NPM_ENGINES)  ## real servers for tests, from package registries (needs Go and npm)
+
+$(GO_ENGINES): %: $(ENGINES)/bin/%
+
+$(NPM_ENGINES): %: $(ENGINES)/node_modules/.bin/%
+
+$(GO_ENGINES:%=$(ENGINES)/bin/%):
+	GOBIN=$(CURDIR)/$(ENGINES)/bin go install $(PACKAGE)
+
+$(NPM_ENGINES:%=$(ENGINES)/node_modules/.bin/%):
+	npm install --silent --no-audit --no-fund --prefix $(ENGINES) $(PACKAGE)
 
 clean:
 	rm -rf demo bench build dist *.egg-info

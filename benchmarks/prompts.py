@@ -28,8 +28,8 @@ from noisebank import NoiseBank
 from noisebank.describe import snapshot_files
 from noisebank.fixtures.captions_model import packaged_captions_model
 from noisebank.format.manifest import read_snapshot
+from noisebank.processes import one_thread
 from noisebank.search.embed import Embedder, load_embedder
-from noisebank.search.index import one_thread
 from noisebank.storage import open_store
 
 PARTS = ("embedding", "search", "reading", "mixing")
@@ -42,7 +42,10 @@ def run(count: int = 1000, rounds: int = 3) -> dict[str, float]:
     noise = [{"name": "float16", "inverter": "diffuse", "measured": 0}]
     best: dict[str, float] = {}
     try:
-        with tempfile.TemporaryDirectory(prefix="noisebank-bench-") as name, one_thread():
+        with (
+            tempfile.TemporaryDirectory(prefix="noisebank-bench-") as name,
+            one_thread(faiss.omp_get_max_threads, faiss.omp_set_num_threads),
+        ):
             folder = Path(name)
             make_pool(folder, count, frames=SHAPE[1], size=2 * SHAPE[2], noise=noise, spatial_ratio=2).build(
                 "bank", count

@@ -60,6 +60,15 @@ class UnsupportedStore(NoiseBankError):
     """The storage backend cannot create a file only if it is absent, which commits need."""
 
 
+class StoreError(NoiseBankError):
+    """An object store cannot be reached, or refuses; names the object, the store's own code and how often it was asked.
+
+    ``status`` is the HTTP status of its answer, 0 where there was none.
+    """
+
+    status = 0
+
+
 class ShapeMismatch(NoiseBankError, ValueError):
     """Latents, clips or a pipeline have another shape, family or prediction type than the noise set."""
 

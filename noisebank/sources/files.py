@@ -22,11 +22,11 @@ from noisebank.errors import ConfigError
 from noisebank.options import SourceOptions
 from noisebank.sources.formats import FORMATS
 from noisebank.sources.layouts import layout_of
-from noisebank.sources.list_file import HTTP, ListFile, connect, file_path, open_address
+from noisebank.sources.list_file import HTTP, ListFile, connect, file_path, one_line_errors, open_address
 from noisebank.storage import Store
+from noisebank.storage.opening import REMOTE_SCHEMES
 
 _BRACES = re.compile(r"(\{[0-9]+\.\.[0-9]+\})")
-_REMOTE = ("gs", "s3", "az")
 
 
 def expand(source: SourceOptions) -> list[str]:
@@ -42,7 +42,9 @@ def expand(source: SourceOptions) -> list[str]:
     addresses: list[str] = []
     for pattern in source.path:
         for part in expand_braces(pattern):
-            if not (found := _matches(part)):
+            with one_line_errors(part):
+                found = _matches(part)
+            if not found:
                 of = "" if part == pattern else f" of {pattern!r}"
                 raise ConfigError(f"source {name}: path {part!r}{of}: no such file")
             addresses += found
@@ -76,7 +78,8 @@ def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFil
             _copy(source, address, store, key)
             files.append(ListFile(source, address, store.size(key), format, (store, key), root))
         else:
-            size = int(connect(address).size(address)) if "://" in address else Path(address).stat().st_size
+            with one_line_errors(address):
+                size = int(connect(address).size(address)) if "://" in address else Path(address).stat().st_size
             files.append(ListFile(source, address, size, format, root=root))
     return files
 
@@ -96,10 +99,10 @@ def _matches(pattern: str) -> list[str]:
     if pattern.startswith(HTTP):
         return [pattern]
     scheme, separator, _ = pattern.partition("://")
-    if separator and scheme in _REMOTE:
+    if separator and scheme in REMOTE_SCHEMES:
         if glob.has_magic(pattern):
             return sorted(f"{scheme}://{key}" for key in connect(pattern).glob(pattern))
-        return [pattern] if connect(pattern).exists(pattern) else []
+        return [pattern] if connect(pattern).isfile(pattern) else []
     if separator:
         raise ConfigError(f"path {pattern!r}: a local path, http(s)://, gs://, s3:// or az:// is wanted")
     found = [pattern]
@@ -131,7 +134,7 @@ def _copy(source: SourceOptions, address: str, store: Store, key: str) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
             path = Path(scratch, "list")
-            with open_address(address) as body, path.open("wb") as target:
+            with one_line_errors(address), open_address(address) as body, path.open("wb") as target:
                 plain = gzip.GzipFile(fileobj=body) if file_path(address).endswith(".gz") else body
                 shutil.copyfileobj(plain, target, 1 << 20)
             store.upload(path, key)

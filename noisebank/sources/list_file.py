@@ -6,7 +6,7 @@ import csv
 import re
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -70,11 +70,12 @@ class ListFile:
         """
         where = f"source {self.source_name}: {self.name}"
         try:
-            stream = self.copy[0].open(self.copy[1]) if self.copy else open_address(self.name)
+            with one_line_errors(self.name):
+                stream = self.copy[0].open(self.copy[1]) if self.copy else open_address(self.name)
         except OSError as error:
             raise ConfigError(f"{where}: {error.strerror or error}") from error
         try:
-            with stream:
+            with stream, one_line_errors(self.name):
                 yield stream
         except (OSError, pa.ArrowException, csv.Error) as error:
             raise ConfigError(f"{where}: cannot be read: {error}") from error
@@ -94,6 +95,16 @@ def open_address(address: str) -> BinaryIO:
 
 
 def connect(url: str) -> Any:
-    from obstore.fsspec import FsspecStore
+    """The file system of an address in an object store."""
+    from noisebank.storage.clients import FileSystem
 
-    return FsspecStore(url.partition("://")[0])  # (fsspec makes one a process)
+    return FileSystem(url.partition("://")[0])  # (fsspec makes one a process)
+
+
+def one_line_errors(address: str) -> AbstractContextManager[None]:
+    """As :func:`.answers.one_line_errors` for an address in an object store; nothing for others."""
+    if "://" not in address or address.startswith(HTTP):
+        return nullcontext()
+    from noisebank.storage import answers
+
+    return answers.one_line_errors(address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -80,6 +80,10 @@ class Store(ABC):
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``; fewer where the file ends before."""
 
+    def read_ranges(self, key: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """:meth:`read_range` of several ``(offset, length)`` of one file, at once where it is elsewhere."""
+        return [self.read_range(key, *span) for span in spans]
+
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
         """A seekable binary file, for readers such as pyarrow's."""
@@ -111,6 +115,14 @@ class Store(ABC):
     @abstractmethod
     def local_path(self, key: str) -> Path | None:
         """The file as a path of this machine, for memory maps; None where it is elsewhere."""
+
+    @abstractmethod
+    def fetch(self, key: str, folder: Path) -> Path:
+        """The file on this machine: itself where it is here, else a copy, by default under its key in ``folder``."""
+
+    def forget(self, key: str) -> bool:
+        """Removes copies of the file that this store keeps on this machine; whether there were any."""
+        return False
 
     @abstractmethod
     def sweep(self, before: float) -> int:

@@ -96,6 +96,9 @@ class LocalStore(Store):
     def local_path(self, key: str) -> Path:
         return self._path(key)
 
+    def fetch(self, key: str, folder: Path) -> Path:
+        return self._path(key)
+
     def sweep(self, before: float) -> int:
         removed = 0
         for path in _walk(self.root):

@@ -1,131 +1,152 @@
 """A bank in S3, Google Cloud Storage, Azure, or in the memory of this process, through obstore.
 
-Credentials and endpoints come from the environment variables of each cloud, as obstore reads them, and
-``STORAGE_EMULATOR_HOST``. AWS profiles and Azure connection strings are not read; see docs/format.md.
+What was sent or answered may be lost on the way: obstore asks again, a bounded number of times, and what may have been
+written none the less is looked up. Uploads are seen whole or not at all.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from datetime import timedelta
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, PreconditionError
-from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
-from noisebank.errors import ConfigError, NoiseBankError, UnsupportedStore
+from noisebank.errors import ConfigError, StoreError, UnsupportedStore
+from noisebank.storage.answers import one_line_errors
 from noisebank.storage.base import Store, StoredFile, check_key
+from noisebank.storage.clients import check_process, connect
 
 _PART_BYTES = 8 << 20
 _PARTS_AT_ONCE = 4
 _READ_AHEAD_BYTES = 1 << 16
 _PROBE_WRITERS = 8
-_CLIENT = {"timeout": timedelta(seconds=300), "connect_timeout": timedelta(seconds=5)}
-_CLIENT |= {"read_timeout": timedelta(seconds=90)}
-_RETRY = {"max_retries": 6, "retry_timeout": timedelta(seconds=300)}
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT")
-_ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_STORAGE_USE_EMULATOR")
-
-_memory: dict[str, MemoryStore] = {}
-_client_process: list[int] = []
 
 
 class RemoteStore(Store):
     """A prefix of a bucket or container.
 
-    Raises:
-        NoiseBankError: it is used in a process forked from one that had used obstore, whose threads did not survive
-            the fork: it would wait for ever.
+    Every method raises :class:`StoreError` where the store cannot be reached or refuses, and what
+    :func:`.clients.connect` raises.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._client_of_url: Any = None
+        self._scheme, _, path = self.url.partition("://")
+        self._bucket, _, prefix = path.partition("/")
+        if not self._bucket:
+            raise ConfigError(f"bank address {url!r}: a bucket is wanted after {self._scheme}://")
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
 
     @property
     def client(self) -> Any:
-        """The obstore client, for what this class has no method for."""
-        if not _client_process:
-            _client_process.append(os.getpid())
-        elif _client_process[0] != os.getpid():
-            raise NoiseBankError(
-                f"{self.url} is used in process {os.getpid()}, forked from {_client_process[0]} which had opened an "
-                "object store already; start workers with the 'spawn' or 'forkserver' method"
-            )
-        if self._client_of_url is None:
-            self._client_of_url = _connect(self.url)
-        return self._client_of_url
+        """The obstore client of the whole bucket, for what this class has no method for."""
+        check_process(self.url)
+        return self._client
+
+    @cached_property
+    def _client(self) -> Any:
+        return connect(self._scheme, self._bucket)
 
     def create(self, key: str, data: bytes) -> bool:
         try:
-            obstore.put(self.client, check_key(key), data, mode="create", use_multipart=False)
-        except (
-            BaseError,
-            OSError,
-        ):  # (it is there; or time-outs and broken connections: it may have been written none the less)
-            if not self.exists(key):
-                raise
-            return self.read(key) == data
+            with self._asking(key) as path:
+                obstore.put(self.client, path, data, mode="create", use_multipart=False)
+        except (AlreadyExistsError, PreconditionError, StoreError) as error:
+            # (who came first may have been this very writer, whose answer was lost, and may delete it again)
+            try:
+                return self.read(key) == data
+            except FileNotFoundError:
+                if isinstance(error, StoreError):
+                    raise error from None
+            return self.create(key, data)
         return True
 
     def replace(self, key: str, held: bytes, data: bytes) -> bool:
-        found = obstore.get(self.client, check_key(key))
-        version: Any = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
-        if bytes(found.bytes()) != held:
-            return False
+        with self._asking(key) as path:
+            found = obstore.get(self.client, path)
+            version: Any = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
+            if bytes(found.bytes()) != held:
+                return False
         try:
-            obstore.put(self.client, key, data, mode=version, use_multipart=False)
-        except PreconditionError:
-            return False
-        except (BaseError, OSError):  # (the answer may be lost)
+            with self._asking(key) as path:
+                obstore.put(self.client, path, data, mode=version, use_multipart=False)
+        except (PreconditionError, StoreError) as error:  # (or the answer is lost)
             if self.read(key) != data:
-                raise
+                if isinstance(error, StoreError):
+                    raise
+                return False
         return True
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        obstore.put(self.client, check_key(key), bytes(data), use_multipart=False)
+        with self._asking(key) as path:
+            obstore.put(self.client, path, bytes(data), use_multipart=False)
 
     def upload(self, path: Path, key: str) -> None:
         wanted = path.stat().st_size
         try:
-            obstore.put(self.client, check_key(key), path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
-        except (BaseError, OSError):  # (the answer to a completed multipart upload may be lost, or read NotFound)
+            with self._asking(key) as target:
+                obstore.put(self.client, target, path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+        except (StoreError, FileNotFoundError):  # (of a completed upload the answer may be lost, or read NotFound)
             if not self.exists(key) or self.size(key) != wanted:
                 raise
         if (found := self.size(key)) != wanted:
-            raise NoiseBankError(f"{self.url}/{key}: {found} bytes arrived of {wanted}; try again")
+            raise StoreError(f"{self.url}/{key}: {found} bytes arrived of {wanted}; try again")
 
     def read(self, key: str) -> bytes:
-        return bytes(obstore.get(self.client, check_key(key)).bytes())
+        with self._asking(key) as path:
+            return bytes(obstore.get(self.client, path).bytes())
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         if length == 0:
             return b""
-        return bytes(obstore.get_range(self.client, check_key(key), start=offset, length=length))
+        with self._asking(key) as path:
+            return bytes(obstore.get_range(self.client, path, start=offset, length=length))
+
+    def read_ranges(self, key: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        starts, lengths = zip(*spans, strict=True)
+        with self._asking(key) as path:
+            return [bytes(data) for data in obstore.get_ranges(self.client, path, starts=starts, lengths=lengths)]
 
     def open(self, key: str) -> BinaryIO:
         return cast(BinaryIO, io.BufferedReader(_RangeFile(self, key), _READ_AHEAD_BYTES))
 
+    def fetch(self, key: str, folder: Path) -> Path:
+        path = folder / check_key(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file, self._asking(key) as source:
+            try:
+                first = obstore.get(self.client, source, options={"range": (0, _PART_BYTES)})
+            except BaseError:
+                if self.size(key):
+                    raise
+                return path  # (nothing has no range)
+            file.write(first.bytes())
+            while (at := file.tell()) < first.meta["size"]:
+                file.write(obstore.get_range(self.client, source, start=at, length=_PART_BYTES))
+        return path
+
     def scan(self, prefix: str = "") -> Iterator[StoredFile]:
-        folder = check_key(prefix.rstrip("/")) if prefix else None
-        for page in obstore.list(self.client, folder, chunk_size=1000):
-            for file in page:
-                yield StoredFile(file["path"], file["size"], file["last_modified"].timestamp())
+        folder = self._prefix + (check_key(prefix.rstrip("/")) if prefix else "")
+        with one_line_errors(f"{self.url}/{prefix}"):
+            for page in obstore.list(self.client, folder.rstrip("/") or None, chunk_size=1000):
+                for file in page:
+                    key = file["path"].removeprefix(self._prefix)
+                    yield StoredFile(key, file["size"], file["last_modified"].timestamp())
 
     def size(self, key: str) -> int:
-        return int(obstore.head(self.client, check_key(key))["size"])
+        with self._asking(key) as path:
+            return int(obstore.head(self.client, path)["size"])
 
     def delete(self, key: str) -> None:
-        with suppress(FileNotFoundError):
-            obstore.delete(self.client, check_key(key))
+        with suppress(FileNotFoundError), self._asking(key) as path:
+            obstore.delete(self.client, path)
 
     def local_path(self, key: str) -> None:
         return None
@@ -147,6 +168,13 @@ class RemoteStore(Store):
                 f"{self.url}: {won} of {_PROBE_WRITERS + 1} writers were told that they had created the same file; "
                 "this store ignores If-None-Match, so that snapshots would be lost; use one that honours it"
             )
+
+    @contextmanager
+    def _asking(self, key: str) -> Iterator[str]:
+        """The path of a key in the bucket; errors in one line that names it."""
+        path = self._prefix + check_key(key)
+        with one_line_errors(f"{self.url}/{key}"):
+            yield path
 
 
 class _RangeFile(io.RawIOBase):
@@ -177,29 +205,3 @@ class _RangeFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-def _connect(url: str) -> Any:
-    parts = urlsplit(url)
-    if parts.scheme == "memory":
-        return _memory.setdefault(url, MemoryStore())
-    if not parts.netloc:
-        raise ConfigError(f"bank address {url!r}: a bucket is wanted after {parts.scheme}://")
-    endpoints = [os.environ.get(name, "") for name in _ENDPOINTS]
-    config: dict[str, Any] = {}
-    emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
-    if parts.scheme == "gs" and emulator and not os.environ.get("GOOGLE_BASE_URL"):
-        config["base_url"] = emulator if "://" in emulator else f"http://{emulator}"
-        endpoints.append(config["base_url"])
-        if not os.environ.get("GOOGLE_BEARER_TOKEN"):
-            config["skip_signature"] = True
-    allowed = any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in _ALLOW_HTTP)
-    plain = allowed or any(endpoint.startswith("http://") for endpoint in endpoints)
-    kind = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[parts.scheme]
-    return kind(
-        parts.netloc,
-        prefix=parts.path.strip("/") or None,
-        config=config,
-        client_options=_CLIENT | {"allow_http": plain},  # (giving options hides *_ALLOW_HTTP from obstore)
-        retry_config=_RETRY,
-    )

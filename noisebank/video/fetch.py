@@ -5,20 +5,17 @@ Credentials and endpoints of object stores come from the environment, as obstore
 
 from __future__ import annotations
 
-import functools
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from noisebank.errors import RowFailure
+from noisebank.errors import RowFailure, StoreError
 from noisebank.options import FetchOptions
 from noisebank.video import http, youtube
 from noisebank.video.uris import HEADER_BYTES, Member, kind_of, parse_member, shown, youtube_id
 
-if TYPE_CHECKING:
-    from noisebank.storage.remote import RemoteStore
-
 _CHUNK = 1 << 20
+_FORBIDDEN = (401, 403)
 
 
 class Fetched(NamedTuple):
@@ -34,7 +31,7 @@ def fetch(uri: str, destination: Path, options: FetchOptions, range_ms: tuple[in
     """Fetches one video, streamed to disk.
 
     Args:
-        uri: a path (used in place), ``http(s)://``, ``gs://``, ``s3://``, ``az://``, a YouTube address,
+        uri: a path (used in place), ``http(s)://``, ``gs://``, ``s3://``, ``az://``, ``memory://``, a YouTube address,
             ``youtube:ID``, or a member of a tar at any of the first four (:func:`~.uris.member_uri`).
         destination: file to write; unused where ``uri`` is a path.
         options: limits and retries.
@@ -66,37 +63,30 @@ def _download(uri: str, destination: Path, options: FetchOptions, span: tuple[in
 
 def _download_object(uri: str, destination: Path, options: FetchOptions, span: tuple[int, int] | None) -> None:
     import obstore
-    from obstore import exceptions
+
+    from noisebank.storage.answers import describe_answer, one_line_errors
+    from noisebank.storage.clients import connect
 
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     if not bucket or not key or set(key) & {"#", "?"}:  # obstore would silently drop what follows # or ?
         raise RowFailure("bad_uri", f"{uri}: {scheme}://bucket/key without # and ? is wanted")
     try:
-        client = _bucket(f"{scheme}://{bucket}").client
-        result = obstore.get(client, key, options={"range": span} if span else None)
-        start, end = result.range
-        _check_size(uri, end - start, options)
-        with destination.open("wb") as file:
+        with one_line_errors(uri), destination.open("wb") as file:
+            result = obstore.get(connect(scheme.lower(), bucket), key, options={"range": span} if span else None)
+            start, end = result.range
+            _check_size(uri, end - start, options)
             size = sum(file.write(chunk) for chunk in result.stream(min_chunk_size=_CHUNK))
-    except (FileNotFoundError, exceptions.NotFoundError) as error:
-        raise RowFailure("missing_file", f"{uri}: there is no such object") from error
-    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-        raise RowFailure("forbidden", f"{uri}: access denied; check the credentials in the environment") from error
-    except (ValueError, exceptions.BaseError) as error:
-        impossible = isinstance(error, ValueError)  # (a bucket or key that no store could have)
-        reason = str(error).strip().partition("\n")[0]
-        code = "bad_uri" if impossible else "connection"
-        raise RowFailure(code, f"{uri}: {reason}", retryable=not impossible) from error
+    except FileNotFoundError as error:
+        raise RowFailure("missing_file", str(error)) from error
+    except ValueError as error:  # (a bucket or key that no store could have)
+        raise RowFailure("bad_uri", f"{uri}: {describe_answer(error)}") from error
+    except StoreError as error:
+        if error.status in _FORBIDDEN:
+            raise RowFailure("forbidden", f"{error}; check the credentials in the environment") from error
+        raise RowFailure("connection", str(error), retryable=True) from error
     if size < end - start:
         raise RowFailure("short_body", f"{uri}: {size} bytes of {end - start}", retryable=True)
-
-
-@functools.lru_cache(maxsize=64)
-def _bucket(url: str) -> RemoteStore:
-    from noisebank.storage.remote import RemoteStore
-
-    return RemoteStore(url)
 
 
 def _size(path: Path, where: str) -> int:

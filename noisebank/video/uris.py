@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from noisebank.errors import RowFailure
+from noisebank.storage.opening import REMOTE_SCHEMES
 
 HEADER_BYTES = tarfile.BLOCKSIZE
-OBJECT_STORES = ("gs", "s3", "az")
-_KINDS = {"http": "http", "https": "http", **dict.fromkeys(OBJECT_STORES, "object")}
+_KINDS = {"http": "http", "https": "http", **dict.fromkeys(REMOTE_SCHEMES, "object")}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 _YOUTUBE_HOSTS = {"youtube.com", "www.youtube.com", "m.youtube.com", "music.youtube.com", "youtu.be"}
@@ -30,7 +30,7 @@ _MEMBER = re.compile(
 
 
 def kind_of(uri: str) -> str:
-    """``local``, ``http``, ``object`` (gs, s3, az) or ``youtube``.
+    """``local``, ``http``, ``object`` (gs, s3, az, memory) or ``youtube``.
 
     Raises:
         RowFailure: ``bad_uri``, when it is empty or has another scheme.
@@ -80,7 +80,7 @@ def shown(uri: str) -> str:
         return uri
     scheme, _, rest = uri.partition("://")
     authority, slash, path = rest.partition("/")
-    path = path if scheme in OBJECT_STORES else re.split(r"[?#]", path, maxsplit=1)[0]
+    path = path if scheme in REMOTE_SCHEMES else re.split(r"[?#]", path, maxsplit=1)[0]
     authority = re.split(r"[?#]", authority, maxsplit=1)[0]
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
 

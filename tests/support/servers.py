@@ -61,6 +61,35 @@ class _Server(ThreadingHTTPServer):
         """A client that hangs up is what many tests are about."""
 
 
+class AnyMethodHandler(BaseHTTPRequestHandler):
+    """Brings every method to :meth:`answer_any`; silent."""
+
+    protocol_version = "HTTP/1.1"
+    server: Any
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent."""
+
+    def answer_any(self) -> None:
+        """Answers ``self.command``."""
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        self.answer_any()
+
+    def do_HEAD(self) -> None:
+        self.answer_any()
+
+    def do_PUT(self) -> None:
+        self.answer_any()
+
+    def do_POST(self) -> None:
+        self.answer_any()
+
+    def do_DELETE(self) -> None:
+        self.answer_any()
+
+
 class VideoServer(LoopbackServer):
     """Serves ``folder``.
 
