@@ -9,6 +9,7 @@ table, all of which are sorted by it. XXH64 with seed 0 over the UTF-8 bytes is 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
@@ -63,6 +64,11 @@ def clip_numbers(ids: pa.Array) -> Nums:
     video = xxh64_of(pc.replace_substring_regex(ids, pattern=_RANGE.pattern, replacement=""))
     number = (video >> np.uint64(64 - VIDEO_BITS)) << np.uint64(CLIP_BITS) | clip >> np.uint64(64 - CLIP_BITS)
     return number.astype(np.int64)
+
+
+def captions_hash(captions: Sequence[str]) -> int:
+    """One hash of the captions of a clip: XXH64 of the caption, of several with a zero byte between them."""
+    return xxh64("\0".join(captions))
 
 
 def xxh64_of(texts: pa.Array) -> Hashes:

@@ -94,7 +94,9 @@ class SourceOptions:
     uri: str | None = option(
         None, "column of the video's path or address, or a template of columns: '{page_dir}/{videoid}.mp4'"
     )
-    caption: str | None = option(None, "table: column of the caption")
+    caption: str | tuple[str, ...] | None = option(
+        None, "table: column of the caption, or a list of columns; a cell may be a list of captions"
+    )
     start: str | None = option(None, "table: column of the clip's start, seconds or HH:MM:SS.mmm")
     end: str | None = option(None, "table: column of the clip's end, seconds or HH:MM:SS.mmm")
     frame_stride: int | None = option(
@@ -132,6 +134,11 @@ class SourceOptions:
         """What keeps rows of its lists out, in words; empty where nothing does."""
         said = [f"where {condition}" for condition in self.conditions]
         return ", ".join(said if self.limit is None else [*said, f"limit {self.limit}"])
+
+    @property
+    def caption_columns(self) -> tuple[str, ...]:
+        """The columns that captions are in."""
+        return (self.caption,) if isinstance(self.caption, str) else self.caption or ()
 
     @property
     def rhythm(self) -> str:

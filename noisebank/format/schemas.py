@@ -14,10 +14,11 @@ LISTED = pa.schema(
         ("base", pa.uint32()),  # which folder it is relative to: a number in the plan's list of folders
         ("start_ms", pa.int64()),  # null: from the start
         ("end_ms", pa.int64()),  # null: to the end
-        ("caption", pa.string()),
+        ("caption", pa.string()),  # the first
+        ("captions", pa.list_(pa.string())),  # all of them, where there are several; else null
         ("invalid", pa.string()),  # null, or "code: message" of a row that cannot be used
         ("video", pa.uint64()),  # hash of uri and range, and of the rhythm where the source has its own
-        ("caption_hash", pa.uint64()),
+        ("caption_hash", pa.uint64()),  # of all captions
     ]
 )
 """One row of a source list, parsed."""
@@ -25,7 +26,7 @@ LISTED = pa.schema(
 TASK_ROWS = pa.schema(
     [
         *(LISTED.field(name) for name in ("num", "id", "source", "uri", "base", "start_ms", "end_ms", "caption")),
-        *(LISTED.field(name) for name in ("video", "caption_hash")),
+        *(LISTED.field(name) for name in ("captions", "video", "caption_hash")),
         ("attempt", pa.int16()),  # 1 for the first try of this listing
         ("embed", pa.bool_()),  # whether its caption has to be embedded too
     ]
@@ -49,11 +50,11 @@ ROWS = pa.schema(
         ("source", pa.uint32()),
         ("listed", pa.uint64()),  # hash of the newest listing: uri, range, caption
         ("video", pa.uint64()),  # the same of the row whose clip is held; 0: none
-        ("caption", pa.uint64()),  # hash of the caption whose embedding is held; 0: none
+        ("caption", pa.uint64()),  # hash of the captions whose embeddings are held; 0: none
         ("clip_file", pa.uint64()),  # key of the tar: first 64 bits of its sha256; 0: none
         ("clip_row", pa.int32()),
         ("caption_file", pa.uint64()),  # key of the captions file; 0: none
-        ("caption_row", pa.int32()),
+        ("caption_row", pa.int32()),  # of the first of its captions; the others follow
         ("status", pa.uint8()),  # noisebank.format.status.Status
     ]
 )
@@ -116,7 +117,7 @@ CLIPS = pa.schema(
 """``clips/*.parquet``, the sidecar: one row per clip of the tar of the same name, good or failed, sorted by num."""
 
 ENTRIES = pa.schema([("num", pa.int64()), ("id", pa.string()), ("source", pa.string()), ("caption", pa.string())])
-"""``index/*.parquet``: which clip stands at which position of the FAISS index of the same name."""
+"""``index/*.parquet``: which caption of which clip stands at which position of the FAISS index of the same name."""
 
 
 PART = pa.schema(
@@ -158,7 +159,8 @@ def schema_of(path: str) -> pa.Schema:
 
 
 def captions_schema(dim: int) -> pa.Schema:
-    """``captions/*.parquet``, the truth about captions, sorted by num; embeddings of ``dim`` float32 of length one."""
+    """``captions/*.parquet``, the truth about captions, a row each, sorted by num; those of one clip follow each other
+    as listed, with one hash of them all. Embeddings are ``dim`` float32 of length one."""
     return pa.schema([*ENTRIES, ("caption_hash", pa.uint64()), ("embedding", pa.list_(pa.float32(), dim))])
 
 

@@ -1,15 +1,16 @@
 """webdataset tars: written so that equal clips give equal bytes, and read back; tars of others too.
 
-A sample is three members, ``{id}.json {id}.mp4 {id}.txt``: what is known of the clip, the clip, and its caption. Time,
-owner, mode and tar format are fixed; JSON has sorted keys. GNU format, because ids may be longer than ustar's 100.
+A sample is three members, ``{id}.json {id}.mp4 {id}.txt``: what is known of the clip (``captions``
+where it has several), the clip, and its first caption. Time, owner, mode and tar format are fixed; JSON has sorted
+keys. GNU format, because ids may be longer than ustar's 100.
 """
 
 from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +34,12 @@ class ShardSample:
     caption: str
     info: dict[str, Any] = field(default_factory=dict)
     """The member ``{id}.json``: id, caption, source, uri, start_ms, end_ms, frames, height, width, fps, sha256, ..."""
+
+    def with_captions(self, captions: Sequence[str]) -> ShardSample:
+        """The clip with these captions: the first in ``{id}.txt``, several in ``captions`` of ``{id}.json``."""
+        info = {name: value for name, value in self.info.items() if name != "captions"} | {"caption": captions[0]}
+        several = {"captions": list(captions)} if len(captions) > 1 else {}
+        return replace(self, caption=captions[0], info=info | several)
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,8 @@ def _captions(store: Store, receipt: Receipt) -> Iterator[dict[str, Any]]:
     for file in receipt.files:
         table = read_table(store, file.path, ["num", "caption_hash"], remedy=BUILD_AGAIN)
         nums, hashes = (table.column(name).to_numpy() for name in ("num", "caption_hash"))
-        yield {"num": nums, "match": hashes, "file": file.key, "row": np.arange(len(nums))}
+        nums, first = np.unique(nums, return_index=True)  # (of the captions of a clip the first)
+        yield {"num": nums, "match": hashes[first], "file": file.key, "row": first}
 
 
 def _over_clips(store: Store, receipt: Receipt) -> Iterator[dict[str, Any]]:

@@ -48,10 +48,10 @@ class Coverage:
 
     Args:
         similarity: ``[P]`` float32, of each prompt with the nearest caption: the exact one, whatever the index finds.
-        pool: ``[S]`` float32, sorted: of each caption with the nearest other one; of a pool of more than 4,096
-            captions, for as many drawn with a fixed seed. Empty where there is one caption alone.
+        pool: ``[S]`` float32, sorted: of each caption with the nearest one of another clip; of a pool of more than
+            4,096 captions, for as many drawn with a fixed seed. Empty where there is one clip alone.
         captions: how many captions there are.
-        recall: recall@1 of the index for these prompts: the share for which it finds a nearest caption.
+        recall: recall@1 of the index for these prompts: the share for which it finds a clip with a nearest caption.
         clips_used: how many clips the index gives to these prompts.
         largest_share: of the prompts, that goes to one clip.
         below: a prompt with a lower similarity is far.
@@ -102,7 +102,12 @@ def measure_coverage(
     for nums, vectors in pool.blocks():
         nearest.see(nums, vectors)
         places, here = matches(nums, found)
-        reached[here] = np.einsum("qd,qd->q", queries[: len(distinct)][here], vectors[places[here]])
+        while here.any():  # (the captions of a clip follow each other)
+            scores = np.einsum("qd,qd->q", queries[: len(distinct)][here], vectors[places[here]])
+            reached[here] = np.maximum(reached[here], scores)
+            places += 1
+            here &= places < len(nums)
+            here[here] = nums[places[here]] == found[here]
         work.add(len(nums))
     scores = np.minimum(nearest.scores, 1)
     best, others = scores[: len(distinct)], np.sort(scores[len(distinct) :])
@@ -120,7 +125,7 @@ def measure_coverage(
         far=(),
     )
     is_far = best < coverage.below - TIE
-    return replace(coverage, far=_name_far(pinned, distinct, best, nearest.nums[: len(distinct)], is_far))
+    return replace(coverage, far=_name_far(pinned, distinct, queries, best, nearest.nums[: len(distinct)], is_far))
 
 
 def _threshold(pool: npt.NDArray[np.float32]) -> float:
@@ -142,17 +147,24 @@ def _search(segments: Sequence[Segment], queries: Vectors) -> Nums:
 
 
 def _name_far(
-    pinned: PinnedSnapshot, prompts: Sequence[str], best: Vectors, nums: Nums, is_far: npt.NDArray[np.bool_]
+    pinned: PinnedSnapshot,
+    prompts: Sequence[str],
+    queries: Vectors,
+    best: Vectors,
+    nums: Nums,
+    is_far: npt.NDArray[np.bool_],
 ) -> tuple[Far, ...]:
-    """The far prompts with their nearest clips, which are looked up in the order of the index."""
+    """The far prompts with their nearest captions, which are looked up in the order of the index."""
     clips: dict[int, Hit] = {}
-    for num in np.unique(nums[is_far]).tolist():
-        clip = pinned.find(num)
+    far = np.flatnonzero(is_far)
+    for place in far[np.argsort(nums[far], kind="stable")].tolist():
+        num = int(nums[place])
+        clip = pinned.find(num, queries[place])
         if clip is None:
             raise BankDamaged(f"clip number {num}: its caption is held, and it is not in the index; run verify")
-        clips[num] = clip
+        clips[place] = clip
     order = [place for place in np.argsort(best, kind="stable").tolist() if is_far[place]]
-    return tuple(Far(prompts[i], replace(clips[int(nums[i])], score=float(best[i]))) for i in order)
+    return tuple(Far(prompts[i], replace(clips[i], score=float(best[i]))) for i in order)
 
 
 class _Work:

@@ -93,18 +93,17 @@ class PinnedSnapshot:
             return self._sets[name]
 
     def nearest(self, queries: Vectors, k: int, segments: Sequence[Segment] | None = None) -> list[list[Hit]]:
-        """For each of the queries ``[Q, D]`` at most ``k`` captions, nearest first."""
+        """For each of the queries ``[Q, D]`` at most ``k`` clips, nearest first, each with its nearest caption."""
         segments = self.segments if segments is None else segments
-        k = min(k, max(1, sum(segment.live for segment in segments)))
-        scores, origins, positions = search_segments(segments, queries, k)
-        return [
-            [
-                segments[origin].entries.at(position, score)
-                for score, origin, position in zip(*(row.tolist() for row in rows), strict=True)
-                if origin >= 0
-            ]
-            for rows in zip(scores, origins, positions, strict=True)
-        ]
+        live = max(1, sum(segment.live for segment in segments))
+        asked = min(k, live)
+        while True:
+            found = _search_captions(segments, queries, asked)
+            clips = [_first_of_each(hits)[:k] for hits in found]
+            short = any(len(near) < k and len(hits) == asked for near, hits in zip(clips, found, strict=True))
+            if asked == live or not short:
+                return clips
+            asked = min(2 * asked, live)
 
     def clip(self, id: str) -> Hit:
         """The clip ``id``.
@@ -121,13 +120,38 @@ class PinnedSnapshot:
             return clip
         raise ClipNotFound(f"clip {id}: not in snapshot {self.snapshot.number} of {self.store.url}; 'search' names ids")
 
-    def find(self, num: int) -> Hit | None:
-        """The clip of a number; None if it is not in the snapshot, or not any more."""
+    def find(self, num: int, query: Vectors | None = None) -> Hit | None:
+        """The clip of a number, with its first caption or that nearest to ``query`` ``[D]``; None if it is not in the
+        snapshot, or not any more."""
         for segment in reversed(self.segments):
-            position = segment.entries.find(num)
-            if position is not None and (segment.deleted is None or not segment.deleted[position]):
-                return segment.entries.at(position)
+            positions = segment.entries.positions(num)
+            if positions and (segment.deleted is None or not segment.deleted[positions[0]]):
+                best = 0
+                if query is not None and len(positions) > 1:
+                    best = int(np.argmax(segment.vectors(np.asarray(positions)) @ query))
+                return segment.entries.at(positions[best])
         return None
+
+
+def _first_of_each(hits: Sequence[Hit]) -> list[Hit]:
+    """Of the hits of each clip the first."""
+    first: dict[int, Hit] = {}
+    for hit in hits:
+        first.setdefault(hit.num, hit)
+    return [*first.values()]
+
+
+def _search_captions(segments: Sequence[Segment], queries: Vectors, k: int) -> list[list[Hit]]:
+    """For each of the queries at most ``k`` captions, nearest first."""
+    scores, origins, positions = search_segments(segments, queries, k)
+    return [
+        [
+            segments[origin].entries.at(position, score)
+            for score, origin, position in zip(*(row.tolist() for row in rows), strict=True)
+            if origin >= 0
+        ]
+        for rows in zip(scores, origins, positions, strict=True)
+    ]
 
 
 class PinnedSet:

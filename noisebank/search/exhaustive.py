@@ -1,6 +1,7 @@
 """Exact nearest neighbours over more vectors than fit in memory: they come in blocks, and the best so far is kept.
 
-What is held is the queries, two candidates of each and one block; of the similarities never more than FAISS's own tile.
+What is held is the queries, a few candidates of each and one block; of the similarities never more than FAISS's own
+tile.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class Nearest:
 
     Args:
         queries: ``[Q, D]`` float32 of length one.
-        own: ``[Q]``, the number of the vector that a query is itself; -1 where it is none.
+        own: ``[Q]``, the number of those vectors that a query is one of itself; -1 where it is none.
 
     Attributes:
         scores: ``[Q]`` float32, the best inner products; -inf where nothing was seen.
@@ -30,8 +31,10 @@ class Nearest:
         self.nums = np.full(len(queries), -1, np.int64)
 
     def see(self, nums: Nums, vectors: Vectors) -> None:
-        """Takes in a block: ``vectors`` ``[N, D]`` float32 of length one, and their numbers, each only once in all."""
-        scores, positions = faiss.knn(self._queries, vectors, 2, metric=faiss.METRIC_INNER_PRODUCT)
+        """Takes in a block: ``vectors`` ``[N, D]`` float32 of length one, and their numbers; of vectors of one
+        number all are in one block."""
+        most = int(np.unique(nums, return_counts=True)[1].max(initial=1))
+        scores, positions = faiss.knn(self._queries, vectors, 1 + most, metric=faiss.METRIC_INNER_PRODUCT)
         found = nums[positions]
         scores[(positions < 0) | (found == self._own[:, None])] = -np.inf
         at = np.arange(len(scores)), scores.argmax(axis=1)

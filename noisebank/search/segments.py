@@ -1,7 +1,8 @@
 """Search over the immutable segments of a snapshot's index, with what has been deleted masked out.
 
-A segment is a FAISS index whose ids are positions, a Parquet table of what stands at each position (sorted by the
-clips' numbers) and a bitmap of deleted positions. Results of several segments are merged by score.
+A segment is a FAISS index whose ids are positions, a Parquet table of the caption that stands at each position (sorted
+by the clips' numbers; a clip may have several) and a bitmap of deleted positions. Results of several segments are
+merged by score.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ class Hit:
     """A clip that was found.
 
     Args:
-        id, caption: of the clip.
-        score: cosine of the embeddings of its caption and the prompt; 1 where the clip was asked for by its id.
+        id: of the clip.
+        caption: of its captions the one that was found; the first where the clip was asked for by its id.
+        score: cosine of the embeddings of this caption and the prompt; 1 where the clip was asked for by its id.
         source: the list that it came from.
         num: its number.
     """
@@ -79,13 +81,18 @@ class Entries:
         return Hit(score=score, **values)
 
     def find(self, num: int) -> int | None:
-        """The position of the clip ``num``; None if it is not in the segment."""
-        group = bisect.bisect_right(self._first_nums, num) - 1
-        if group < 0:
-            return None
-        nums = self._group(group).column("num").to_numpy()
-        row = int(np.searchsorted(nums, num))
-        return self._starts[group] + row if row < len(nums) and nums[row] == num else None
+        """The position of the first caption of the clip ``num``; None if it is not in the segment."""
+        return next(iter(self.positions(num)), None)
+
+    def positions(self, num: int) -> range:
+        """The positions of the captions of the clip ``num``; none if it is not in the segment."""
+        found = range(0)
+        first, last = bisect.bisect_left(self._first_nums, num) - 1, bisect.bisect_right(self._first_nums, num)
+        for i in range(max(first, 0), last):
+            nums, start = self._group(i).column("num").to_numpy(), self._starts[i]
+            low, high = (start + int(np.searchsorted(nums, num, side)) for side in ("left", "right"))
+            found = range(found.start if found else low, high) if low < high else found
+        return found
 
     def nums(self) -> Nums:
         """The number of the clip at every position."""

@@ -16,6 +16,9 @@ import pyarrow.compute as pc
 
 QUOTED = 200
 """Characters of a bad value that a message shows."""
+LISTS = pa.list_(pa.string())
+Cell = str | list[str] | None
+"""What stands in a row and a column of a list that is read row by row."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Block:
     """Consecutive rows of a list.
 
     Args:
-        table: the columns asked for that the list has, as text (or numbers, where a column has a type).
+        table: the columns asked for that the list has, as text (or numbers, where a column has a type); a column with
+            lists of texts in it has lists alone.
         bad: why a row cannot be used, ``"code: message"``, by its place in ``table``.
     """
 
@@ -37,8 +41,25 @@ class Block:
         return self.table.column(name).combine_chunks()
 
     def text(self, name: str | None) -> pa.Array:
-        """A column as text, whole numbers without a decimal point."""
-        return pc.cast(self.column(name), pa.string())
+        """A column as text, whole numbers without a decimal point; a list of other than one text makes its row bad."""
+        column = self.column(name)
+        if not pa.types.is_list(column.type):
+            return pc.cast(column, pa.string())
+        texts: list[str | None] = []
+        for i, values in enumerate(column.to_pylist()):
+            texts.append(values[0] if values is not None and len(values) == 1 else None)
+            if values is not None and len(values) != 1:
+                self.bad.setdefault(i, f"bad_list: one text is wanted in {name}, not {str(values)[:QUOTED]}")
+        return pa.array(texts, pa.string())
+
+    def texts(self, names: Sequence[str]) -> pa.Array:
+        """The texts of several columns, or of cells that are lists, as a list a row; text, where one column has it."""
+        columns = [self.column(name) for name in names]
+        if len(columns) == 1 and not pa.types.is_list(columns[0].type):
+            return self.text(names[0])
+        cells = zip(*(column.to_pylist() for column in columns), strict=True)
+        rows = [[text for cell in row for text in (cell if isinstance(cell, list) else [cell])] for row in cells]
+        return pa.array(rows, LISTS)
 
 
 def concat_blocks(blocks: Iterable[Block]) -> Block:
@@ -50,7 +71,7 @@ def concat_blocks(blocks: Iterable[Block]) -> Block:
 
 
 def parse_records(
-    records: Iterable[bytes], columns: Sequence[str], parse: Callable[[bytes], Sequence[str | None]], code: str
+    records: Iterable[bytes], columns: Sequence[str], parse: Callable[[bytes], Sequence[Cell]], code: str
 ) -> Block:
     """A block of records that are read one by one; one that is not UTF-8 is ``bad_utf8``.
 
@@ -60,7 +81,7 @@ def parse_records(
         parse: these values; one that raises ValueError, csv.Error or RecursionError makes the record a bad row.
         code: of these bad rows.
     """
-    rows: list[Sequence[str | None]] = []
+    rows: list[Sequence[Cell]] = []
     bad: dict[int, str] = {}
     for record in records:
         try:
@@ -71,8 +92,14 @@ def parse_records(
         except (ValueError, csv.Error, RecursionError) as error:
             bad[len(rows)] = f"{code}: {error}: {record[:QUOTED].decode(errors='replace')!r}"
         rows.append([None] * len(columns))
-    arrays = [pa.array([row[i] for row in rows], pa.string()) for i in range(len(columns))]
+    arrays = [_to_array([row[i] for row in rows]) for i in range(len(columns))]
     return Block(pa.table(dict(zip(columns, arrays, strict=True))), bad)
+
+
+def _to_array(cells: list[Cell]) -> pa.Array:
+    if not any(isinstance(cell, list) for cell in cells):
+        return pa.array(cells, pa.string())
+    return pa.array([[cell] if isinstance(cell, str) else cell for cell in cells], LISTS)
 
 
 def whole_records(

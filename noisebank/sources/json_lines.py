@@ -11,7 +11,7 @@ import json
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from noisebank.sources.block import QUOTED, Block, parse_records
+from noisebank.sources.block import QUOTED, Block, Cell, parse_records
 
 _FIRST_BYTES = 1 << 20
 _decode = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str).decode  # (numbers as they are written)
@@ -32,11 +32,12 @@ def last_record_end(data: bytes) -> int:
 
 
 def parse(data: bytes, header: list[str], columns: list[str]) -> Block:
-    """The wanted keys of whole lines as text, numbers as they are written; a key that an object lacks is null."""
+    """The wanted keys of whole lines as text or lists of it, numbers as they are written; a key that an object lacks is
+    null."""
 
-    def values(line: bytes) -> list[str | None]:
+    def values(line: bytes) -> list[Cell]:
         found = _object(line)
-        return [_text(found.get(column)) for column in columns]
+        return [_cell(found.get(column)) for column in columns]
 
     return parse_records(filter(bytes.strip, data.split(b"\n")), columns, values, "bad_json")
 
@@ -47,6 +48,12 @@ def _object(line: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("an object is wanted")
     return found
+
+
+def _cell(value: Any) -> Cell:
+    if isinstance(value, list):
+        return [text for text in map(_text, value) if text is not None]
+    return _text(value)
 
 
 def _text(value: Any) -> str | None:

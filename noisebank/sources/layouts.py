@@ -90,7 +90,7 @@ def layout_of(source: SourceOptions) -> Layout:
 
 
 def _named_columns(source: SourceOptions) -> list[str]:
-    named = (source.id, source.uri, source.caption, source.start, source.end)
+    named = (source.id, source.uri, *source.caption_columns, source.start, source.end)
     return list(dict.fromkeys(column for name in named for column in columns_of(name)))
 
 
@@ -127,7 +127,8 @@ def read_internvid(block: Block, _: SourceOptions) -> Fields:
 @register_layout("table", columns=_named_columns)
 def read_table(block: Block, source: SourceOptions) -> Fields:
     """Any list, its columns named in the configuration; without ``id`` a clip is known by its uri and range."""
-    return read_fields(block, id=source.id, uri=source.uri, caption=source.caption, start=source.start, end=source.end)
+    columns = {name: getattr(source, name) for name in ("id", "uri", "start", "end")}
+    return read_fields(block, **columns, caption=source.caption_columns)
 
 
 @register_layout("webdataset", columns=lambda source: [*tar.SAMPLE, *columns_of(source.id or "key")], formats=("tar",))

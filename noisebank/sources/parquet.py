@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -52,7 +53,9 @@ def _groups(parquet: pq.ParquetFile) -> list[tuple[int, int]]:
 
 
 def _text(column: pa.Array, name: str, bad: dict[int, str]) -> pa.Array:
-    """Numbers as they are, durations as seconds, everything else as checked text."""
+    """Numbers as they are, durations as seconds, everything else as checked text; lists of text as lists."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return _lists(column, name, bad)
     if pa.types.is_duration(column.type):
         return pc.divide(column.cast(pa.int64()).cast(pa.float64(), safe=False), _UNITS[column.type.unit])
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
@@ -76,3 +79,14 @@ def _text(column: pa.Array, name: str, bad: dict[int, str]) -> pa.Array:
                 bad[i] = f"bad_utf8: {error.reason} in {name} {value[:QUOTED]!r}"
                 values.append(None)
         return pa.array(values, pa.string())
+
+
+def _lists(column: pa.Array, name: str, bad: dict[int, str]) -> pa.Array:
+    flat, rows = column.flatten(), pc.list_parent_indices(column).to_pylist()
+    bad_values: dict[int, str] = {}
+    texts = pc.cast(_text(flat, name, bad_values), pa.string())
+    for i, reason in bad_values.items():
+        bad.setdefault(rows[i], reason)
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
+    offsets = pa.array([0, *np.cumsum(lengths).tolist()], pa.int32())
+    return pa.ListArray.from_arrays(offsets, texts, mask=column.is_null())

@@ -5,6 +5,7 @@ All layouts end here: they say what is the video, where it is, which part of it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisebank.ids import LONGEST_SAFE, Hashes, Mask, clip_numbers, safe, source_number, xxh64, xxh64_of
-from noisebank.sources.block import QUOTED, Block
+from noisebank.sources.block import LISTS, QUOTED, Block
 from noisebank.sources.times import times_ms
 
 FILTERED = "filtered: "
@@ -27,7 +28,7 @@ class Fields:
     Args:
         video: text, what the source calls the video (or the clip, where ids are explicit).
         uri: text, as listed.
-        caption: text, as listed.
+        caption: text, as listed; or lists of texts, several captions a clip.
         start_ms, end_ms: int64; null: from the start, to the end.
         ranged: whether ids carry the range.
         invalid: why a row cannot be used, ``"code: message"``, by its place.
@@ -57,7 +58,7 @@ def read_fields(
     *,
     id: str | None,
     uri: str | None,
-    caption: str | None,
+    caption: str | Sequence[str] | None,
     start: str | None = None,
     end: str | None = None,
     ranged: bool = False,
@@ -69,7 +70,7 @@ def read_fields(
     Args:
         block: some rows of a list.
         id: column of the video (or clip); None: the XXH64 of its uri, and ids carry the range.
-        uri, caption: columns of text.
+        uri, caption: columns of text; of captions there may be several columns, and lists in their cells.
         start, end: columns of times, seconds or ``HH:MM:SS.mmm``; None where there are none.
         ranged: whether ids carry the range.
         times: what is said of a bad time, before its value.
@@ -79,7 +80,8 @@ def read_fields(
     listed = [block.column(name) for name in (start, end)]
     (start_ms, bad_start), (end_ms, bad_end) = map(times_ms, listed)
     video = block.text(id) if id else _hash(uris)
-    fields = Fields(video, uris, block.text(caption), start_ms, end_ms, ranged or not id, dict(block.bad))
+    captions = block.texts([caption] if isinstance(caption, str) else caption or [])
+    fields = Fields(video, uris, captions, start_ms, end_ms, ranged or not id, dict(block.bad))
     missing = need_times & np.asarray(pc.or_(start_ms.is_null(), end_ms.is_null()))
     fields.refuse(bad_start | bad_end | missing, "bad_time", times, *listed)
     empty = pc.less_equal(end_ms, start_ms.fill_null(0)).fill_null(False)
@@ -107,11 +109,13 @@ def listed_rows(fields: Fields, source: str, base: int, position: int, rhythm: s
 
     Returns:
         One row an entry, in their order: num, position, id, source (low half of XXH64 of its name), uri, base,
-        start_ms, end_ms, caption, invalid (null, or ``"code: message"``; the code of a row that its source does not
-        take is ``filtered``), video (:func:`video_hashes`), caption_hash.
+        start_ms, end_ms, caption, captions (null where there is one alone; blank ones and repetitions are no captions),
+        invalid (null, or ``"code: message"``; the code of a row that its source does not take is ``filtered``), video
+        (:func:`video_hashes`), caption_hash (XXH64 of the caption, of several with a zero byte between them).
     """
     rows = len(fields.uri)
-    video, uri, caption = (column.fill_null("") for column in (fields.video, fields.uri, fields.caption))
+    first, captions = _split_captions(fields.caption)
+    video, uri, caption = (column.fill_null("") for column in (fields.video, fields.uri, first))
     fields.refuse(_blank(uri), "missing_uri", "no address of a video; the row's id is", video)
     no_id = _blank(video)
     fields.refuse(no_id, "missing_id", "no id; the row's address is", uri)
@@ -135,11 +139,21 @@ def listed_rows(fields: Fields, source: str, base: int, position: int, rhythm: s
             "start_ms": start_ms,
             "end_ms": end_ms,
             "caption": caption,
+            "captions": captions,
             "invalid": reasons,
             "video": video_hashes(uri, start_ms, end_ms, rhythm),
-            "caption_hash": xxh64_of(caption),
+            "caption_hash": xxh64_of(pc.coalesce(pc.binary_join(captions, "\0"), caption)),
         }
     )
+
+
+def _split_captions(listed: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """The first caption of every row, and all of them where there are several."""
+    if not pa.types.is_list(listed.type):
+        return listed, pa.nulls(len(listed), LISTS)
+    rows = [[*dict.fromkeys(text for text in texts or () if text and text.strip())] for texts in listed.to_pylist()]
+    several = [row if len(row) > 1 else None for row in rows]
+    return pa.array([row[0] if row else None for row in rows], pa.string()), pa.array(several, LISTS)
 
 
 def _hash(texts: pa.Array) -> pa.Array:

@@ -1,9 +1,10 @@
-"""Captions: rows of a plan in; a Parquet file of captions with their embeddings out."""
+"""Captions: rows of a plan in; a Parquet file of captions with their embeddings, a row each, out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -69,9 +70,10 @@ class CaptionsStage(Stage):
             embeddings = embedder.embed(rows.column("caption").to_pylist(), self.options.batch_size)
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(embeddings)), embedder.dim)
             table = rows.append_column("embedding", vectors).cast(captions_schema(embedder.dim))
-            return Made((write_captions(writer, table),), table.num_rows, info={"dim": embedder.dim})
+            return Made((write_captions(writer, table),), clips, info={"dim": embedder.dim})
 
-        return ShardJob(CAPTIONS, fingerprint, caption_inputs(fingerprint, rows), len(rows), make)
+        clips = pc.count_distinct(rows.column("num")).as_py()
+        return ShardJob(CAPTIONS, fingerprint, caption_inputs(fingerprint, rows), clips, make)
 
 
 def rows_to_embed(
@@ -87,7 +89,7 @@ def rows_to_embed(
             good. None for a task of captions alone.
 
     Returns:
-        :data:`COLUMNS`, the source by its name.
+        :data:`COLUMNS`, the source by its name; a row a caption.
     """
     if clips is not None:
         sidecars = [entry.path for entry in clips.files if kind_of(entry.path) == SIDECARS]
@@ -95,7 +97,20 @@ def rows_to_embed(
         good = pa.chunked_array([table.column("num").combine_chunks() for table in tables], pa.int64())
         rows = rows.filter(pc.and_(rows.column("embed"), pc.is_in(rows.column("num"), value_set=good)))
     names = pa.array([source_names[number] for number in rows.column("source").to_pylist()], pa.string())
-    return rows.set_column(rows.schema.get_field_index("source"), "source", names).select(COLUMNS)
+    rows = rows.set_column(rows.schema.get_field_index("source"), "source", names)
+    pairs = zip(several_captions(rows), rows.column("caption").to_pylist(), strict=True)
+    captions = [texts or [first] for texts, first in pairs]
+    rows = rows.take(pa.array(np.repeat(np.arange(len(captions)), [*map(len, captions)])))
+    texts = pa.array(chain.from_iterable(captions), pa.string())
+    return rows.set_column(rows.schema.get_field_index("caption"), "caption", texts).select(COLUMNS)
+
+
+def several_captions(rows: pa.Table) -> list[list[str] | None]:
+    """All captions of each row of a task that has several; None of the others."""
+    if "captions" not in rows.column_names:  # (a plan that an earlier version left)
+        return [None] * rows.num_rows
+    captions: list[list[str] | None] = rows.column("captions").to_pylist()
+    return captions
 
 
 def caption_inputs(fingerprint: str, rows: pa.Table) -> str:

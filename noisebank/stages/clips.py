@@ -19,9 +19,11 @@ from noisebank.format.receipts import Failure, inputs_hash
 from noisebank.format.schemas import CLIPS as SIDECAR_SCHEMA
 from noisebank.format.shards import ShardSample, write_shard
 from noisebank.format.stage_names import CLIPS, StageName
+from noisebank.ids import xxh64_of
 from noisebank.options import ClipOptions, Config, FetchOptions, fingerprint
 from noisebank.planning.plan import Plan, read_task
 from noisebank.sources.rows import video_hashes
+from noisebank.stages.captions import several_captions
 from noisebank.stages.job import Made, ShardJob, failure_of
 from noisebank.stages.stage import Identity, LazyModel, ShardWork, Stage
 from noisebank.storage import BankWriter, FileEntry, Store
@@ -96,7 +98,7 @@ def _list_samples(
     failures: list[Failure],
 ) -> Iterator[ShardSample]:
     """The tar's samples as they are made; every row is appended to ``entries``, a failed one to ``failures`` too."""
-    for row, clip in zip(rows.to_pylist(), clips, strict=True):
+    for row, captions, clip in zip(rows.to_pylist(), several_captions(rows), clips, strict=True):
         listed = {name: row[name] for name in ("id", "uri", "start_ms", "end_ms", "caption")}
         listed["source"] = source_names[row["source"]]
         entry = listed | {name: row[name] for name in ("num", "video", "caption_hash", "attempt")}
@@ -107,16 +109,20 @@ def _list_samples(
             continue
         facts = {name: getattr(clip, name) for name in _FACTS}
         entries.append(entry | facts | {"clip_row": len(entries) - len(failures)})
-        yield ShardSample(row["id"], clip.mp4, row["caption"], listed | facts)
+        sample = ShardSample(row["id"], clip.mp4, row["caption"], listed | facts)
+        yield sample.with_captions(captions) if captions else sample
 
 
 def clip_inputs(fingerprint: str, rows: pa.Table) -> str:
     """The inputs hash of a clips shard: ids, uris and ranges as listed, captions, each row's attempt; where a source
-    has a rhythm of its own, also what tells clips of another rhythm apart."""
+    has a rhythm of its own, also what tells clips of another rhythm apart, and where clips have several captions, what
+    tells those apart."""
     columns = ["id", "uri", "start_ms", "end_ms", "caption", "attempt"]
     plain = video_hashes(*(rows.column(name) for name in ("uri", "start_ms", "end_ms")))
     if not np.array_equal(plain, rows.column("video").to_numpy()):
         columns.append("video")
+    if not np.array_equal(xxh64_of(rows.column("caption").combine_chunks()), rows.column("caption_hash").to_numpy()):
+        columns.append("caption_hash")
     return inputs_hash(fingerprint, *(rows.column(name) for name in columns))
 
 

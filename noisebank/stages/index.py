@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from noisebank.errors import JobFailed
-from noisebank.format.caption_places import caption_places, rows_by_file
+from noisebank.format.caption_places import all_captions, caption_places, rows_by_file
 from noisebank.format.index_deletions import read_deleted, read_nums
 from noisebank.format.manifest import EMPTY, IndexSegment, Snapshot, read_snapshot
 from noisebank.format.parts import read_parts
@@ -202,7 +202,7 @@ def index_job(store: Store, plan: Plan, captions: Iterable[FileEntry], options: 
     shards = {entry.key: entry for receipt in receipts for entry in receipt.files}
     wanted = pc.is_in(pc.field("caption_file"), pa.array(list(shards), pa.uint64()))
     used = rows_by_file(store, plan.changes.get("rows", ()), wanted) if shards else {}
-    claimed = tuple((shards[key], rows) for key, rows in sorted(used.items()))
+    claimed = tuple((shards[key], all_captions(store, shards[key], rows)) for key, rows in sorted(used.items()))
     if not (files or claimed):
         return None
     parent = EMPTY if plan.parent is None else read_snapshot(store, plan.parent)

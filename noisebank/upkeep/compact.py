@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
+from noisebank.format.caption_places import all_captions
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.parts import find_entries, part_entries, read_parts
 from noisebank.format.reading import verified_table
@@ -160,10 +161,17 @@ class _Compaction:
         order = order[keys[order] != 0]
         unique, starts = np.unique(keys[order], return_index=True)
         entries = find_entries(part, kind, unique.tolist())
-        return [
+        files = [
             FileRows(entries[key], rows[at].astype(np.int64), nums[at], names[key])
             for key, at in zip(unique.tolist(), np.split(order, starts)[1:], strict=True)
         ]
+        return [self._with_all_captions(file) for file in files] if kind == CAPTIONS else files
+
+    def _with_all_captions(self, file: FileRows) -> FileRows:
+        """The rows of a captions file that follow those of the first captions, too."""
+        rows = all_captions(self.store, file.file, file.rows)
+        nums = file.nums[np.searchsorted(file.rows, rows, side="right") - 1]
+        return dataclasses.replace(file, rows=rows, nums=nums)
 
     def _find_outdated(self, file: FileRows, sidecar: FileEntry) -> Nums:
         """The numbers of the live clips of a tar whose caption has changed since it was written."""
@@ -173,11 +181,12 @@ class _Compaction:
         changed: Nums = file.nums[(held != 0) & (held != written)]
         return changed
 
-    def _read_captions(self, nums: Nums) -> dict[int, str]:
-        texts: dict[int, str] = {}
+    def _read_captions(self, nums: Nums) -> dict[int, list[str]]:
+        texts: defaultdict[int, list[str]] = defaultdict(list)
         for file in self._find_files(CAPTIONS, self._rows_of(nums)):
             table = verified_table(self.store, file.file, ["caption"]).take(pa.array(file.rows))
-            texts |= dict(zip(file.nums.tolist(), table.column("caption").to_pylist(), strict=True))
+            for num, text in zip(file.nums.tolist(), table.column("caption").to_pylist(), strict=True):
+                texts[num].append(text)
         return texts
 
     def _rows_of(self, nums: Nums) -> pa.Table:
@@ -195,8 +204,9 @@ class _Compaction:
         files, rows = (table.column(name).to_numpy().copy() for name in places)
         moved = np.zeros(len(nums), bool)
         for made in self.made[kind]:
-            at = np.searchsorted(nums, made.nums)
-            files[at], rows[at], moved[at] = made.receipt.files[0].key, np.arange(len(at)), True
+            own, first = np.unique(made.nums, return_index=True)
+            at = np.searchsorted(nums, own)
+            files[at], rows[at], moved[at] = made.receipt.files[0].key, first, True
         for name, values in zip(places, (files, rows), strict=True):
             table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
         return table, moved

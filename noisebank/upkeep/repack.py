@@ -26,7 +26,7 @@ from noisebank.format.reading import PARQUET, read_table, verified_path, verifie
 from noisebank.format.receipts import Receipt
 from noisebank.format.shards import ShardSample, read_shard
 from noisebank.format.stage_names import CAPTIONS, CLIPS
-from noisebank.ids import Nums, xxh64_of
+from noisebank.ids import Nums, captions_hash
 from noisebank.stages.captions import caption_inputs, write_captions
 from noisebank.stages.clips import clip_inputs, write_clips
 from noisebank.stages.job import Made, ShardJob, run_job
@@ -55,21 +55,22 @@ class FileRows:
 
 @dataclasses.dataclass(frozen=True)
 class Repacked:
-    """A shard made of others: its receipt, and the numbers of its rows in the order in which they stand in it."""
+    """A shard made of others: its receipt, and the numbers of its rows in the order in which they stand in it (a clip's
+    once for each of its captions)."""
 
     receipt: Receipt
     nums: Nums
 
 
 def repack_clips(
-    writer: BankWriter, pieces: Sequence[tuple[FileRows, FileEntry]], captions: Mapping[int, str]
+    writer: BankWriter, pieces: Sequence[tuple[FileRows, FileEntry]], captions: Mapping[int, Sequence[str]]
 ) -> Repacked:
     """One tar and sidecar with clips of several.
 
     Args:
         writer: of the bank.
         pieces: clips of tars of one fingerprint, each with the tar's sidecar; every file is read once.
-        captions: by number, the captions that changed since.
+        captions: by number, all captions of the clips whose captions changed since.
 
     Raises:
         BankDamaged: a file is missing or damaged, or does not hold what rows say.
@@ -78,17 +79,14 @@ def repack_clips(
         _take(dataclasses.replace(tar, file=sidecar), verified_table(writer.store, sidecar)) for tar, sidecar in pieces
     ]
     table = _renew(pa.concat_tables(taken).sort_by("num"), captions)
-    texts = dict(zip(table.column("num").to_pylist(), table.column("caption").to_pylist(), strict=True))
 
     def copy(scratch: Path) -> tuple[tuple[FileEntry, ...], dict[str, Any]]:
         streams = [
             _read_clips(verified_path(writer.store, tar.file, scratch), rows)
             for (tar, _), rows in zip(pieces, taken, strict=True)
         ]
-        samples = (
-            dataclasses.replace(sample, caption=texts[num], info={**sample.info, "caption": texts[num]})
-            for num, sample in heapq.merge(*streams, key=lambda clip: clip[0])
-        )
+        clips = heapq.merge(*streams, key=lambda clip: clip[0])
+        samples = (sample.with_captions(captions[num]) if num in captions else sample for num, sample in clips)
         return write_clips(writer, scratch, samples, lambda: table), {}
 
     fingerprint = pieces[0][0].fingerprint
@@ -143,9 +141,10 @@ def _run(writer: BankWriter, stage: str, fingerprint: str, inputs: str, table: p
     def make(writer: BankWriter) -> Made:
         with tempfile.TemporaryDirectory(prefix="noisebank-repack-") as scratch:
             files, info = copy(Path(scratch))
-        return Made(files, table.num_rows, info=info)
+        return Made(files, clips, info=info)
 
-    job = ShardJob(stage, fingerprint, inputs, table.num_rows, make)
+    clips = pc.count_distinct(table.column("num")).as_py()
+    job = ShardJob(stage, fingerprint, inputs, clips, make)
     return Repacked(run_job(job, writer).receipt, table.column("num").to_numpy())
 
 
@@ -176,14 +175,18 @@ def _take(piece: FileRows, table: pa.Table) -> pa.Table:
     return taken
 
 
-def _renew(sidecar: pa.Table, captions: Mapping[int, str]) -> pa.Table:
+def _renew(sidecar: pa.Table, captions: Mapping[int, Sequence[str]]) -> pa.Table:
     """The sidecar of the new tar: rows counted afresh, changed captions in place."""
     nums = sidecar.column("num").to_pylist()
-    texts = [captions.get(num, text) for num, text in zip(nums, sidecar.column("caption").to_pylist(), strict=True)]
+    written = zip(nums, *(sidecar.column(name).to_pylist() for name in ("caption", "caption_hash")), strict=True)
+    renewed = [
+        (captions[num][0], captions_hash(captions[num])) if num in captions else (text, hash)
+        for num, text, hash in written
+    ]
     columns = {
         "clip_row": pa.array(np.arange(len(nums)), pa.int32()),
-        "caption": pa.array(texts, pa.string()),
-        "caption_hash": pa.array(xxh64_of(pa.array(texts, pa.string())), pa.uint64()),
+        "caption": pa.array([text for text, _ in renewed], pa.string()),
+        "caption_hash": pa.array([hash for _, hash in renewed], pa.uint64()),
     }
     for name, values in columns.items():
         sidecar = sidecar.set_column(sidecar.schema.get_field_index(name), name, values)

@@ -224,3 +224,15 @@ def test_segments_merge_when_they_are_many_or_worn() -> None:
     assert merge_segments_from([100, 20, 11], [100, 20, 11]) == 1
     assert merge_segments_from([1000, 79, 5], [1000, 100, 5]) == 1
     assert merge_segments_from([1000, 80, 5], [1000, 100, 5]) == 3
+
+
+def test_a_clip_is_found_with_all_its_captions_across_row_groups(tmp_path: Path) -> None:
+    nums = [4, 4, 4, 4, 4, 6, 6, 7, 9, 9]
+    columns = {"num": nums, "id": [f"a-{num}" for num in nums], "source": ["a"] * 10, "caption": list("abcdefghij")}
+    pq.write_table(pa.table(columns, ENTRIES), tmp_path / "entries.parquet", row_group_size=2)
+    entries = Entries(tmp_path / "entries.parquet")
+    assert {num: entries.positions(num) for num in (4, 6, 7, 9)} == {
+        num: range(nums.index(num), nums.index(num) + nums.count(num)) for num in (4, 6, 7, 9)
+    }
+    assert entries.find(9) == 8
+    assert not any(entries.positions(num) for num in (0, 3, 5, 8, 10))

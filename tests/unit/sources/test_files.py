@@ -442,3 +442,39 @@ def test_lists_are_copied_to_any_bank(tmp_path: Path, bank: str) -> None:
     (part,) = cut_ranges(file, 0)
     (table,) = read_range(pickle.loads(pickle.dumps(file)), part, check_columns(file), 0)
     assert table.column("id").to_pylist() == ["webvid-1-0-5000"]
+
+
+SEVERAL = [["a dog", "", "a puppy", "a dog", None], ["one alone"], [], None, [" "]]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_cells_that_are_lists_are_several_captions(tmp_path: Path, suffix: str) -> None:
+    rows = [{"uri": f"{i}.mp4", "text": texts} for i, texts in enumerate(SEVERAL)]
+    path = tmp_path / f"list.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    found = read(SourceOptions("table", (str(path),), uri="uri", caption="text"), tmp_path)
+    said = [(row["caption"], row["captions"]) for row in found]
+    assert said == [("a dog", ["a dog", "a puppy"]), ("one alone", None), ("", None), ("", None), ("", None)]
+    assert reasons(found) == [None, None, *["empty_caption"] * 3]
+    assert [row["caption_hash"] for row in found[:2]] == [xxh64("a dog\0a puppy"), xxh64("one alone")]
+
+
+def test_captions_of_several_columns(tmp_path: Path) -> None:
+    rows = [["a.mp4", "a dog", "a brown dog runs"], ["b.mp4", "", "a cat"], ["c.mp4", "", ""]]
+    path = write_csv(tmp_path / "list.csv", rows, ["uri", "short", "dense"])
+    found = read(SourceOptions("table", (str(path),), uri="uri", caption=("short", "dense")), tmp_path)
+    said = [(row["caption"], row["captions"], row["invalid"] and row["invalid"][:13]) for row in found]
+    assert said[0] == ("a dog", ["a dog", "a brown dog runs"], None)
+    assert said[1:] == [("a cat", None, None), ("", None, "empty_caption")]
+
+
+def test_a_list_where_one_text_is_wanted_costs_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    uris = ["a.mp4", ["b.mp4"], ["c.mp4", "d.mp4"], [["e"]]]
+    path.write_text("".join(json.dumps({"uri": uri, "text": "a dog"}) + "\n" for uri in uris))
+    found = read(SourceOptions("table", (str(path),), uri="uri", caption="text"), tmp_path)
+    assert [row["uri"] for row in found[:2]] == ["a.mp4", "b.mp4"]
+    assert reasons(found) == [None, None, "bad_list", "bad_json"]
