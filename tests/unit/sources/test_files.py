@@ -318,8 +318,8 @@ def test_a_webdataset_of_compressed_tars_is_refused(tmp_path: Path) -> None:
 
 def test_a_parquet_column_that_is_no_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "list.parquet"
-    pq.write_table(pa.table({"path": ["a.mp4"], "text": [["a", "dog"]]}), path)
-    with pytest.raises(ConfigError, match=r"list\.parquet.*'text'.*list<"):
+    pq.write_table(pa.table({"path": ["a.mp4"], "text": [{"a": "dog"}]}), path)
+    with pytest.raises(ConfigError, match=r"list\.parquet.*'text'.*struct<"):
         read(SourceOptions("table", (str(path),), uri="path", caption="text"), tmp_path)
 
 
