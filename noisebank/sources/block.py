@@ -54,9 +54,10 @@ class Block:
 
     def texts(self, names: Sequence[str]) -> pa.Array:
         """The texts of several columns, or of cells that are lists, as a list a row; text, where one column has it."""
-        columns = [self.column(name) for name in names]
-        if len(columns) == 1 and not pa.types.is_list(columns[0].type):
-            return self.text(names[0])
+        listed = [pa.types.is_list(self.column(name).type) for name in names]
+        columns = [self.column(name) if lists else self.text(name) for name, lists in zip(names, listed, strict=True)]
+        if listed == [False]:
+            return columns[0]
         cells = zip(*(column.to_pylist() for column in columns), strict=True)
         rows = [[text for cell in row for text in (cell if isinstance(cell, list) else [cell])] for row in cells]
         return pa.array(rows, LISTS)
