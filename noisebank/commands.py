@@ -243,6 +243,28 @@ def show(arguments: argparse.Namespace) -> Outcome:
     return Outcome(document, [_on_one_line(line) for line in _indent(document)])
 
 
+@_command(
+    _argument("-o", "--output", required=True, metavar="FILE", help="where to write the page, one file of HTML"),
+    _SNAPSHOT,
+    _argument("--compare", type=int, metavar="N", help="also say what changed since snapshot N"),
+    _argument("--clips", type=_number(int, 0), default=12, metavar="N", help="clips to show at most (default: 12)"),
+    _argument("--replays", metavar="FOLDER", help="{id}.mp4 files that a generator gave back from stored records"),
+)
+def report(arguments: argparse.Namespace) -> Outcome:
+    """One page to look at: clips, failures, errors, sizes and times."""
+    from noisebank.report.page import make_report
+
+    check_folder(arguments.output)
+    folder = Path(arguments.replays) if arguments.replays else None
+    options = {"compare": arguments.compare, "clips": arguments.clips, "replays": folder}
+    made = make_report(open_store(arguments.bank), arguments.snapshot, **options)
+    page = made.html.encode()
+    write_whole(Path(arguments.output), page)
+    lines = [f"{arguments.output}: {len(made.document['clips'])} clips, {len(page)} bytes; open it in a browser"]
+    lines += [_on_one_line(f"--replays: {id}: not in snapshot {made.document['snapshot']}") for id in made.unknown]
+    return Outcome({"output": arguments.output, **made.document, "unknown_replays": [*made.unknown]}, lines)
+
+
 def _indent(document: dict[str, Any], indent: str = "") -> Iterator[str]:
     for name, value in document.items():
         if isinstance(value, dict):

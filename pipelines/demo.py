@@ -32,8 +32,9 @@ from noisebank.fixtures.captions_model import packaged_captions_model
 from noisebank.fixtures.small_models import make_small_model
 from noisebank.fixtures.videos import Sample, make_sample_videos, write_video
 from noisebank.format.manifest import Snapshot, read_snapshot
-from noisebank.outputs import save_latents
+from noisebank.outputs import save_latents, write_whole
 from noisebank.progress import show_progress
+from noisebank.report.page import make_report
 from noisebank.storage import open_store
 from noisebank.video.frames import decode_mp4
 
@@ -162,15 +163,28 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     pairs = [np.concatenate([stored[id], replay], axis=2) for id, replay in zip(ids, replays, strict=True)]
     film = [Image.fromarray(frame).resize((frame.shape[1] * 3, frame.shape[0] * 3)) for frame in np.hstack(pairs)]
     film[0].save(out / "replay.gif", save_all=True, append_images=film[1:], duration=120, loop=0)
-    files = [str(out / name) for name in ("bank.yaml", "bank", "latents.safetensors", "generated.mp4", "replay.gif")]
+    write_report(out, dict(zip(ids, replays, strict=True)))
+    made = ("bank.yaml", "bank", "latents.safetensors", "generated.mp4", "replay.gif", "report.html")
+    files = [str(out / name) for name in made]
     lines += [
         "look at:",
         *(f"  {file}" for file in files[2:]),
         f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {', '.join(ids)})",
         "  (generated.mp4 is made by a model with random weights: it shows that the way works, not a picture)",
         f"next: {sys.argv[0]} show {out / 'bank'}; {sys.argv[0]} failures {out / 'bank'}",
+        f"the bank on one page, in a browser: {out / 'report.html'}",
     ]
     return Outcome({**summary, "searches": searches, "files": files}, lines)
+
+
+def write_report(out: Path, replays: Mapping[str, Any]) -> None:
+    """``report.html`` of the bank in ``out``, and in the folder ``replays`` the clips given back that it shows, by
+    id."""
+    folder = out / "replays"
+    folder.mkdir(exist_ok=True)
+    for id, frames in replays.items():
+        write_video(folder / f"{id}.mp4", frames, fps=8)
+    write_whole(out / "report.html", make_report(open_store(out / "bank"), replays=folder).html.encode())
 
 
 def account(rows: Mapping[str, int], snapshot: Snapshot) -> list[str]:

@@ -171,6 +171,10 @@ def _publish(
         _check_failures(result, config)
         parent = snapshot = result.parent
         counts = plan.row_counts | {"failed": len(result.failed.nums)}
+        figures = stage_figures(done.finished for done in index)
+        for shard, receipt, failed in zip(shards, result.receipts, result.failure_counts, strict=True):
+            add_figures(figures, shard.stage, shard.made, shard.seconds, receipt.rows, failed)
+        stages = dict(sorted(figures.items()))
         if not plan.is_empty:
             delta = result.delta(index[0].finished.receipt if index else None)
             info = CommitInfo(
@@ -181,17 +185,15 @@ def _publish(
                 noise_sets=plan.noise_sets,
                 sources=tuple(plan.source_names.values()),
                 counts=counts,
+                stages=stages,
             )
             snapshot = commit(store, parent, delta, info)
-        figures = stage_figures(done.finished for done in index)
-        for shard, receipt, failed in zip(shards, result.receipts, result.failure_counts, strict=True):
-            add_figures(figures, shard.stage, shard.made, shard.seconds, receipt.rows, failed)
         summary = {
             "snapshot": snapshot.number if snapshot else None,
             "parent": parent.number if parent else None,
             "committed": snapshot is not None and (parent is None or snapshot.number != parent.number),
             "rows": counts | {"in_bank": snapshot.in_bank if snapshot else 0},
-            "stages": dict(sorted(figures.items())),
+            "stages": stages,
             "failed_by_code": result.failed.codes,
         }
     record_run(store, run_id, summary)

@@ -84,6 +84,7 @@ class CommitInfo:
         noise_sets: the sets of the configuration.
         sources: the names of the sources of the configuration.
         counts: rows of the build.
+        stages: what they came to (:func:`noisebank.stages.job.stage_figures`).
     """
 
     run_id: str = ""
@@ -94,6 +95,7 @@ class CommitInfo:
     noise_sets: tuple[str, ...] | None = None
     sources: Collection[str] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, touched: Nums, moved: Nums) -> Snapshot:
@@ -136,6 +138,7 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         fingerprints=_merge(base.fingerprints, nest(info.fingerprints)),
         models=_merge(base.models, nest(info.models)),
         counts=dict(info.counts),
+        stages=dict(info.stages),
         sources=name_sources(counted, names),
         noise_sets=noise_sets,
         in_bank=counted.in_bank,

@@ -115,6 +115,7 @@ class Snapshot:
         fingerprints: ``{"clips": ..., "captions": ..., "noise": {set: ...}}``.
         models: ``{"captions": {...}, "noise": {set: {...}}}``: what readers must know of the models.
         counts: rows of the build, as its summary gives them.
+        stages: of the build, as its summary gives them: rows ``done``, ``skipped`` and ``failed``, ``seconds`` of work.
         sources: rows known of each source, removed ones excluded.
         noise_sets: the noise sets of the configuration.
         in_bank: rows with a clip, a caption and a record in each of ``noise_sets``.
@@ -143,6 +144,7 @@ class Snapshot:
     fingerprints: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     sources: Mapping[str, int] = field(default_factory=dict)
     noise_sets: tuple[str, ...] = ()
     in_bank: int = 0

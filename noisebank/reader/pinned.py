@@ -182,6 +182,10 @@ class PinnedSet:
         _, file, row, checksum, status = self._records.find(num) or (num, 0, -1, 0, Status.REMOVED)
         return (file, row, checksum) if file and status == Status.OK else None
 
+    def has(self, num: int) -> bool:
+        """Whether the clip ``num`` has a record."""
+        return self._find(num) is not None
+
     def noise(self, clip: Hit) -> torch.Tensor:
         """The record of a clip, ``[C, F, H, W]`` float32.
 

@@ -189,6 +189,7 @@ def _draft(store: Store, base: Snapshot, paths: list[str]) -> Snapshot:
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         run_id=f"vacuum-{uuid.uuid4().hex}",
         counts={},
+        stages={},
         touched=None,
         vacuum=number,
         expired=(*base.expired, listed),

@@ -27,7 +27,7 @@ BEFORE_THE_ROOMS = "605b8a5846e1534efad27cce0ace8aa70735c73e"
 """Newest commit of the layout before: reader, fixtures and schemas had no rooms of their own in ``noisebank/`` yet."""
 OLDER_COMMITS = {"before the rooms": BEFORE_THE_ROOMS}
 """Commits whose banks today's code takes as they are; one more is one more entry."""
-OF_A_RUN = ("uuid", "run_id", "created", "plan", "digest")
+OF_A_RUN = ("uuid", "run_id", "created", "plan", "stages", "digest")
 """What a snapshot says of the run that made it; another run has others."""
 CLIPS = 9
 NOISE_SETS = ("exact", "small")

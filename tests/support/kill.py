@@ -42,7 +42,7 @@ PRELOADED = (
     "diffusers.schedulers",
 )
 """What takes long to import; a fork server has it, so that every moment of a child is one of its build."""
-_OF_THIS_RUN = ("uuid", "run_id", "created", "digest")
+_OF_THIS_RUN = ("uuid", "run_id", "created", "stages", "digest")
 
 
 @dataclass
