@@ -119,6 +119,10 @@ class SourceOptions:
         maximum=10**12,
     )
 
+    range: str | None = option(
+        None, "table: column of the clip's range, [start, end], or of a list of them: a clip an entry"
+    )
+
     @property
     def addresses(self) -> list[str]:
         """Where its lists and videos are, as far as the configuration says."""
@@ -149,7 +153,7 @@ class SourceOptions:
 
     def check(self, where: str) -> None:
         """Raises :class:`ConfigError` unless the options fit each other; ``where`` they stand, for the message."""
-        named = next((key for key in ("id", "caption", "start", "end") if getattr(self, key)), None)
+        named = next((key for key in ("id", "caption", "start", "end", "range") if getattr(self, key)), None)
         if named:
             raise ConfigError(f"{where}.{named}: only a table names its columns; {self.kind} has its own")
 
@@ -162,6 +166,8 @@ class TableOptions(SourceOptions):
         """Raises :class:`ConfigError` unless the columns that every row needs are named."""
         if not (self.uri and self.caption):
             raise ConfigError(f"{where}: a table needs the columns uri and caption")
+        if self.range and (self.start or self.end):
+            raise ConfigError(f"{where}.range: {self.range} has both times; leave out start and end")
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ class TarOptions(SourceOptions):
 
     def check(self, where: str) -> None:
         """Raises :class:`ConfigError` where columns are named, which a tar has none of but for ids."""
-        named = next((key for key in ("uri", "caption", "start", "end") if getattr(self, key)), None)
+        named = next((key for key in ("uri", "caption", "start", "end", "range") if getattr(self, key)), None)
         if named:
             raise ConfigError(f"{where}.{named}: the videos of a webdataset are members of its tars, which name them")
 

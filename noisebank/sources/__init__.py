@@ -22,6 +22,7 @@ from noisebank.sources.files import expand, open_lists
 from noisebank.sources.formats import FORMATS
 from noisebank.sources.layouts import layout_of, register_layout
 from noisebank.sources.list_file import ListFile
+from noisebank.sources.ranges import split_ranges
 from noisebank.sources.rows import Fields, listed_rows, read_fields
 from noisebank.sources.template import add_rendered, columns_of, is_template
 from noisebank.sources.where import filter_reasons
@@ -98,8 +99,10 @@ def _wanted_columns(source: SourceOptions) -> list[str]:
 
 
 def _list_rows(block: Block, file: ListFile, base: int, position: int) -> pa.Table:
-    """The rows of a block, as :func:`.rows.listed_rows`."""
-    source = file.source
+    """The rows of a block, as :func:`.rows.listed_rows`; those of one row of the list have its position."""
+    source, entries = file.source, None
+    if source.range:
+        block, entries = split_ranges(block, source.range, source.caption_columns)
     for name in filter(is_template, (source.id, source.uri)):
         block = add_rendered(block, str(name))
     fields = layout_of(source).fields(block, source)
@@ -111,7 +114,10 @@ def _list_rows(block: Block, file: ListFile, base: int, position: int) -> pa.Tab
     if file.is_http:
         what = "a list behind HTTP may not name files of this machine:"
         fields.refuse(_names_local_files(fields.uri, file), "bad_uri", what, fields.uri)
-    return listed_rows(fields, file.source_name, base, position, source.rhythm)
+    rows = listed_rows(fields, file.source_name, base, position, source.rhythm)
+    if entries is None:
+        return rows
+    return rows.set_column(rows.column_names.index("position"), "position", pa.array(position + entries))
 
 
 def _names_local_files(uri: pa.Array, file: ListFile) -> Mask:

@@ -1,7 +1,7 @@
 """The files of a source: from a path, glob, brace range or URL to files that can be read in ranges.
 
 A list is read where it lies, by local paths or by obstore's fsspec adapter. One behind HTTP, or compressed, cannot be
-read in ranges: it is copied into the bank's planning folder first.
+read in ranges: it is copied into the bank's planning folder first, and so is one that is a single JSON document.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from braceexpand import braceexpand
 from noisebank.errors import ConfigError
 from noisebank.options import SourceOptions
 from noisebank.sources.formats import FORMATS
+from noisebank.sources.json_document import is_document, write_lines
 from noisebank.sources.layouts import layout_of
 from noisebank.sources.list_file import HTTP, ListFile, connect, file_path, one_line_errors, open_address
 from noisebank.storage import Store
@@ -73,7 +74,7 @@ def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFil
     files, root = [], _find_root(source)
     for i, address in enumerate(expand(source)):
         format = _format(source, address)
-        if address.startswith(HTTP) or address.endswith(".gz"):
+        if address.startswith(HTTP) or address.endswith(".gz") or (format == "jsonl" and _is_document(address)):
             key = f"{folder}/{source.name or source.kind}-{i}.{format}"
             _copy(source, address, store, key)
             files.append(ListFile(source, address, store.size(key), format, (store, key), root))
@@ -137,6 +138,20 @@ def _copy(source: SourceOptions, address: str, store: Store, key: str) -> None:
             with one_line_errors(address), open_address(address) as body, path.open("wb") as target:
                 plain = gzip.GzipFile(fileobj=body) if file_path(address).endswith(".gz") else body
                 shutil.copyfileobj(plain, target, 1 << 20)
+            if _is_json(address) and is_document(path):
+                write_lines(path, Path(scratch, "lines"))
+                path = Path(scratch, "lines")
             store.upload(path, key)
-    except (OSError, EOFError, ValueError, zlib.error, HTTPException) as error:
+    except (ConfigError, OSError, EOFError, ValueError, zlib.error, HTTPException) as error:
         raise ConfigError(f"source {source.name or source.kind}: {address}: {error}") from error
+
+
+def _is_json(address: str) -> bool:
+    return file_path(address).lower().removesuffix(".gz").endswith(".json")
+
+
+def _is_document(address: str) -> bool:
+    """Whether a list that lies where it can be read is one JSON document."""
+    if not _is_json(address):
+        return False
+    return "://" in address or is_document(Path(address))  # (what is elsewhere shows when it is here)

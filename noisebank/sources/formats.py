@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import BinaryIO
 
 from noisebank.sources import csv_text, json_lines, parquet, tar
@@ -58,10 +59,30 @@ def text_format(
     return Format(suffixes, columns, ranges, blocks, lambda file: file.size // 128)
 
 
+def separated_format(suffixes: tuple[str, ...], separator: csv_text.Separator) -> Format:
+    """A format of csv's kind."""
+    return text_format(
+        suffixes,
+        partial(csv_text.read_header, separator=separator),
+        partial(csv_text.last_record_end, separator=separator),
+        partial(csv_text.parse, separator=separator),
+    )
+
+
+def _json_blocks(file: ListFile, span: tuple[int, int], header: list[str], wanted: list[str]) -> Iterator[Block]:
+    with file.open() as stream:
+        stream.seek(span[0])
+        yield json_lines.parse(stream.read(span[1]), header, wanted, file.source.range)
+
+
 _JSON = (".jsonl", ".ndjson", ".json")
+_LINES = text_format(_JSON, json_lines.read_header, json_lines.last_record_end, json_lines.parse)
 FORMATS = {
-    "csv": text_format((".csv",), csv_text.read_header, csv_text.last_record_end, csv_text.parse),
-    "jsonl": text_format(_JSON, json_lines.read_header, json_lines.last_record_end, json_lines.parse),
+    "csv": separated_format((".csv",), csv_text.COMMA),
+    "tsv": separated_format((".tsv",), csv_text.TAB),
+    "jsonl": replace(
+        text_format(_JSON, json_lines.read_header, json_lines.last_record_end, json_lines.parse), blocks=_json_blocks
+    ),
     "parquet": Format((".parquet",), parquet.columns, parquet.ranges, parquet.blocks, parquet.count_rows),
     "tar": Format(
         (".tar",),

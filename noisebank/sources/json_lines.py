@@ -31,12 +31,14 @@ def last_record_end(data: bytes) -> int:
     return data.rfind(b"\n") + 1
 
 
-def parse(data: bytes, header: list[str], columns: list[str]) -> Block:
+def parse(data: bytes, header: list[str], columns: list[str], nested: str | None = None) -> Block:
     """The wanted keys of whole lines as text or lists of it, numbers as they are written; a key that an object lacks is
-    null."""
+    null, and lists of the key ``nested`` are JSON text."""
 
     def values(line: bytes) -> list[Cell]:
         found = _object(line)
+        if nested and isinstance(found.get(nested), list):
+            found[nested] = json.dumps(found[nested], ensure_ascii=False)
         return [_cell(found.get(column)) for column in columns]
 
     return parse_records(filter(bytes.strip, data.split(b"\n")), columns, values, "bad_json")
@@ -59,6 +61,8 @@ def _cell(value: Any) -> Cell:
 def _text(value: Any) -> str | None:
     if value is None:
         return None
+    if isinstance(value, bool):
+        value = str(value).lower()
     if not isinstance(value, str):
         raise ValueError(f"text or a number is wanted, not {str(value)[:QUOTED]!r}")
     value.encode()  # (JSON can spell lone surrogates, which are no text)

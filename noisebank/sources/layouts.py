@@ -14,6 +14,7 @@ from noisebank.errors import ConfigError
 from noisebank.options import SourceOptions, options_class, register_options
 from noisebank.sources import tar
 from noisebank.sources.block import Block
+from noisebank.sources.ranges import END, START
 from noisebank.sources.rows import Fields, read_fields
 from noisebank.sources.template import columns_of
 from noisebank.sources.times import duration_ms, each_ms
@@ -40,7 +41,7 @@ def register_layout(
     kind: str,
     *,
     columns: Callable[[Any], list[str]],
-    formats: tuple[str, ...] = ("csv", "jsonl", "parquet"),
+    formats: tuple[str, ...] = ("csv", "tsv", "jsonl", "parquet"),
     default_format: str = "",
     options: type[SourceOptions] | None = None,
 ) -> Callable[[FieldsReader], FieldsReader]:
@@ -90,7 +91,7 @@ def layout_of(source: SourceOptions) -> Layout:
 
 
 def _named_columns(source: SourceOptions) -> list[str]:
-    named = (source.id, source.uri, *source.caption_columns, source.start, source.end)
+    named = (source.id, source.uri, *source.caption_columns, source.start, source.end, source.range)
     return list(dict.fromkeys(column for name in named for column in columns_of(name)))
 
 
@@ -127,8 +128,9 @@ def read_internvid(block: Block, _: SourceOptions) -> Fields:
 @register_layout("table", columns=_named_columns)
 def read_table(block: Block, source: SourceOptions) -> Fields:
     """Any list, its columns named in the configuration; without ``id`` a clip is known by its uri and range."""
-    columns = {name: getattr(source, name) for name in ("id", "uri", "start", "end")}
-    return read_fields(block, **columns, caption=source.caption_columns)
+    start, end = (START, END) if source.range else (source.start, source.end)
+    captions, is_ranged = source.caption_columns, source.range is not None
+    return read_fields(block, id=source.id, uri=source.uri, caption=captions, start=start, end=end, ranged=is_ranged)
 
 
 @register_layout("webdataset", columns=lambda source: [*tar.SAMPLE, *columns_of(source.id or "key")], formats=("tar",))

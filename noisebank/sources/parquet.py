@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import accumulate
 
@@ -53,8 +54,11 @@ def _groups(parquet: pq.ParquetFile) -> list[tuple[int, int]]:
 
 
 def _text(column: pa.Array, name: str, bad: dict[int, str]) -> pa.Array:
-    """Numbers as they are, durations as seconds, everything else as checked text; lists of text as lists."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+    """Numbers as they are, durations as seconds, everything else as checked text; lists of text as lists, lists of
+    lists as JSON text."""
+    if _is_list(column.type) and _is_list(column.type.value_type):
+        return pa.array([None if row is None else json.dumps(row) for row in column.to_pylist()], pa.string())
+    if _is_list(column.type):
         return _lists(column, name, bad)
     if pa.types.is_duration(column.type):
         return pc.divide(column.cast(pa.int64()).cast(pa.float64(), safe=False), _UNITS[column.type.unit])
@@ -79,6 +83,10 @@ def _text(column: pa.Array, name: str, bad: dict[int, str]) -> pa.Array:
                 bad[i] = f"bad_utf8: {error.reason} in {name} {value[:QUOTED]!r}"
                 values.append(None)
         return pa.array(values, pa.string())
+
+
+def _is_list(type: pa.DataType) -> bool:
+    return any(is_a(type) for is_a in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
 def _lists(column: pa.Array, name: str, bad: dict[int, str]) -> pa.Array:
