@@ -97,7 +97,7 @@ class MakePlan(beam.PTransform):
             (read.batches, claims, partitions)
             | "Batches" >> beam.Flatten()
             | "ByPartition" >> beam.GroupByKey()
-            | "Reduce" >> beam.ParDo(_Reduce(self.config, self._out), the_survey, the_scan)
+            | "Reduce" >> beam.ParDo(_Reduce(self.config, self.models, self._out), the_survey, the_scan)
             | "Files" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
             | "Write" >> beam.Map(self._write, the_survey, the_scan)
         )
@@ -150,8 +150,8 @@ class _Read(beam.DoFn):
 class _Reduce(beam.DoFn):
     """The batches of a partition to the files of the plan; nothing, where the plan is there already."""
 
-    def __init__(self, config: Config, out: str) -> None:
-        self._config, self._out = config, open_store(out)
+    def __init__(self, config: Config, models: Mapping[str, Any], out: str) -> None:
+        self._config, self._models, self._out = config, models, open_store(out)
         self._opened = "", ""
 
     def process(
@@ -171,7 +171,7 @@ class _Reduce(beam.DoFn):
         reduced = reduce_partition(rows, claims, self._parent, partition, self._config, found, scan.limits)
         for name, count in reduced.counts.items():
             Metrics.counter("plan", name).inc(count)
-        yield write_partition(self._out, partition, reduced, scan, found)
+        yield write_partition(self._out, partition, reduced, scan, found, self._models)
 
 
 def _claim(first: int, found: Survey, scan: Scanned, bank: str, out: str) -> Iterator[Spilled]:

@@ -32,7 +32,7 @@ class MakeShards(beam.PTransform):
         verify: whether shards that are found are read and compared; a damaged one counts as missing.
 
     Input: :class:`~noisebank.stages.stage.ShardWork`, a task of the stage, or one with the receipt of new clips.
-    Output: :class:`.work.Done`, one a shard.
+    Output: :class:`.work.Done`, one a shard; a stage may make several of one piece of work.
     """
 
     bank: str
@@ -41,12 +41,18 @@ class MakeShards(beam.PTransform):
     verify: bool = True
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
+        if self.stage.name.is_over_clips:
+            work = work | "Split" >> beam.FlatMap(self.split) | "Spread" >> beam.Reshuffle()
         if not (self.stage.has_model and self.make):
             return work | beam.FlatMap(self.finish)  # (no model is loaded)
         run = RunInference(ShardHandler(self.stage.load_model, self.finish, self.stage.name.kind))
         if self.stage.accelerator:
             run = run.with_resource_hints(accelerator=self.stage.accelerator)
         return work | run | beam.FlatMap(lambda done: done)
+
+    def split(self, work: ShardWork) -> list[ShardWork]:
+        """The shards that a piece of work comes to."""
+        return self.stage.split(plan_of(self.bank, work.plan), work)
 
     def finish(self, work: ShardWork, model: LazyModel | None = None) -> list[Done]:
         """The finished shard; none where there is nothing to make."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -92,8 +92,12 @@ def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
     return len(ids)
 
 
-def read_shard(path: Path) -> Iterator[ShardSample]:
+def read_shard(path: Path, wanted: Collection[str] | None = None) -> Iterator[ShardSample]:
     """The samples of a tar of :func:`write_shard`, in their order, one in memory at a time.
+
+    Args:
+        path: the tar.
+        wanted: ids of the samples to read, a set or a mapping; the others are passed over. None: all.
 
     Raises:
         BankDamaged: the tar is missing or damaged, or a sample is not complete.
@@ -103,6 +107,8 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
             members: dict[str, bytes] = {}
             for info in tar:
                 id, _, extension = info.name.partition(".")
+                if wanted is not None and id not in wanted:
+                    continue
                 members[extension] = _data(tar, info)
                 if extension == "txt":  # the last of a sample
                     document = json.loads(members["json"])

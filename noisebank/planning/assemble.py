@@ -23,7 +23,7 @@ from noisebank.format.tables import write_parquet
 from noisebank.ids import Nums, source_number
 from noisebank.options import Config
 from noisebank.planning.claims import ReceiptName
-from noisebank.planning.cut import Task, cut_tasks
+from noisebank.planning.cut import Task, cut_tasks, records_a_file
 from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
 from noisebank.planning.plan import BATCH_ROWS, FOLDER, FORMAT, Plan
@@ -85,7 +85,8 @@ class PartitionFiles:
         tasks: rows to do, by stage.
         changes: deltas of the snapshot's tables, by their names.
         locations: of duplicate, invalid and filtered rows, if there are any.
-        tars: for the tasks of each stage over clips, ``(key of the tar, start, stop)`` of its rows.
+        tars: for the tasks of each stage over clips, ``(key of the tar, number of the file, start, stop)`` of rows
+            whose records go into one file.
         counts, sources, receipts: as of :class:`.reduce.Reduced`.
     """
 
@@ -93,7 +94,7 @@ class PartitionFiles:
     tasks: Mapping[str, FileEntry]
     changes: Mapping[str, FileEntry]
     locations: FileEntry | None
-    tars: Mapping[str, tuple[tuple[int, int, int], ...]]
+    tars: Mapping[str, tuple[tuple[int, int, int, int], ...]]
     counts: Mapping[str, int]
     sources: Mapping[str, Mapping[str, int]]
     receipts: frozenset[int]
@@ -127,8 +128,10 @@ def _find_limits(ranges: Sequence[ReadRange], config: Config) -> dict[int, int]:
     return limits
 
 
-def write_partition(out: Store, partition: int, reduced: Reduced, scan: Scanned, survey: Survey) -> PartitionFiles:
-    """Writes the tables of a partition that have rows to ``out``, where plans are written."""
+def write_partition(
+    out: Store, partition: int, reduced: Reduced, scan: Scanned, survey: Survey, models: Mapping[str, Any]
+) -> PartitionFiles:
+    """Writes the tables of a partition that have rows to ``out``, where plans are written; ``models`` as of plans."""
     writer, folder = BankWriter(out), f"{FOLDER}/{scan.hash}"
 
     def write(tables: Mapping[str, pa.Table], batch_rows: int) -> dict[str, FileEntry]:
@@ -146,7 +149,10 @@ def write_partition(out: Store, partition: int, reduced: Reduced, scan: Scanned,
         tasks=write(reduced.tasks, BATCH_ROWS),
         changes=write(reduced.changes, _DELTA_BATCH_ROWS),
         locations=locations,
-        tars={stage.name: _runs(reduced.tasks[stage.name]) for stage in over_clips(reduced.tasks)},
+        tars={
+            stage.name: _runs(reduced.tasks[stage.name], records_a_file(models.get(stage.name, {})))
+            for stage in over_clips(reduced.tasks)
+        },
         counts=reduced.counts,
         sources=reduced.sources,
         receipts=reduced.receipts,
@@ -217,12 +223,12 @@ def _cut_rows(out: Store, partitions: Sequence[PartitionFiles], stage: str, maxc
 
 
 def _group_by_tar(partitions: Sequence[PartitionFiles], stage: str, tars: dict[int, str]) -> tuple[Task, ...]:
-    """One task a tar."""
-    pieces: dict[int, list[tuple[str, int, int]]] = {}
+    """One task for each file of records of a tar."""
+    pieces: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
     for part in partitions:
-        for key, start, stop in part.tars[stage]:
-            pieces.setdefault(key, []).append((part.tasks[stage].path, start, stop))
-    return tuple(Task(stage, tuple(pieces[key]), tars[key]) for key in sorted(pieces, key=lambda key: tars[key]))
+        for key, file, start, stop in part.tars[stage]:
+            pieces.setdefault((tars[key], file), []).append((part.tasks[stage].path, start, stop))
+    return tuple(Task(stage, tuple(pieces[tar, file]), tar) for tar, file in sorted(pieces))
 
 
 def _tar_paths(bank: Store, survey: Survey, claimed: Sequence[ReceiptName]) -> dict[int, str]:
@@ -232,10 +238,14 @@ def _tar_paths(bank: Store, survey: Survey, claimed: Sequence[ReceiptName]) -> d
     return paths
 
 
-def _runs(records: pa.Table) -> tuple[tuple[int, int, int], ...]:
-    """``(clip_file, start, stop)`` of rows that are sorted by clip_file."""
-    keys, starts = np.unique(records.column("clip_file").to_numpy(), return_index=True)
-    return tuple(zip(keys.tolist(), starts.tolist(), [*starts[1:].tolist(), records.num_rows], strict=False))
+def _runs(records: pa.Table, size: int) -> tuple[tuple[int, int, int, int], ...]:
+    """``(clip_file, clip_row // size, start, stop)`` of rows that are sorted by clip_file and clip_row."""
+    keys, files = records.column("clip_file").to_numpy(), records.column("clip_row").to_numpy() // size
+    is_first = np.ones(records.num_rows, bool)
+    is_first[1:] = (keys[1:] != keys[:-1]) | (files[1:] != files[:-1])
+    starts = np.flatnonzero(is_first)
+    stops = [*starts[1:].tolist(), records.num_rows]
+    return tuple(zip(keys[starts].tolist(), files[starts].tolist(), starts.tolist(), stops, strict=False))
 
 
 def _locate(locations: pa.Table, scan: Scanned, survey: Survey) -> pa.Table:

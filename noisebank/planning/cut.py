@@ -2,18 +2,25 @@
 
 Rows are cut evenly inside prefixes of their numbers that hold about 64 shards, between videos, so that one download
 serves all clips of a video. The cut depends on the rows alone, not on how many files they lie in.
+
+The clips of a tar are cut once more where their records are large, so that a worker that is killed loses minutes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from noisebank.ids import CLIP_BITS, NUMBER_BITS, Nums
 
 SHARDS_PER_PREFIX = 64
+MAX_RECORDS_BYTES = 1 << 26
+"""Most that the records of a file over clips take, at two bytes a value."""
+_MAX_ROWS = 1 << 31
+"""More than a tar has."""
 
 
 class Task(NamedTuple):
@@ -22,7 +29,7 @@ class Task(NamedTuple):
     Args:
         stage: ``clips``, ``captions`` or ``noise/<set>``.
         pieces: ``(path, start, stop)``: rows of task files of the plan, to be joined.
-        tar: noise: the tar to invert, a path in the bank.
+        tar: noise: the tar to invert (some clips of), a path in the bank.
     """
 
     stage: str
@@ -50,6 +57,21 @@ def cut_tasks(stage: str, files: Iterable[tuple[str, Nums]], total: int, maxcoun
                 waiting, prefix = [], int(prefixes[start])
             waiting.append((path, start, nums[start:stop]))
     return (*tasks, *_cut(stage, waiting, maxcount))
+
+
+def records_a_file(model: Mapping[str, Any]) -> int:
+    """How many clips of a tar have their records in one file: the clips of file ``i`` are those in the rows from
+    ``i * records_a_file(model)`` on.
+
+    >>> records_a_file({"shape": [4, 16, 32, 32]}), records_a_file({"shape": [16, 21, 60, 104]})
+    (512, 16)
+
+    Args:
+        model: what a plan or a snapshot says of the model of a stage over clips; ``shape`` is that of a record. Without
+            one, a tar has one file.
+    """
+    shape = model.get("shape")
+    return max(1, MAX_RECORDS_BYTES // (2 * math.prod(shape))) if shape else _MAX_ROWS
 
 
 def even_stops(videos: Nums, maxcount: int) -> list[int]:

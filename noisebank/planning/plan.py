@@ -21,14 +21,14 @@ from noisebank.format.receipts import find_receipts
 from noisebank.format.sealed import seal, unseal
 from noisebank.format.stage_names import CAPTIONS, CLIPS, NOISE, over_clips
 from noisebank.options import MODEL_PATHS, Config, output_options
-from noisebank.planning.cut import Task
+from noisebank.planning.cut import Task, records_a_file
 from noisebank.storage import FileEntry, Store
 from noisebank.storage.files import fits_name
 
 _log = logging.getLogger(__name__)
 
 FOLDER = "plans"
-FORMAT = 2
+FORMAT = 3
 """Version of plans; one of another version is made again."""
 BATCH_ROWS = 512
 """Rows of a record batch of a task file: what a shard reads at least."""
@@ -108,11 +108,17 @@ class Plan:
         own = {stage: (sum(task.rows for task in tasks), len(tasks)) for stage, tasks in self.tasks.items()}
         rows, shards = own.get(CLIPS, (0, 0))
         embed = self.counts.get("to_embed", 0)
-        follow = dict.fromkeys(own, (rows, shards)) | {CLIPS: (0, 0), CAPTIONS: (embed, min(embed, shards))}
+        follow = {stage: (rows, self._count_files(stage)) for stage in own}
+        follow |= {CLIPS: (0, 0), CAPTIONS: (embed, min(embed, shards))}
         return {
             stage: {"rows": rows + follow[stage][0], "shards": shards + follow[stage][1]}
             for stage, (rows, shards) in own.items()
         }
+
+    def _count_files(self, stage: str) -> int:
+        """How many files a stage over clips makes of the clips to do, if none of these fails."""
+        size = records_a_file(self.models.get(stage, {}))
+        return sum(-(-task.rows // size) for task in self.tasks.get(CLIPS, ()))
 
     def resolve(self, uri: str, base: int) -> str:
         """The address to fetch: ``uri`` itself, or joined to the folder of the list that it was read from."""

@@ -35,12 +35,17 @@ def identify_stages(config: Config, latest: Snapshot | None = None) -> tuple[dic
         latest: the newest snapshot of the bank; what was checked for it is not checked again.
 
     Raises:
-        ConfigError: a model cannot be found, loaded or inverted, or a noise set cannot take these clips.
+        ConfigError: a model cannot be found, loaded or inverted, or a noise set cannot take these clips; or a stage of
+            a user's own says a shape that is none.
     """
     stages = all_stages(config)
     names = [stage.name.name for stage in stages]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"stages: {twice} is there twice; give each set a name of its own")
     known = {stage.name.name: stage.identify(config, latest) for stage in stages}
+    for name, identity in known.items():
+        shape = identity.model.get("shape", ())
+        if not isinstance(shape, list | tuple) or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ConfigError(f"{name}: the shape of a record is {shape!r}; a list of whole numbers above 0 is wanted")
     fingerprints = {name: identity.fingerprint for name, identity in known.items()}
     return fingerprints, {name: dict(identity.model) for name, identity in known.items() if identity.model}

@@ -19,6 +19,7 @@ docs/modules.md has a whole one, with clips that fail.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -41,6 +42,7 @@ from noisebank.format.receipts import Failure, inputs_hash
 from noisebank.format.shards import ShardSample, read_shard
 from noisebank.format.stage_names import CLIPS, StageName
 from noisebank.options import Config, fingerprint, register_options
+from noisebank.planning.cut import records_a_file
 from noisebank.planning.plan import Plan, read_task
 from noisebank.stages.clips import sidecar_of
 from noisebank.stages.job import Made, ShardJob
@@ -123,7 +125,7 @@ class StageOverClips(Stage):
         plan: Mapping[str, Any],
         model: Callable[[], Any],
     ) -> Written:
-        """Writes the records of the clips of one tar.
+        """Writes the records of clips of one tar: of all, or of as many as one file takes (:meth:`split`).
 
         Args:
             path: file to write, with the rows of the records in the order of the clips.
@@ -133,12 +135,21 @@ class StageOverClips(Stage):
             model: gives the loaded model (:meth:`load_model`).
         """
 
+    def split(self, plan: Plan, work: ShardWork) -> list[ShardWork]:
+        """One for every file of the records of new clips: how many clips a file is made of follows from the ``shape``
+        of a record, if :meth:`identify` gave one (:func:`noisebank.planning.cut.records_a_file`). Tasks over existing
+        clips have been cut by the plan."""
+        if work.clips is None:
+            return [work]
+        size = records_a_file(plan.models.get(self.name.name, {}))
+        return [dataclasses.replace(work, file=file) for file in range(-(-work.clips.rows // size))]
+
     def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ShardJob | None:
         if work.clips is not None and not work.clips.rows:
             return None
-        tar, clips = _read_wanted_clips(store, work)
         stage = self.name.name
         planned = plan.models.get(stage, {})
+        tar, clips = _read_wanted_clips(store, work, records_a_file(planned))
         return self.shard(tar, clips, plan.fingerprints[stage], planned, lambda: model.get(planned["digest"]))
 
     def shard(
@@ -203,10 +214,9 @@ def _read_samples(path: Path, tar: str, clips: pa.Table) -> Iterator[ShardSample
     """The wanted clips of a tar that is at ``path`` here, in its order."""
     wanted = set(clips.column("id").to_pylist())
     found = 0
-    for sample in read_shard(path):
-        if sample.id in wanted:
-            found += 1
-            yield sample
+    for sample in read_shard(path, wanted):
+        found += 1
+        yield sample
     if found != len(wanted):
         raise BankDamaged(f"{tar}: {found} of {len(wanted)} clips are in it; run noisebank verify")
 
@@ -226,11 +236,12 @@ def record_inputs(fingerprint: str, clips: pa.Table) -> str:
     return inputs_hash(fingerprint, clips.column("id"), clips.column("sha256"), *again)
 
 
-def _read_wanted_clips(store: Store, work: ShardWork) -> tuple[str, pa.Table]:
-    """The tar of a piece of work, and which of its clips are wanted, with the number of the try."""
+def _read_wanted_clips(store: Store, work: ShardWork, size: int) -> tuple[str, pa.Table]:
+    """The tar of a piece of work, and which of its clips are wanted, of new ones at most ``size``, with the number of
+    the try."""
     if work.clips is not None:
         tar = next(entry.path for entry in work.clips.files if kind_of(entry.path) == CLIPS)
-        return tar, clips_of_tar(store, tar)
+        return tar, clips_of_tar(store, tar).slice(work.file * size, size)
     wanted = read_task(store, work.task)
     clips = clips_of_tar(store, work.task.tar, wanted.column("num"))
     if clips.num_rows != wanted.num_rows:

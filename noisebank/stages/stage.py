@@ -30,7 +30,8 @@ class Identity:
 
     Args:
         fingerprint: hash of everything that changes the stage's output.
-        model: what the snapshot is to say of its model; empty where it has none.
+        model: what the snapshot is to say of its model; empty where it has none. ``shape``, that of a record's values,
+            decides how many clips a file of a stage over clips is made of.
     """
 
     fingerprint: str
@@ -45,11 +46,13 @@ class ShardWork:
         plan: where the plan is.
         task: of the plan.
         clips: the receipt of the task's clips, for what follows from new clips; None for tasks over existing clips.
+        file: which of the files that a stage makes of these clips (:meth:`Stage.split`).
     """
 
     plan: str
     task: Task
     clips: Receipt | None = None
+    file: int = 0
 
 
 class LazyModel:
@@ -114,6 +117,10 @@ class Stage(ABC):
     def load_model(self, digest: str) -> Any:
         """Loads its model, which must have this digest."""
         raise NotImplementedError(f"{self.name.name} has no model")
+
+    def split(self, plan: Plan, work: ShardWork) -> list[ShardWork]:
+        """The shards that work comes to, each a job of its own: one, unless a stage makes several files of a tar."""
+        return [work]
 
     @abstractmethod
     def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ShardJob | None:

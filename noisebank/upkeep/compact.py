@@ -29,6 +29,7 @@ from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
 from noisebank.ids import Mask, Nums
 from noisebank.options import ClipOptions
+from noisebank.planning.cut import records_a_file
 from noisebank.progress import ReportProgress, silent
 from noisebank.storage import BankWriter, FileEntry, Store
 from noisebank.upkeep.purge import forget, has_traces, rebuild_worn_segments
@@ -118,18 +119,19 @@ class _Compaction:
             self._add(CAPTIONS, repack_captions(self.writer, group))
 
     def _repack_records(self, key: str, rows: pa.Table) -> pa.Table:
-        """The records of a stage over clips that move so that the clips of one tar, as ``rows`` now say, have one
-        file."""
+        """The records of a stage over clips that move so that the clips that share a file when a build makes it, as
+        ``rows`` now say where they are, have one."""
         stage = StageName.of_records(key).name
         records = OverlayTable(self.store, self.base.records[key]).read().filter(_HELD)
         records = records.filter(pc.is_in(records.column("num"), value_set=rows.column("num").combine_chunks()))
-        groups: dict[tuple[int, str], list[FileRows]] = {}
+        size = records_a_file(StageName.parse(stage).find(self.base.models) or {})
+        groups: dict[tuple[int, int, str], list[FileRows]] = {}
         for file in self._find_files(stage, records):
-            for tar, part in _split_by_tar(file, rows):
-                groups.setdefault((tar, file.fingerprint), []).append(part)
+            for tar, part, piece in _split_by_tar(file, rows, size):
+                groups.setdefault((tar, part, file.fingerprint), []).append(piece)
         tars = [*part_entries(self._part(CLIPS)), *(made.receipt.files[0] for made in self.made[CLIPS])]
         paths = {entry.key: entry.path for entry in tars}
-        for (tar, _), files in sorted(groups.items()):
+        for (tar, _, _), files in sorted(groups.items()):
             if any(map(self._is_worn, files)) or (tar and len(files) > 1):
                 self._add(stage, repack_records(self.writer, stage, files, paths.get(tar, "")))
         after, moved = self._follow(stage, records)
@@ -212,10 +214,12 @@ class _Compaction:
         return table, moved
 
 
-def _split_by_tar(file: FileRows, rows: pa.Table) -> Iterator[tuple[int, FileRows]]:
-    """The parts of a noise file by the key of the tar that holds their clips; 0 where the clip is gone."""
+def _split_by_tar(file: FileRows, rows: pa.Table, size: int) -> Iterator[tuple[int, int, FileRows]]:
+    """The pieces of a file of records by the key of the tar that holds their clips and the number of the file that has
+    them there; where the clip is gone, 0 and a number of this file's own: such records are never put together."""
     at = np.searchsorted(rows.column("num").to_numpy(), file.nums)
     tars = rows.column("clip_file").to_numpy()[at]
-    for tar in np.unique(tars).tolist():
-        here = tars == tar
-        yield tar, dataclasses.replace(file, rows=file.rows[here], nums=file.nums[here])
+    parts = np.where(tars == 0, np.uint64(file.key), rows.column("clip_row").to_numpy()[at] // size)
+    for tar, part in sorted({*zip(tars.tolist(), parts.tolist(), strict=True)}):
+        here = (tars == tar) & (parts == part)
+        yield tar, part, dataclasses.replace(file, rows=file.rows[here], nums=file.nums[here])

@@ -151,7 +151,7 @@ def _run(writer: BankWriter, stage: str, fingerprint: str, inputs: str, table: p
 def _read_clips(tar: Path, rows: pa.Table) -> Iterator[tuple[int, ShardSample]]:
     """The wanted clips of a tar with their numbers."""
     nums = dict(zip(rows.column("id").to_pylist(), rows.column("num").to_pylist(), strict=True))
-    return ((nums[sample.id], sample) for sample in read_shard(tar) if sample.id in nums)
+    return ((nums[sample.id], sample) for sample in read_shard(tar, nums))
 
 
 def _copy_noise(path: Path, streams: Sequence[Iterator[StoredRecord]]) -> dict[str, int]:

@@ -150,14 +150,14 @@ class Bank:
             nums = claims.column("num").to_numpy()
             parent = Parent(known, found.parent, self.fingerprints)
             files = []
+            models = dict.fromkeys((stage.name for stage in over_clips(self.fingerprints)), NOISE_MODEL) | self.models
             for partition in range(1 << found.bits):
                 lo, hi = partition_range(partition, found.bits)
                 listed = pa.Table.from_batches([read_batch(store, b, LISTED) for b in batches[partition]], LISTED)
                 ours = claims.filter((nums >= lo) & (nums < hi)).cast(CLAIMS)
                 reduced = reduce_partition(listed, ours, parent, partition, config, found, scan.limits)
-                files.append(write_partition(store, partition, reduced, scan, found))
-            models = dict.fromkeys((stage.name for stage in over_clips(self.fingerprints)), NOISE_MODEL)
-            plan = assemble(known, store, files, scan, found, config, models | self.models)
+                files.append(write_partition(store, partition, reduced, scan, found, models))
+            plan = assemble(known, store, files, scan, found, config, models)
             store.create(plan.path, plan.to_bytes())
         _remove(store, found.spill)
         return read_plan(store, plan_path(scan.hash))
@@ -172,7 +172,7 @@ class Bank:
             if stage.name.kind not in stages:
                 continue
             tasks = [ShardWork(plan.path, task) for task in plan.tasks[stage.name.name]]
-            for work in [*tasks, *clips]:
+            for work in itertools.chain.from_iterable(stage.split(plan, work) for work in [*tasks, *clips]):
                 job = stage.job(self.store, plan, work, LazyModel(lambda digest: self.embedder))
                 if job is not None:
                     receipts.append(run_job(job, self._writer(plan)).receipt)
