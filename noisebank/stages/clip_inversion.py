@@ -1,6 +1,7 @@
 """Clips in, records out: encode, invert, measure. What an inversion worker calls for the clips of a shard.
 
-Clips go through the network in padded batches of one size, because sizes change the last bits of its output; a batch
+Clips go through the network in batches of one size, because sizes change the last bits of its output; one that is not
+full, as the last of a shard, is padded to a power of two, so that the same clips always make the same batches. A batch
 that does not fit the device's memory is halved, and a clip that comes out unusable fails alone.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -103,6 +105,7 @@ class ClipInverter:
         network: of the adapter, with the options' prompt and guidance.
         store: what storage makes of noise ``[B, C, F, H, W]`` float32: encoded and decoded again.
         batch_size: clips that go through the network together; halved for good where the device runs out of memory.
+        batches: how many batches of each size there were so far.
     """
 
     adapter: ModelAdapter
@@ -110,6 +113,7 @@ class ClipInverter:
     network: Network
     store: Callable[[torch.Tensor], torch.Tensor]
     batch_size: int
+    batches: Counter[int] = field(default_factory=Counter)
 
     def invert(self, frames: torch.Tensor, numbers: Sequence[int]) -> list[ClipRecord | RowFailure]:
         """Invert clips.
@@ -143,13 +147,15 @@ class ClipInverter:
         return results
 
     def _invert_batch(self, frames: torch.Tensor, numbers: Sequence[int]) -> list[ClipRecord | RowFailure]:
-        """At most ``batch_size`` clips, padded to it with the last one.
+        """At most ``batch_size`` clips, padded with the last one to the smallest power of two that holds them.
 
         Noise that was found without the network (``diffuse``) makes no promise to give its clip back: its error is
         measured but does not fail it.
         """
         adapter, options = self.adapter, self.options
-        count, padding = len(frames), self.batch_size - len(frames)
+        count = len(frames)
+        size = min(self.batch_size, 1 << (count - 1).bit_length())
+        padding = size - count
         latents = adapter.encode(frames)
         latents = torch.cat([latents, latents[-1:].expand(padding, *latents.shape[1:])])
         levels = adapter.levels(options.num_inference_steps, adapter.rules.latent_shape(*frames.shape[1:4]))
@@ -171,6 +177,7 @@ class ClipInverter:
         max_error = options.max_reconstruction_error if inversion.network_calls else float("inf")
         failures = [_failure(usable[i], stored_errors.get(i), max_error) for i in range(count)]
         statistics = noise_statistics(inversion.noise)
+        self.batches[size] += 1
         return [
             failures[i]
             or ClipRecord(

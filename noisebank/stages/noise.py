@@ -110,7 +110,8 @@ class NoiseStage(StageOverClips):
                 columns = {name: row[name] for name in KEYS} | {name: getattr(outcome, name) for name in _MEASURES}
                 columns |= {name: values.tolist() for name, values in outcome.statistics.items()}
                 writer.append(outcome.noise, columns)
-            info: dict[str, Any] = {"batch_size": run.inverter.batch_size}
+            batches = {str(size): count for size, count in sorted(run.inverter.batches.items())}
+            info: dict[str, Any] = {"batch_size": run.inverter.batch_size, "batches": batches}
             rows = writer.rows
             if rows:
                 info |= writer.finish()

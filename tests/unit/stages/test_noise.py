@@ -204,6 +204,28 @@ def test_running_out_of_memory_halves_the_batch_and_changes_nothing_else(
     assert made.receipt.files == expected.receipt.files  # named by their content
 
 
+@pytest.mark.parametrize(("batch_size", "batches"), [(2, {"1": 1, "2": 2}), (3, {"2": 1, "3": 1}), (8, {"8": 1})])
+def test_the_last_batch_is_the_smallest_power_of_two_that_holds_it(
+    store: Store,
+    adapter: ModelAdapter,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
+    batches: dict[str, int],
+) -> None:
+    predict, sizes = type(adapter).predict, []
+
+    def noted(self: ModelAdapter, latents: torch.Tensor, *args: Any, **conditioning: torch.Tensor) -> Any:
+        sizes.append(len(latents))
+        return predict(self, latents, *args, **conditioning)
+
+    monkeypatch.setattr(type(adapter), "predict", noted)
+    made = make(store, adapter, batch_size=batch_size, measured=0.0)
+    assert made.receipt.info["batches"] == batches
+    assert {str(size): sizes.count(size) // STEPS for size in set(sizes)} == batches
+    again = make(open_store("memory://again"), adapter, batch_size=batch_size, measured=0.0)
+    assert again.receipt.files == made.receipt.files
+
+
 def test_the_noise_of_one_batch_is_held_at_a_time(
     store: Store, adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
