@@ -24,6 +24,8 @@ FORMAT = 1
 """Version of the bank's layout; readers refuse later ones."""
 
 FOLDER = "snapshots"
+LATER: dict[str, Any] = {"stages": {}}
+"""What older snapshots of this format do not say."""
 _NAME = re.compile(r"snapshots/([0-9]{8})\.json")
 
 
@@ -267,7 +269,7 @@ def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
         raise UnsupportedFormat(
             f"{path}: format {format}, this version reads up to {FORMAT}; install a newer noisebank"
         )
-    snapshot: Snapshot = decode(document, Snapshot, f"{path}: snapshot")
+    snapshot: Snapshot = decode(LATER | document, Snapshot, f"{path}: snapshot")
     if snapshot.number != number:
         raise BankDamaged(f"{path}: says that it is snapshot {snapshot.number}; files were swapped")
     models = decode(snapshot.models, _Models, f"{path}: snapshot.models")

@@ -1,7 +1,7 @@
 """Snapshots: read whole or not at all, and refused when they are damaged, expired or from the future."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -155,3 +155,10 @@ def test_missing_members_are_named(store: Store, snapshot: Snapshot) -> None:
     store.put(snapshot.path, seal(document))
     with pytest.raises(BankDamaged, match="rows"):
         read_snapshot(store)
+
+
+def test_a_snapshot_of_before_does_not_say_what_its_stages_came_to(store: Store, snapshot: Snapshot) -> None:
+    document = unseal(store.read(snapshot.path), "x")
+    del document["stages"]
+    store.put(snapshot.path, seal(document))
+    assert read_snapshot(store) == replace(snapshot, stages={})
