@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -87,7 +87,7 @@ _share = partial(_unhashed, minimum=0, maximum=1)
 class SourceOptions:
     """One list of captioned videos."""
 
-    kind: str = option(help="layout of the list: webvid, internvid, table, webdataset, or one of your own")
+    kind: str = option(help="layout of the list: webvid, internvid, table, webdataset, folder, or one of your own")
     path: tuple[str, ...] = option(help="file, glob, brace range, URL, or a list of them")
     name: str = option("", "identity of the source and prefix of its ids (default: the kind)")
     id: str | None = option(None, "table: column of the clip id, or a template (default: derived from uri and range)")
@@ -175,10 +175,23 @@ class TarOptions(SourceOptions):
     """Tars of others: their members are the videos."""
 
     def check(self, where: str) -> None:
-        """Raises :class:`ConfigError` where columns are named, which a tar has none of but for ids."""
-        named = next((key for key in ("uri", "caption", "start", "end", "range") if getattr(self, key)), None)
-        if named:
-            raise ConfigError(f"{where}.{named}: the videos of a webdataset are members of its tars, which name them")
+        """Raises :class:`ConfigError` where something is named that the tars say, which is all but ids."""
+        _refuse(self, where, ("uri", "caption", "start", "end", "range", "root"), "its tars say that")
+
+
+@dataclass(frozen=True)
+class FolderOptions(SourceOptions):
+    """Folders of videos with their captions beside them."""
+
+    def check(self, where: str) -> None:
+        """Raises :class:`ConfigError` where something is named that the files say."""
+        _refuse(self, where, ("id", "uri", "caption", "start", "end", "range", "root"), "its files say that")
+
+
+def _refuse(source: SourceOptions, where: str, names: Iterable[str], why: str) -> None:
+    named = next((name for name in names if getattr(source, name)), None)
+    if named:
+        raise ConfigError(f"{where}.{named}: not for a {source.kind}; {why}")
 
 
 @dataclass(frozen=True)
@@ -344,8 +357,15 @@ def options_class(section: str, kind: str) -> type[Any]:
     return OPTION_CLASSES.get((section, kind), SECTIONS[section][0])
 
 
-for _kind in ("webvid", "internvid", "table", "webdataset"):
-    register_options("sources", _kind, {"table": TableOptions, "webdataset": TarOptions}.get(_kind, SourceOptions))
+_SOURCES = {
+    "webvid": SourceOptions,
+    "internvid": SourceOptions,
+    "table": TableOptions,
+    "webdataset": TarOptions,
+    "folder": FolderOptions,
+}
+for _kind, _options in _SOURCES.items():
+    register_options("sources", _kind, _options)
 for _kind in INVERTER_KINDS:
     register_options("noise", _kind, NoiseOptions)
 

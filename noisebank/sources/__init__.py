@@ -53,7 +53,8 @@ def check_columns(file: ListFile) -> list[str]:
     """
     format, source = FORMATS[file.format], file.source
     found = format.columns(file)
-    for column in layout_of(source).columns(source) if format.is_open else _wanted_columns(source):
+    layout = layout_of(source)
+    for column in layout.columns(source) if format.is_open or layout.is_folder else _wanted_columns(source):
         if found.count(column) != 1:
             problem = "is there twice" if column in found else "is missing"
             raise ConfigError(

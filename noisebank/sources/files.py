@@ -20,6 +20,7 @@ from braceexpand import braceexpand
 
 from noisebank.errors import ConfigError
 from noisebank.options import SourceOptions
+from noisebank.sources.folder import find_folders, write_list
 from noisebank.sources.formats import FORMATS
 from noisebank.sources.json_document import is_document, write_lines
 from noisebank.sources.layouts import layout_of
@@ -72,6 +73,9 @@ def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFil
             such ``root``.
     """
     files, root = [], _find_root(source)
+    if layout_of(source).is_folder:
+        keys = (f"{folder}/{source.name or source.kind}-{i}.jsonl" for i in itertools.count())
+        return [*map(_list_folder, itertools.repeat(source), find_folders(source), itertools.repeat(store), keys)]
     for i, address in enumerate(expand(source)):
         format = _format(source, address)
         if address.startswith(HTTP) or address.endswith(".gz") or (format == "jsonl" and _is_document(address)):
@@ -83,6 +87,14 @@ def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFil
                 size = int(connect(address).size(address)) if "://" in address else Path(address).stat().st_size
             files.append(ListFile(source, address, size, format, root=root))
     return files
+
+
+def _list_folder(source: SourceOptions, address: str, store: Store, key: str) -> ListFile:
+    """A folder as a list of its videos, in the bank."""
+    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch, one_line_errors(address):
+        write_list(address, Path(scratch, "list"))
+        store.upload(Path(scratch, "list"), key)
+    return ListFile(source, f"{address}/", store.size(key), "jsonl", (store, key))
 
 
 def _find_root(source: SourceOptions) -> str:

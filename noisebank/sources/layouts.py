@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from noisebank.errors import ConfigError
 from noisebank.options import SourceOptions, options_class, register_options
-from noisebank.sources import tar
+from noisebank.sources import folder, tar
 from noisebank.sources.block import Block
 from noisebank.sources.ranges import END, START
 from noisebank.sources.rows import Fields, read_fields
@@ -30,6 +30,7 @@ class Layout:
     columns: Callable[[Any], list[str]]
     formats: tuple[str, ...]
     default_format: str
+    is_folder: bool = False
 
 
 _INTERNVID = {"id": "YoutubeID", "start": "Start_timestamp", "end": "End_timestamp", "caption": "Caption"}
@@ -44,6 +45,7 @@ def register_layout(
     formats: tuple[str, ...] = ("csv", "tsv", "jsonl", "parquet"),
     default_format: str = "",
     options: type[SourceOptions] | None = None,
+    is_folder: bool = False,
 ) -> Callable[[FieldsReader], FieldsReader]:
     """Decorator that makes a function the layout of ``kind: <kind>`` sources.
 
@@ -69,11 +71,12 @@ def register_layout(
         default_format: the format of a list whose name ends otherwise; none: that is an error.
         options: dataclass of the options, whose ``check`` refuses those that do not fit each other; by default what
             :func:`noisebank.options.register_options` was given.
+        is_folder: whether its paths are folders of videos, of which :mod:`.folder` makes lists.
     """
 
     def register(fields: FieldsReader) -> FieldsReader:
         register_options("sources", kind, options or options_class("sources", kind), fields.__module__)
-        LAYOUTS[kind] = Layout(fields, columns, formats, default_format)
+        LAYOUTS[kind] = Layout(fields, columns, formats, default_format, is_folder)
         return fields
 
     return register
@@ -137,3 +140,12 @@ def read_table(block: Block, source: SourceOptions) -> Fields:
 def read_webdataset(block: Block, source: SourceOptions) -> Fields:
     """webdataset tars written by others: a clip is a video in a tar, known by its key."""
     return read_fields(block, id=source.id or "key", uri="uri", caption="caption")
+
+
+@register_layout("folder", columns=lambda _: folder.COLUMNS, formats=("jsonl",), is_folder=True)
+def read_folder(block: Block, _: SourceOptions) -> Fields:
+    """Folders of videos with their captions beside them: a clip is a video, known by its path."""
+    fields = read_fields(block, id="key", uri="file", caption="caption")
+    problems = block.text("problem").to_pylist()
+    fields.invalid |= {i: problem for i, problem in enumerate(problems) if problem}
+    return fields
