@@ -1,0 +1,25 @@
+"""One option: a field of a dataclass that knows its help, its limits and whether it changes what a stage writes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    hashed: bool | Callable[[Any], bool] = True,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    parse: Callable[[Any], Any] | None = None,
+) -> Any:
+    """A dataclass field with its help text, limits (numbers have both) and whether it is part of the fingerprint."""
+    if (minimum is None) != (maximum is None):
+        raise TypeError(f"an option has a minimum and a maximum or neither, not {minimum} and {maximum}")
+    limits = {"choices": choices, "minimum": minimum, "maximum": maximum}
+    return field(default=default, metadata={"help": help, "hashed": hashed, "parse": parse, **limits})
