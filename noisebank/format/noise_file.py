@@ -239,30 +239,48 @@ class NoiseShard:
         """
         if not 0 <= row < self.rows:
             raise BankDamaged(f"{self.path}: no record {row}, the shard has {self.rows}; run verify")
-        layout = self._layout
-        values = self._read(layout.data_offset + row * layout.stride, layout.stride)
-        scales = self._read(layout.scale_offset + row * layout.scale_stride, layout.scale_stride)
+        values, scales = self._read(row)
         if _checksum(values.numpy(), scales.numpy()) != checksum:
-            raise BankDamaged(f"{self.path}: record {row} differs from its checksum; run verify")
+            values, scales = self._read_again(row, checksum)
         record = values.view(self._dtype).view(self._shape)
-        if not layout.scale_stride:
+        if not self._layout.scale_stride:
             return record.float()
         return dequantise(record, scales.view(torch.float32).view(self._shape[:2]))
 
-    def _read(self, offset: int, length: int) -> torch.Tensor:
-        """uint8 ``[length]`` from ``offset``: of the memory map, or fetched."""
-        if not length:
-            return _NOTHING
-        if self._mapped is None:
-            with reading(self.path):
-                content = bytearray(self._store.read_range(self.path, offset, length))
-            self._check_end(len(content), length, offset)
-            return torch.frombuffer(content, dtype=torch.uint8)
-        self._check_end(self._mapped.size() - offset, length, offset)  # (the file may have been cut since)
+    def _read(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and scales of a record as bytes; of the memory map, or fetched side by side."""
+        layout = self._layout
+        values = layout.data_offset + row * layout.stride, layout.stride
+        scales = layout.scale_offset + row * layout.scale_stride, layout.scale_stride
+        if self._mapped is not None:
+            return self._slice(self._mapped, *values), self._slice(self._mapped, *scales) if scales[1] else _NOTHING
+        with reading(self.path):
+            if scales[1]:
+                fetched = self._store.read_ranges(self.path, [values, scales])
+            else:
+                fetched = [self._store.read_range(self.path, *values)]
+        for data, (offset, length) in zip(fetched, (values, scales), strict=False):
+            self._check_end(len(data), length, offset)
+        parts = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in fetched]
+        return parts[0], parts[1] if scales[1] else _NOTHING
+
+    def _read_again(self, row: int, checksum: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """:meth:`_read` of a record whose kept copy is damaged; BankDamaged if there is none, or the bank's is, too."""
+        if self._store.forget(self.path):
+            self._mapped = None
+            values, scales = self._read(row)
+            if _checksum(values.numpy(), scales.numpy()) == checksum:
+                return values, scales
+            self._store.forget(self.path)
+        raise BankDamaged(f"{self.path}: record {row} differs from its checksum; run verify")
+
+    def _slice(self, mapped: mmap.mmap, offset: int, length: int) -> torch.Tensor:
+        """uint8 ``[length]`` from ``offset`` of the memory map."""
+        self._check_end(mapped.size() - offset, length, offset)  # (the file may have been cut since)
         if length > mmap.PAGESIZE:
             page = offset - offset % mmap.PAGESIZE
-            self._mapped.madvise(mmap.MADV_WILLNEED, page, offset + length - page)
-        return torch.frombuffer(self._mapped, dtype=torch.uint8, count=length, offset=offset)
+            mapped.madvise(mmap.MADV_WILLNEED, page, offset + length - page)
+        return torch.frombuffer(mapped, dtype=torch.uint8, count=length, offset=offset)
 
     def _check_end(self, found: int, length: int, offset: int) -> None:
         if found < length:

@@ -7,7 +7,6 @@ once, and always compared.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +20,11 @@ import pyarrow.parquet as pq
 from noisebank.errors import BankDamaged, remedy_of
 from noisebank.format.schemas import schema_of
 from noisebank.storage import FileEntry, Store, file_sha256, open_store
-from noisebank.storage.base import check_key
 
 PARQUET = ".parquet"
 BUILD_AGAIN = "run the build again, which makes it again"
 """What to do about damage in work that no snapshot has."""
 VERIFIED_BYTES = 1 << 30
-_CHUNK = 1 << 20
 
 
 @contextmanager
@@ -94,18 +91,14 @@ def verified_path(store: Store, entry: FileEntry, scratch: Path) -> Path:
     Raises:
         BankDamaged: the file is missing, has another size, or differs from its sha256.
     """
-    path = store.local_path(entry.path)
+    here = store.local_path(entry.path)
     with reading(entry.path):
-        if path is None:
-            path = scratch / check_key(entry.path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with store.open(entry.path) as source, path.open("wb") as target:
-                shutil.copyfileobj(source, target, _CHUNK)
-            digest = file_sha256(path)
-        else:
-            small = path.stat().st_size == entry.bytes <= VERIFIED_BYTES
-            digest = file_sha256(path) if small else entry.sha256
+        path = here or store.fetch(entry.path, scratch)
         size = path.stat().st_size
+        checked = here is None or size == entry.bytes <= VERIFIED_BYTES
+        digest = file_sha256(path) if checked else entry.sha256
+    if (size, digest) != (entry.bytes, entry.sha256) and store.forget(entry.path) and here:
+        return verified_path(store, entry, scratch)  # (a copy that this machine had kept was damaged)
     if size != entry.bytes:
         raise BankDamaged(f"{entry.path}: {size} bytes, the manifest says {entry.bytes}; run verify")
     if digest != entry.sha256:

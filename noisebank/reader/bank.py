@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         *,
         noise_set: str | None = None,
         embedder: str | Embedder | None = None,
+        cache: str | Path | None = None,
     ) -> NoiseBank:
         """Opens a bank; reads one small file, everything else when it is needed.
 
@@ -82,6 +84,8 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
             noise_set: whose records :meth:`noise` takes; needed where the bank has several.
             embedder: the captions model, loaded or by folder or hub id, where it is not to be found at the path that
                 the bank was built with; it must be the same model.
+            cache: a folder that keeps what is read from an object store, so that no other process on this machine asks
+                for it again; default: the environment variable ``NOISEBANK_CACHE``, or none.
 
         Raises:
             BankNotFound: there is no bank, or no such snapshot.
@@ -89,11 +93,12 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
             UnsupportedFormat: a newer version of noisebank wrote it.
             UnknownNoiseSet: the bank has no such noise set.
         """
-        store = open_store(uri)
+        store = open_store(uri, cache or os.environ.get("NOISEBANK_CACHE") or None)
         return cls(store, read_snapshot(store, snapshot), noise_set, embedder)
 
     def __reduce__(self) -> tuple[object, ...]:
-        reopen = partial(NoiseBank.open, noise_set=self._set_name, embedder=self._captions_model.given)
+        embedder, cache = self._captions_model.given, self._store.cache
+        reopen = partial(NoiseBank.open, noise_set=self._set_name, embedder=embedder, cache=cache)
         return reopen, (self._store.url, self.snapshot)
 
     def __repr__(self) -> str:

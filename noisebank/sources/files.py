@@ -115,7 +115,10 @@ def _matches(pattern: str) -> list[str]:
     if separator and scheme in REMOTE_SCHEMES:
         if glob.has_magic(pattern):
             return sorted(f"{scheme}://{key}" for key in connect(pattern).glob(pattern))
-        return [pattern] if connect(pattern).isfile(pattern) else []
+        try:
+            return [pattern] if connect(pattern).info(pattern)["type"] == "file" else []
+        except FileNotFoundError:
+            return []
     if separator:
         raise ConfigError(f"path {pattern!r}: a local path, http(s)://, gs://, s3:// or az:// is wanted")
     found = [pattern]

@@ -64,9 +64,8 @@ def describe_answer(error: BaseException) -> str:
     tries = int(retries[1]) + 1 if retries else 1
     if status := _STATUS.search(text):
         body = text[status.end() :]
-        answer = ": ".join(
-            [status[1].strip(), *(_first(found) for found in (_CODE.search(body), _MESSAGE.search(body)))]
-        )
+        parts = [status[1].strip(), _first(_CODE.search(body)), _first(_MESSAGE.search(body))]
+        answer = ": ".join(part for part in parts if part)
     else:
         kind, cause = _KIND.search(whole), _CAUSE.search(whole)
         answer = _KINDS[kind[1]] if kind else text.rpartition(" - ")[2]

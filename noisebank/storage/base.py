@@ -39,15 +39,18 @@ class StoredFile:
 class Store(ABC):
     """A folder of immutable files, by key (relative path with ``/``).
 
-    Stores are pickled by their url, so that they can travel to workers. A missing file raises ``FileNotFoundError``.
+    Stores are pickled by their url and cache, so that they can travel to workers. A missing file raises
+    ``FileNotFoundError``.
     """
 
     url: str
+    cache: Path | None = None
+    """The folder where it keeps copies of what was read, if it does."""
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
+    def __reduce__(self) -> tuple[object, tuple[str, Path | None]]:
         from noisebank.storage.opening import open_store
 
-        return open_store, (self.url,)
+        return open_store, (self.url, self.cache)
 
     def __repr__(self) -> str:
         return f"open_store({self.url!r})"

@@ -48,6 +48,11 @@ def data_path(folder: str, digest: str, suffix: str, vacuum: int = 0) -> str:
     return f"{folder}/{digest[:_DIGITS]}{f'-v{vacuum}' if vacuum else ''}{suffix}"
 
 
+def is_content_named(key: str) -> bool:
+    """Whether the file has the name of its content, and so is never another (receipts are named by what went in)."""
+    return _NAME.fullmatch(key.rpartition("/")[2]) is not None and not key.endswith(".json")
+
+
 def file_sha256(path: Path) -> str:
     """The sha256 of a local file, in hexadecimal."""
     with path.open("rb") as file:

@@ -12,10 +12,14 @@ from noisebank.storage.local import LocalStore
 REMOTE_SCHEMES = ("gs", "s3", "az", "memory")
 
 
-def open_store(url: str | Path) -> Store:
+def open_store(url: str | Path, cache: str | Path | None = None) -> Store:
     """The store at ``url``: a local path (or ``file://``), ``gs://``, ``s3://``, ``az://`` or ``memory://``.
 
     Nothing is read or written yet. ``memory://name`` is one store per name in this process, for tests.
+
+    Args:
+        url: the address.
+        cache: a folder of this machine that keeps what is read from an object store, for other processes too.
 
     Raises:
         ConfigError: it is empty (no word for the working directory: that is ``.``), a file is there, the scheme is
@@ -36,4 +40,8 @@ def open_store(url: str | Path) -> Store:
         raise ConfigError(f"bank address {text!r}: a local path or one of {', '.join(REMOTE_SCHEMES)}:// is wanted")
     from noisebank.storage.remote import RemoteStore  # (obstore is needed for remote banks only)
 
-    return RemoteStore(text)
+    if cache is None:
+        return RemoteStore(text)
+    from noisebank.storage.cached import CachedStore
+
+    return CachedStore(text, Path(cache))

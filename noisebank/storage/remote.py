@@ -148,7 +148,7 @@ class RemoteStore(Store):
         with suppress(FileNotFoundError), self._asking(key) as path:
             obstore.delete(self.client, path)
 
-    def local_path(self, key: str) -> None:
+    def local_path(self, key: str) -> Path | None:
         return None
 
     def sweep(self, before: float) -> int:

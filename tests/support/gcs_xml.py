@@ -43,7 +43,11 @@ class _Translate(AnyMethodHandler):
         _, bucket, *key = unquote(path).split("/", 2)
         self._bucket, self._key = f"/storage/v1/b/{quote(bucket)}/o", "".join(key)
         self._object = f"{self._bucket}/{quote(self._key, safe='')}"
-        self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        self._body = self.rfile.read(length)
+        if len(self._body) < length:
+            self.close_connection = True
+            return None
         if not self._key:
             return self._list()
         upload = self._query.get("uploadId")
