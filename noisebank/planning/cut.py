@@ -19,7 +19,7 @@ from noisebank.ids import CLIP_BITS, NUMBER_BITS, Nums
 SHARDS_PER_PREFIX = 64
 MAX_RECORDS_BYTES = 1 << 26
 """Most that the records of a file over clips take, at two bytes a value."""
-_MAX_ROWS = 1 << 31
+_MAX_ROWS = (1 << 31) - 1  # (rows of a tar are int32)
 """More than a tar has."""
 
 

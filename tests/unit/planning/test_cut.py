@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noisebank.planning.cut import cut_tasks, even_stops
+from noisebank.planning.cut import cut_tasks, even_stops, records_a_file
 from noisebank.planning.plan import Plan, read_task
 from tests.support.bank import Bank, webvid_row, write_csv
 
@@ -99,3 +99,8 @@ def test_a_small_update_makes_few_shards(tmp_path: Path) -> None:
     bank = Bank(tmp_path)
     path = write_csv(tmp_path / "list.csv", ROWS[:20])
     assert [task.rows for task in bank.plan(path, bits=6).tasks["clips"]] == [20]
+
+
+def test_records_of_no_known_shape_are_in_one_file_a_tar() -> None:
+    rows = np.array([0, 511, 2**31 - 2], np.int32)
+    assert (rows // records_a_file({})).tolist() == [0, 0, 0]
