@@ -38,7 +38,7 @@ family having dinner together children playing football drone flying over green 
 """.split()  # noqa: SIM905
 
 
-def write_list(path: Path, rows: int, edited: float = 0.0, seed: int = 0) -> None:
+def write_list(path: Path, rows: int, edited: float = 0.0, seed: int = 0, start: int = 0) -> None:
     """Writes a csv in WebVid's layout with varied captions, one in eight of them quoted.
 
     Args:
@@ -46,17 +46,18 @@ def write_list(path: Path, rows: int, edited: float = 0.0, seed: int = 0) -> Non
         rows: how many.
         edited: share of rows whose caption differs from the list with ``edited=0``; as many rows are new.
         seed: of the captions.
+        start: rows of the list that come before, in another file.
     """
     step = 50_000
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write("videoid,name,page_idx,page_dir,duration,contentUrl\n")
-        for start in range(0, rows, step):
-            generator = np.random.default_rng([seed, start])
-            count = min(step, rows - start)
+        for first in range(start, start + rows, step):
+            generator = np.random.default_rng([seed, first])
+            count = min(step, start + rows - first)
             words = np.array(_WORDS)[generator.integers(0, len(_WORDS), (count, 14))].tolist()
             lengths = generator.integers(6, 15, count).tolist()
-            changed = (np.random.default_rng([seed + 1, start]).random(count) < edited).tolist()
-            file.writelines(map(_line, range(start, start + count), words, lengths, changed))
+            changed = (np.random.default_rng([seed + 1, first]).random(count) < edited).tolist()
+            file.writelines(map(_line, range(first, first + count), words, lengths, changed))
 
 
 def _line(i: int, words: list[str], length: int, edited: bool) -> str:
@@ -91,14 +92,12 @@ def run(rows: int) -> dict[str, Any]:
 
 def publish(store: Store, plan: Plan) -> None:
     """Commits a snapshot as if every row of ``plan``, made for an empty bank, had got its clip, caption and record."""
-    delta = Delta(
-        rows=_Finished(store, plan, _row_columns), records={NOISE_SET: _Finished(store, plan, _record_columns)}
-    )
+    delta = Delta(rows=Finished(store, plan, row_columns), records={NOISE_SET: Finished(store, plan, record_columns)})
     commit(store, None, delta, CommitInfo("benchmark", fingerprints=FINGERPRINTS, sources=tuple(plan.sources)))
 
 
 @dataclass(frozen=True)
-class _Finished:
+class Finished:
     """The rows of a plan as a finished build leaves them, one table a file, as often as asked."""
 
     store: Store
@@ -121,7 +120,7 @@ def _files(rows: pa.Table) -> np.ndarray[Any, Any]:
     return (rows.column("num").to_numpy()[np.arange(rows.num_rows) // 512 * 512] + 1).astype(np.uint64)
 
 
-def _row_columns(rows: pa.Table, task: pa.Table) -> pa.Table:
+def row_columns(rows: pa.Table, task: pa.Table) -> pa.Table:
     places = np.arange(rows.num_rows) % 512
     columns = {name: rows.column(name) for name in ("num", "source", "listed")}
     columns |= {"video": task.column("video"), "caption": task.column("caption_hash")}
@@ -130,7 +129,7 @@ def _row_columns(rows: pa.Table, task: pa.Table) -> pa.Table:
     return pa.table(columns).cast(ROWS)
 
 
-def _record_columns(rows: pa.Table, task: pa.Table) -> pa.Table:
+def record_columns(rows: pa.Table, task: pa.Table) -> pa.Table:
     places = np.arange(rows.num_rows) % 512
     columns = {"num": rows.column("num"), "file": _files(rows), "row": places, "checksum": task.column("video")}
     columns["status"] = np.full(rows.num_rows, Status.OK)
@@ -147,26 +146,33 @@ def _measured(what: str, path: Path, bank: Path) -> dict[str, Any]:
 
 def _measure(what: str, path: str, bank: str) -> dict[str, Any]:
     """Plans, or only gets ready to (``base``), and says what this process and its children used."""
+    import apache_beam  # noqa: F401
+
+    import transforms.plan  # noqa: F401
+
+    found = measure_plan([path], bank) if what == "--plan" else {}
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
+    return {"cpu_seconds": round(seconds, 2), "peak_mb": peak_mb(), **found}
+
+
+def measure_plan(lists: list[str], bank: str) -> dict[str, Any]:
+    """Plans the files of a WebVid list; the plan's path and counts."""
     import apache_beam as beam
 
     from transforms.plan import MakePlan
 
-    found: dict[str, Any] = {}
-    if what == "--plan":
-        config = Config(bank=bank, sources=(SourceOptions("webvid", (path,)),))
-        store = open_store(bank)
-        before = set(store.list("plans"))
-        with beam.Pipeline(runner="FnApiRunner") as pipeline:
-            _ = pipeline | MakePlan(config, FINGERPRINTS, {})
-        (made,) = {key for key in store.list("plans") if key.endswith("plan.json")} - before
-        plan = read_plan(store, made)
-        found = {"plan": plan.path, "counts": plan.counts, "todo": plan.todo()}
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
-    return {"cpu_seconds": round(seconds, 2), "peak_mb": _peak_mb(), **found}
+    config = Config(bank=bank, sources=(SourceOptions("webvid", tuple(lists)),))
+    store = open_store(bank)
+    before = set(store.list("plans"))
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        _ = pipeline | MakePlan(config, FINGERPRINTS, {})
+    (made,) = {key for key in store.list("plans") if key.endswith("plan.json")} - before
+    plan = read_plan(store, made)
+    return {"plan": plan.path, "counts": plan.counts, "todo": plan.todo()}
 
 
-def _peak_mb() -> int:
+def peak_mb() -> int:
     """Peak memory of this process; getrusage would count what its parent had when it started this one."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
