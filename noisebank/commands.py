@@ -6,7 +6,6 @@ Every command is a function from parsed arguments to an :class:`Outcome`; the co
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from noisebank.describe import KINDS, describe, diff, read_failures, read_unpubl
 from noisebank.errors import ConfigError, UnknownNoiseSet
 from noisebank.format.layout import is_ours
 from noisebank.format.manifest import read_snapshot
+from noisebank.options import LARGEST_SEED, SMALLEST_SEED
 from noisebank.outputs import check_folder, save_latents, write_whole
 from noisebank.progress import show_progress
 from noisebank.storage import open_store
@@ -85,7 +85,7 @@ def _number(kind: Callable[[str], float], smallest: int, largest: float = math.i
     return parse
 
 
-_SEED = _number(int, -(2**63), 2**64 - 1)  # (as ``torch.Generator.manual_seed`` takes it)
+_SEED = _number(int, SMALLEST_SEED, LARGEST_SEED)
 _SNAPSHOT = _argument("--snapshot", type=int, metavar="N", help="an earlier snapshot (default: the latest)")
 _MODEL = _argument("--model", metavar="FOLDER", help="the captions model, where it moved since the bank was built")
 
@@ -109,69 +109,81 @@ def _on_one_line(text: str) -> str:
 
 
 @_command(
-    _argument("prompt", help="text to generate from"),
+    _argument("prompt", nargs="?", help="text to generate from"),
+    _argument(
+        "-f", "--file", metavar="PROMPTS", help="a list in its place: .txt, or .csv, .jsonl, .parquet with 'prompt'"
+    ),
     _argument("--set", dest="noise_set", metavar="NAME", help="noise set, where a bank has several"),
     _argument(
         "--eta", type=_number(float, 0), default=0.2, help="weight of the inverted noise, 0 to inf (default: 0.2)"
     ),
-    _argument("--seed", type=_SEED, default=0, help="seed of the fresh noise (default: 0)"),
+    _argument(
+        "--seed",
+        type=_SEED,
+        default=0,
+        help="of the fresh noise; of a list without 'seed' the first row's, the next has one more",
+    ),
     _argument("--prior", default="iid", help="of the fresh noise: iid, mixed or progressive (default: iid)"),
     _argument("--alpha", type=_number(float, 0), help="what frames have in common (default: mixed 1, progressive 2)"),
     _argument("--lowpass", help="mix the record's low frequencies alone: gaussian, butterworth, ideal or box"),
     _argument("--spatial", type=float, metavar="D", help="with --lowpass: spatial cut-off, up to 1 (default: 0.25)"),
     _argument("--temporal", type=float, metavar="D", help="with --lowpass: temporal cut-off, up to 1 (default: 0.25)"),
-    _argument("-o", "--output", required=True, metavar="FILE", help="where to write key 'latents'"),
+    _argument("-o", "--output", required=True, metavar="FILE", help="where to write key 'latents'; with -f a folder"),
     _SNAPSHOT,
     _MODEL,
 )
 def sample(arguments: argparse.Namespace) -> Outcome:
-    """Mixed noise for a prompt, as a safetensors file."""
+    """Mixed noise for a prompt, or for each of a list, as a safetensors file."""
+    if (arguments.prompt is None) == (arguments.file is None):
+        raise ConfigError("give either a prompt or a list of them (-f PROMPTS)")
+    try:
+        return _sample_one(arguments) if arguments.file is None else _sample_list(arguments)
+    except UnknownNoiseSet as error:
+        raise UnknownNoiseSet(f"{error} (--set NAME)") from error
+
+
+def _sample_list(arguments: argparse.Namespace) -> Outcome:
+    from noisebank.sampling import describe_sampled, mix_options, read_rows, sample_list
+
+    options, said = mix_options(arguments)
+    rows, folder = read_rows(arguments.file, arguments.seed), Path(arguments.output)
+    bank = _open(arguments, noise_set=arguments.noise_set)
+    asked = {"eta": _shown(arguments.eta), **said}
+    with show_progress("sample", "prompts") as progress:
+        done = sample_list(bank, rows, folder, {"eta": arguments.eta, **options}, asked, progress.report)
+    document, lines = describe_sampled(done, bank, folder, asked)
+    return Outcome(document, [*map(_on_one_line, lines)])
+
+
+def _shown(eta: float) -> float | str:
+    return eta if math.isfinite(eta) else "inf"  # (JSON has no infinity)
+
+
+def _sample_one(arguments: argparse.Namespace) -> Outcome:
     import torch
 
-    options, said = _mix_options(arguments)
+    from noisebank.sampling import metadata_of, mix_options
+
+    options, said = mix_options(arguments)
     check_folder(arguments.output)
     bank = _open(arguments, noise_set=arguments.noise_set)
     generator = torch.Generator().manual_seed(arguments.seed)
-    try:
-        mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator, digest=True, **options)
-    except UnknownNoiseSet as error:
-        raise UnknownNoiseSet(f"{error} (--set NAME)") from error
-    hit = mixed.hits[0]
+    mixed = bank.sample(arguments.prompt, eta=arguments.eta, generator=generator, digest=True, **options)
+    hit, asked = mixed.hits[0], {"eta": _shown(arguments.eta), "seed": arguments.seed, **said}
     document = {
         "output": arguments.output,
         "shape": list(mixed.latents.shape),
         "id": hit.id,
         "caption": hit.caption,
         "score": hit.score,
-        "eta": arguments.eta if math.isfinite(arguments.eta) else "inf",  # (JSON has no infinity)
-        "seed": arguments.seed,
-        **said,
+        **asked,
         "marginal_variance": mixed.marginal_variance,
         "drawn_digest": mixed.drawn_digest,
     }
-    metadata = {name: str(document[name]) for name in ("id", "eta", "seed", *said)}
-    metadata |= {"set": arguments.noise_set or bank.noise_sets[0], "snapshot": str(bank.snapshot)}
-    save_latents(Path(arguments.output), mixed.latents, metadata | {"fresh": json.dumps(mixed.fresh[0])})
+    save_latents(Path(arguments.output), mixed.latents, metadata_of(mixed, bank, asked))
     shape = "x".join(map(str, mixed.latents.shape))
     mixed_with = _on_one_line(f"{hit.id} ({hit.score:.4f})")
     return Outcome(document, [f"{arguments.output}: latents {shape} float32, mixed with {mixed_with}"])
-
-
-def _mix_options(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What ``bank.sample`` takes of the options of a mix, and how those that are no defaults are said in JSON."""
-    from noisebank.reader.frequencies import LowPass
-    from noisebank.reader.priors import FramePrior, find_prior
-
-    prior, low_pass = find_prior(arguments.prior, arguments.alpha), None
-    said = {"prior": arguments.prior, "alpha": prior.alpha} if isinstance(prior, FramePrior) else {}
-    cutoffs = {name: getattr(arguments, name) for name in ("spatial", "temporal")}
-    cutoffs = {name: cutoff for name, cutoff in cutoffs.items() if cutoff is not None}
-    if arguments.lowpass is not None:
-        low_pass = LowPass(arguments.lowpass, **cutoffs)
-        said |= {"lowpass": low_pass.kind, "spatial": low_pass.spatial, "temporal": low_pass.temporal}
-    elif cutoffs:
-        raise ConfigError(f"--{next(iter(cutoffs))} is a cut-off of a filter; name one with --lowpass")
-    return {"prior": prior, "lowpass": low_pass}, said
 
 
 @_command(

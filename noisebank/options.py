@@ -29,6 +29,8 @@ INVERTER_KINDS = ("ddim", "diffuse", "fixed-point")
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
 STORAGE_DTYPES = ("float16", "int8")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+SMALLEST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1
+"""What ``torch.Generator.manual_seed`` takes."""
 MAX_FRAMES = 10_000
 """Longest clip."""
 FORMAT_VERSION = 1

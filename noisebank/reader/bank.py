@@ -118,6 +118,20 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         return self._pinned.snapshot.number
 
     @property
+    def snapshot_uuid(self) -> str:
+        """Of the snapshot that it answers from: no other has it, in no bank."""
+        return self._pinned.snapshot.uuid
+
+    @property
+    def noise_set(self) -> str:
+        """Name of the noise set that :meth:`noise` takes records of.
+
+        Raises:
+            UnknownNoiseSet: the bank has several and none was named.
+        """
+        return self._set(self._pinned).name
+
+    @property
     def noise_sets(self) -> tuple[str, ...]:
         """The noise sets of the snapshot."""
         return tuple(sorted(self._pinned.snapshot.models["noise"]))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from noisebank.format.schemas import RECORDS
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
 from noisebank.ids import clip_number
-from noisebank.search.index import Vectors
+from noisebank.search.index import TIE, Vectors
 from noisebank.search.segments import Hit, Segment, open_segment, search_segments
 from noisebank.storage import FileEntry, Store, open_store
 
@@ -231,12 +232,19 @@ class PinnedSet:
         if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]:
             queries = embed(missing)
             for prompt, query, near in zip(missing, queries, self._pinned.nearest(queries, _FIRST_TRIES), strict=True):
+                if len(missing) > 1 and self._is_close(near):  # (FAISS rounds otherwise when it searches for many)
+                    near = self._pinned.nearest(query[None], _FIRST_TRIES)[0]
                 known[prompt] = next((hit for hit in near if self._find(hit.num)), None) or self._nearest_of_all(query)
             with self._lock:
                 self._nearest |= {prompt: known[prompt] for prompt in missing}
                 while len(self._nearest) > _REMEMBERED_PROMPTS:
                     del self._nearest[next(iter(self._nearest))]
         return [known[prompt] for prompt in prompts]
+
+    def _is_close(self, near: Sequence[Hit]) -> bool:
+        """Whether the first two clips that have a record are as near as each other."""
+        scores = [hit.score for hit in islice((hit for hit in near if self._find(hit.num)), 2)]
+        return len(scores) == 2 and scores[0] - scores[1] < TIE
 
     def _nearest_of_all(self, query: Vectors) -> Hit:
         if near := self._pinned.nearest(query[None], 1, self.segments)[0]:
