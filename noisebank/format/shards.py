@@ -7,7 +7,9 @@ keys. GNU format, because ids may be longer than ustar's 100.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import tarfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -118,6 +120,43 @@ def read_shard(path: Path, wanted: Collection[str] | None = None) -> Iterator[Sh
         raise BankDamaged(f"shard {path}: {type(error).__name__}: {error}; run noisebank verify") from error
     if members:
         raise BankDamaged(f"shard {path}: it ends inside a sample; run noisebank verify")
+
+
+class ShardClips:
+    """The clips of a local tar of :func:`write_shard`, by their positions.
+
+    Args:
+        path: of the tar.
+        name: in its bank, for messages.
+        rows: clips that it should have.
+
+    Raises:
+        BankDamaged: the tar is missing, damaged or has another number of clips.
+    """
+
+    def __init__(self, path: Path, name: str, rows: int) -> None:
+        self._name = name
+        try:
+            with reading(name):
+                self._file = path.open("rb")
+                with tarfile.open(fileobj=self._file, mode="r:") as tar:
+                    self._places = [(info.offset_data, info.size) for info in tar if info.name.endswith(".mp4")]
+        except tarfile.TarError as error:
+            raise BankDamaged(f"{name}: {error}; run verify") from error
+        if len(self._places) != rows:
+            raise BankDamaged(f"{name}: {len(self._places)} clips, the manifest says {rows}; run verify")
+
+    def read(self, row: int, sha256: str) -> bytes:
+        """The mp4 of a clip.
+
+        Raises:
+            BankDamaged: it is not there, or differs from ``sha256``.
+        """
+        offset, size = self._places[row] if 0 <= row < len(self._places) else (0, 0)
+        data = os.pread(self._file.fileno(), size, offset)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise BankDamaged(f"{self._name}: clip {row} differs from its checksum; run verify")
+        return data
 
 
 def read_foreign_shard(file: IO[bytes], name: str = "tar") -> Iterator[ForeignSample]:

@@ -24,6 +24,7 @@ from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.models.layout import from_pipeline, pipeline_inputs
 from noisebank.progress import ReportProgress, silent
 from noisebank.reader.captions_model import CaptionsModel
+from noisebank.reader.contents import Contents
 from noisebank.reader.frequencies import LowPass
 from noisebank.reader.mixing import normalise
 from noisebank.reader.noise_sample import NoiseSample, mix_records
@@ -56,7 +57,7 @@ class InvertedNoise:
     statistics: dict[str, Any]
 
 
-class NoiseBank(AbstractContextManager["NoiseBank"]):
+class NoiseBank(Contents, AbstractContextManager["NoiseBank"]):
     """A bank, pinned to one snapshot: it keeps answering from it while others are committed; see :meth:`open`."""
 
     def __init__(
@@ -369,6 +370,12 @@ class NoiseBank(AbstractContextManager["NoiseBank"]):
         if (name := self._chosen_set(pinned.snapshot)) is None:
             raise self._unknown_set("name a noise_set", pinned.snapshot)
         return pinned.noise_set(name)
+
+    def _needed_set(self, pinned: PinnedSnapshot, needs_noise: bool) -> str | None:
+        return self._set(pinned).name if needs_noise else self._chosen_set(pinned.snapshot)
+
+    def _records(self, pinned: PinnedSnapshot) -> PinnedSet | None:
+        return self._set(pinned) if self._chosen_set(pinned.snapshot) else None
 
     def _unknown_set(self, problem: str, snapshot: Snapshot) -> UnknownNoiseSet:
         known = ", ".join(sorted(snapshot.models["noise"])) or "none"

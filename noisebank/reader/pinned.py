@@ -169,18 +169,18 @@ class PinnedSet:
         self._pinned = pinned
         store, scratch = pinned.store, pinned.scratch
         records, parts = snapshot.records.get(name, ()), snapshot.parts.get(f"noise/{name}", ())
-        self._records = OverlayTable(verified_store(store, records, scratch), records, schema=RECORDS)
+        self.table = OverlayTable(verified_store(store, records, scratch), records, schema=RECORDS)
         part = read_parts(verified_store(store, parts, scratch), parts).sort_by("path")
         self._layouts = {row["key"]: RecordLayout.from_info(row) for row in part.to_pylist()}
         self._files: dict[int, FileEntry] = {entry.key: entry for entry in part_entries(part)}
         self._columns = lru_cache(_OPEN_SHARDS)(self._read_columns)
-        self._shard = lru_cache(_OPEN_SHARDS)(self._open_shard)
+        self._shard = lru_cache(_OPEN_SHARDS)(self.open_shard)
         self._nearest: dict[str, Hit] = {}
         self._lock = threading.RLock()
 
     def _find(self, num: int) -> tuple[int, int, int] | None:
         """Where the record of the clip ``num`` is: key of its shard, row there, XXH3-64; None if it has none."""
-        _, file, row, checksum, status = self._records.find(num) or (num, 0, -1, 0, Status.REMOVED)
+        _, file, row, checksum, status = self.table.find(num) or (num, 0, -1, 0, Status.REMOVED)
         return (file, row, checksum) if file and status == Status.OK else None
 
     def has(self, num: int) -> bool:
@@ -218,7 +218,7 @@ class PinnedSet:
         file, row, _ = self._locate(clip)
         found: list[dict[str, Any]] = self._columns(file).slice(row, 1).to_pylist()
         if not found or found[0]["id"] != clip.id:
-            raise BankDamaged(f"clip {clip.id}: its record in {self._file(file).path} is of another; run verify")
+            raise BankDamaged(f"clip {clip.id}: its record in {self.file(file).path} is of another; run verify")
         return found[0]
 
     def nearest(self, prompts: Sequence[str], embed: Callable[[Sequence[str]], Vectors]) -> list[Hit]:
@@ -256,7 +256,7 @@ class PinnedSet:
 
     def nums(self) -> npt.NDArray[np.int64]:
         """The numbers of the clips that have a record, ascending."""
-        table = self._records.read()
+        table = self.table.read()
         nums, files, status = (table.column(name).to_numpy() for name in ("num", "file", "status"))
         found: npt.NDArray[np.int64] = nums[(files != 0) & (status == Status.OK)]
         return found
@@ -293,7 +293,8 @@ class PinnedSet:
             raise ClipNotFound(f"clip {clip.id}: no record in noise set {self.name!r}; 'failures' may say why")
         return place
 
-    def _file(self, key: int) -> FileEntry:
+    def file(self, key: int) -> FileEntry:
+        """The shard of a key; BankDamaged if no manifest part names it."""
         if key not in self._files:
             raise BankDamaged(f"noise shard {key:016x} of set {self.name!r}: no manifest part names it; run verify")
         return self._files[key]
@@ -301,14 +302,15 @@ class PinnedSet:
     def _read_columns(self, key: int) -> pa.Table:
         """The columns beside the noise of a whole shard, which is compared with its checksum."""
         with tempfile.TemporaryDirectory(dir=self._pinned.scratch) as folder:
-            path = verified_path(self._pinned.store, self._file(key), Path(folder))
+            path = verified_path(self._pinned.store, self.file(key), Path(folder))
             return read_table(open_store(path.parent), path.name, without=("noise", "scale"))
 
-    def _open_shard(self, key: int) -> NoiseShard:
-        file, shape, dtype = self._file(key), tuple(self.model["shape"]), self.model["dtype"]
+    def open_shard(self, key: int, store: Store | None = None) -> NoiseShard:
+        """The shard of a key, in the bank or in a store that has a copy of it."""
+        file, shape, dtype = self.file(key), tuple(self.model["shape"]), self.model["dtype"]
         if len(shape) != len(_AXES):
             raise BankDamaged(
                 f"{self._pinned.snapshot.path}: the shape of noise set {self.name!r} is {list(shape)}, {_AXES} is "
                 "wanted; run verify"
             )
-        return NoiseShard(self._pinned.store, file.path, file.rows, shape, dtype, self._layouts[key])
+        return NoiseShard(store or self._pinned.store, file.path, file.rows, shape, dtype, self._layouts[key])

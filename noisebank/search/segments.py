@@ -94,6 +94,10 @@ class Entries:
             found = range(found.start if found else low, high) if low < high else found
         return found
 
+    def ids(self) -> pa.Table:
+        """Number and id of the clip at every position."""
+        return self._file.read(columns=["num", "id"])
+
     def nums(self) -> Nums:
         """The number of the clip at every position."""
         nums: Nums = self._file.read(columns=["num"]).column("num").to_numpy()
