@@ -102,13 +102,12 @@ class BankDataset(IterableDataset[dict[str, Any]]):
             files, rows = places[self._shard_column], places[self._shard_column.replace("file", "row")]
             ordered = np.lexsort((rows, files))
             starts = np.searchsorted(files[ordered], keys)
-            reader = SampleReader(pinned, records, self._columns)
-            for (shard, low, high), start in zip(parts, starts.tolist(), strict=True):
-                here = ordered[start : start + int(self._counts[shard])]
-                here = self._mix(here, shard)[low:high]
-                columns = {name: values[here].tolist() for name, values in places.items()}
-                for values in zip(*columns.values(), strict=True):
-                    yield reader.read(dict(zip(columns, values, strict=True)))
+            with SampleReader(pinned, records, self._columns) as reader:
+                for (shard, low, high), start in zip(parts, starts.tolist(), strict=True):
+                    here = self._mix(ordered[start : start + int(self._counts[shard])], shard)[low:high]
+                    columns = {name: values[here].tolist() for name, values in places.items()}
+                    for values in zip(*columns.values(), strict=True):
+                        yield reader.read(dict(zip(columns, values, strict=True)))
 
     def _mix(self, rows: Nums, shard: int) -> Nums:
         if not self._shuffle:

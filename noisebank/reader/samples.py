@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,8 +47,8 @@ class _Copy:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-class SampleReader:
-    """Reads samples of a pinned snapshot.
+class SampleReader(AbstractContextManager["SampleReader"]):
+    """Reads samples of a pinned snapshot. A context manager, which lets go of all files.
 
     Args:
         pinned: the snapshot.
@@ -60,6 +61,10 @@ class SampleReader:
         self._captions = lru_cache(_CAPTION_FILES)(self._read_captions)
         self._noise = lru_cache(_FILES)(self._open_noise)
         self._clips = lru_cache(_FILES)(self._open_clips)
+
+    def __exit__(self, *_: object) -> None:
+        for cache in (self._captions, self._noise, self._clips):
+            cache.cache_clear()
 
     def read(self, place: Mapping[str, int]) -> dict[str, Any]:
         """The sample whose data is at a ``place`` (:data:`noisebank.reader.places.Places`): ``id`` and the columns.
