@@ -139,7 +139,7 @@ def flag_names(options: type[Any] = Config) -> dict[str, dataclasses.Field[Any]]
             for member in dataclasses.fields(section.default):
                 names[f"{section.name}.{written_name(member.name)}"] = member
         else:
-            names[section.name] = section
+            names[written_name(section.name)] = section
     return names
 
 
@@ -149,7 +149,9 @@ def member_flag(name: str, options: type[Any] = Config) -> bool:
     parts = name.split(".")
     length = {f.name: 2 if is_dataclass(f.default) else 3 for f in dataclasses.fields(options)}.get(parts[0])
     kinds = [kind for (section, _), kind in OPTION_CLASSES.items() if section == parts[0]]
-    return len(parts) == length and any(parts[-1] == field.name for kind in kinds for field in dataclasses.fields(kind))
+    return len(parts) == length and any(
+        parts[-1] == written_name(field.name) for kind in kinds for field in dataclasses.fields(kind)
+    )
 
 
 def _lay_flags(document: dict[str, Any], flags: dict[str, str] | None, options: type[Any]) -> dict[str, Any]:
@@ -173,7 +175,7 @@ def _lay_flags(document: dict[str, Any], flags: dict[str, str] | None, options: 
 
 def _find_member(document: dict[str, Any], flag: str) -> dict[str, Any]:
     section, name, _ = flag.split(".")
-    members = document.setdefault(section, [{} for _ in getattr(Config(), section)])
+    members = document.setdefault(section, [{} for _ in getattr(Config(), section, ())])
     for entry in members if isinstance(members, list) else []:
         if isinstance(entry, dict) and name == (entry.get("name") or entry.get("kind") or NoiseOptions().name):
             return entry

@@ -1,0 +1,72 @@
+"""Pictures of a study, by matplotlib: every arm's accuracy with its interval, the primary contrasts, and curves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from noisebank.evaluation.options import OUTCOME
+
+INCHES = (7.0, 4.2)
+
+
+def draw_plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
+    """PNG files by name; of what a study has none of, none.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    arms = {name: arm["outcomes"][OUTCOME] for name, arm in summary["arms"].items() if arm["outcomes"][OUTCOME]}
+    contrasts = [one for one in summary["primary"]["contrasts"] if one["prompts"]]
+    drawn = {}
+    if arms:
+        drawn["arms.png"] = _draw_intervals(arms, "mean attribute accuracy")
+    if contrasts:
+        named = {f"{one['treatment']} - {one['control']}": one for one in contrasts}
+        drawn["contrasts.png"] = _draw_intervals(named, "difference in mean attribute accuracy", zero=True)
+    for axis, label in (("eta", "eta"), ("pool", "records in the pool")):
+        if summary["curves"][axis]:
+            drawn[f"{axis}.png"] = _draw_curves(summary["curves"][axis], axis, label)
+    return drawn
+
+
+def _draw_intervals(rows: Mapping[str, Mapping[str, Any]], label: str, zero: bool = False) -> bytes:
+    figure, axes = _figure((INCHES[0], 1.2 + 0.32 * len(rows)))
+    places = range(len(rows) - 1, -1, -1)
+    means = [row["mean"] for row in rows.values()]
+    reach = [[row["mean"] - row["low"] for row in rows.values()], [row["high"] - row["mean"] for row in rows.values()]]
+    axes.errorbar(means, list(places), xerr=reach, fmt="o", capsize=3)
+    axes.set_yticks(list(places), list(rows))
+    axes.set_xlabel(label)
+    if zero:
+        axes.axvline(0, color="grey", linewidth=1)
+    return _save(figure)
+
+
+def _draw_curves(curves: list[dict[str, Any]], axis: str, label: str) -> bytes:
+    figure, axes = _figure(INCHES)
+    for curve in curves:
+        points = [point for point in curve["points"] if not isinstance(point[axis], str)]  # (no place for inf)
+        means = [point["mean"] for point in points]
+        reach = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
+        axes.errorbar([p[axis] for p in points], means, yerr=reach, marker="o", capsize=3, label=curve["name"])
+    if axis == "pool":
+        axes.set_xscale("log")
+    axes.set_xlabel(label)
+    axes.set_ylabel("mean attribute accuracy")
+    axes.legend()
+    return _save(figure)
+
+
+def _figure(inches: tuple[float, float]) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=inches, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    return file.getvalue()

@@ -1,0 +1,73 @@
+"""Writes what a study in the world needs: the videos of pool and oracle, lists of them, prompts, and what is true of all.
+
+``python -m noisebank.world.lists --out FOLDER --seed 0 --pool 2000 --oracle 500 --prompts 400``. Splits share no random
+number; the combinations that are held out are in prompts and oracle alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from noisebank.world.judge import ATTRIBUTES
+from noisebank.world.world import World
+
+DURATION_MS = 1000
+SOURCES = ("pool", "oracle")
+"""The splits that become banks; each list is to be read as a source of that name."""
+
+
+def write_study(out: Path, seed: int, pool: int, oracle: int, prompts: int) -> list[Path]:
+    """Writes the lists of a study, and the videos of its pools.
+
+    Args:
+        out: folder; videos lie in ``pool`` and ``oracle``, and those that are there already stay as they are.
+        seed: of the world.
+        pool, oracle, prompts: how many of each.
+
+    Returns:
+        ``pool.csv`` and ``oracle.csv`` (WebVid's columns), ``clips.csv`` (the attributes of their clips, by the ids
+        that a bank gives them where the sources are named ``pool`` and ``oracle``) and ``prompts.csv``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    paths, known = [], []
+    for name, count in zip(SOURCES, (pool, oracle), strict=True):
+        world = World(seed, name)
+        world.write_videos(out / name, range(count))
+        paths.append(world.write_list(out / f"{name}.csv", count, str((out / name).absolute())))
+        ids = (f"{name}-{number}-0-{DURATION_MS}" for number in range(count))
+        known += [(id, *_attributes(world, number)) for number, id in enumerate(ids)]
+    paths.append(_write(out / "clips.csv", ("id", *ATTRIBUTES), known))
+    world = World(seed, "prompts")
+    asked = ((f"p{number}", world.row(number).caption, *_attributes(world, number)) for number in range(prompts))
+    return [*paths, _write(out / "prompts.csv", ("id", "prompt", *ATTRIBUTES), asked)]
+
+
+def _attributes(world: World, number: int) -> tuple[str, ...]:
+    thing = world.row(number).scene.thing
+    return tuple(getattr(thing, name) for name in ATTRIBUTES)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return path
+
+
+def main() -> None:
+    """Writes a study and names its files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder")
+    parser.add_argument("--seed", type=int, default=0, help="of the world")
+    for name, count in (("pool", 2000), ("oracle", 500), ("prompts", 400)):
+        parser.add_argument(f"--{name}", type=int, default=count, help=f"how many (default: {count})")
+    options = parser.parse_args()
+    print("\n".join(map(str, write_study(**vars(options)))))
+
+
+if __name__ == "__main__":
+    main()
