@@ -91,9 +91,12 @@ class Analysis:
         return found
 
     def _mean(self, means: Means) -> dict[str, Any] | None:
+        """Mean and interval; no interval of one prompt, which says nothing of others."""
         if not means:
             return None
         values = np.array(list(means.values()))
+        if len(values) == 1:
+            return {"prompts": 1, "mean": float(values[0]), "low": None, "high": None}
         low, high = bootstrap_interval(values, self.options.resamples, 1 - self.options.alpha, self.options.seed)
         return {"prompts": len(values), "mean": float(values.mean()), "low": low, "high": high}
 

@@ -17,7 +17,8 @@ def draw_plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    arms = {name: arm["outcomes"][OUTCOME] for name, arm in summary["arms"].items() if arm["outcomes"][OUTCOME]}
+    accuracies = {name: arm["outcomes"][OUTCOME] for name, arm in summary["arms"].items()}
+    arms = {name: mean for name, mean in accuracies.items() if mean and mean["low"] is not None}
     contrasts = [one for one in summary["primary"]["contrasts"] if one["prompts"]]
     drawn = {}
     if arms:
@@ -47,7 +48,7 @@ def _draw_intervals(rows: Mapping[str, Mapping[str, Any]], label: str, zero: boo
 def _draw_curves(curves: list[dict[str, Any]], axis: str, label: str) -> bytes:
     figure, axes = _figure(INCHES)
     for curve in curves:
-        points = [point for point in curve["points"] if not isinstance(point[axis], str)]  # (no place for inf)
+        points = [p for p in curve["points"] if not isinstance(p[axis], str) and p["low"] is not None]
         means = [point["mean"] for point in points]
         reach = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
         axes.errorbar([p[axis] for p in points], means, yerr=reach, marker="o", capsize=3, label=curve["name"])

@@ -236,6 +236,8 @@ def _is_share(outcome: str) -> bool:
 def _mean(mean: Mapping[str, Any] | None, share: bool) -> str:
     if mean is None:
         return "-"
+    if mean["low"] is None:
+        return f"{mean['mean']:.1%}" if share else f"{mean['mean']:.4f}"
     if share:
         return f"{mean['mean']:.1%} [{mean['low']:.1%}, {mean['high']:.1%}]"
     return f"{mean['mean']:.4f} [{mean['low']:.4f}, {mean['high']:.4f}]"

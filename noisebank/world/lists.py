@@ -1,4 +1,4 @@
-"""Writes what a study in the world needs: the videos of pool and oracle, lists of them, prompts, and what is true of all.
+"""Writes what a study in the world needs: videos of pool and oracle, lists of them, prompts, and what is true of each.
 
 ``python -m noisebank.world.lists --out FOLDER --seed 0 --pool 2000 --oracle 500 --prompts 400``. Splits share no random
 number; the combinations that are held out are in prompts and oracle alone.

@@ -1,0 +1,186 @@
+"""A study says what was planted in it: effects, nulls, splits and curves; and what was fixed beforehand alone is
+primary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from noisebank.errors import ConfigError
+from noisebank.evaluation.analysis import Analysis, complete_rows
+from noisebank.evaluation.options import ArmOptions, EvaluationOptions
+from noisebank.evaluation.pool import StudyPrompt
+from noisebank.evaluation.preregistration import check_agrees, read_preregistration
+from noisebank.evaluation.report import report_lines
+
+PROMPTS = [StudyPrompt(f"p{n}", f"prompt {n}", {"colour": "red", "motion": "left"}) for n in range(80)]
+TRUTH = {"near": {"colour": "red", "motion": "left"}, "far": {"colour": "red", "motion": "right"}}
+ARMS = (
+    ArmOptions("gaussian"),
+    ArmOptions("nearest", "ona"),
+    ArmOptions("nearest", "ona_05", eta=0.5),
+    ArmOptions("random"),
+)
+OPTIONS = EvaluationOptions(
+    prompts="p.csv", attributes=("colour", "motion"), arms=ARMS, contrasts=("ona - random",), resamples=500,
+    permutations=999,
+)  # fmt: skip
+
+
+def planted(gains: dict[str, float], seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of a study whose arms read motion right with 0.4 and a gain, where the nearest clip matches it: every other
+    prompt; colour they read with 0.7 in all arms."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for arm in ARMS:
+        for place, prompt in enumerate(PROMPTS):
+            matched = place % 2 == 0
+            for number in range(2):
+                right = rng.random() < 0.4 + gains.get(arm.label, 0) * matched
+                row = {"arm": arm.label, "prompt_id": prompt.id, "seed": number, "code": None}
+                row |= {"nearest": "near" if matched else "far", "score": 0.9, "clip": None, "message": None}
+                row |= {"read_colour": "red" if rng.random() < 0.7 else None, "read_motion": "left" if right else "up"}
+                rows.append(row | {"dynamic_degree": 0.1, "temporal_consistency": 0.5 + 0.1 * rng.random()})
+    return complete_rows(rows, {prompt.id: prompt for prompt in PROMPTS}, TRUTH, OPTIONS.attributes)
+
+
+def test_a_planted_effect_is_shown_and_a_planted_null_is_not() -> None:
+    pairs = [("ona", "gaussian"), ("ona", "random"), ("random", "gaussian")]
+    effect = Analysis(OPTIONS, planted({"ona": 0.6}, seed=1)).primary(pairs)
+    assert [one["shown"] for one in effect] == [True, True, False]
+    assert effect[0]["mean"] == pytest.approx(0.15, abs=0.08)
+    assert effect[0]["holm_low"] <= effect[0]["low"] < effect[0]["mean"]
+    assert effect[2]["low"] < 0 < effect[2]["high"]
+    assert all(one["p_holm"] >= one["p"] for one in effect)
+    null = Analysis(OPTIONS, planted({})).primary(pairs)
+    assert [one["shown"] for one in null] == [False] * 3
+
+
+def test_families_of_planted_nulls_show_something_no_more_often_than_nominal() -> None:
+    from scipy.stats import binom
+
+    few = EvaluationOptions(**{**vars(OPTIONS), "resamples": 99, "permutations": 99})
+    pairs = [("ona", "gaussian"), ("ona", "random"), ("ona", "ona_05")]
+    shown = sum(any(one["shown"] for one in Analysis(few, planted({}, seed)).primary(pairs)) for seed in range(60))
+    assert shown <= binom.ppf(0.995, 60, 0.05)
+
+
+def test_arms_say_means_of_prompts_and_what_the_judge_could_not_tell() -> None:
+    rows = planted({})
+    arms = Analysis(OPTIONS, rows).arms()
+    assert list(arms) == ["gaussian", "ona", "ona_05", "random"]
+    colour = arms["ona"]["outcomes"]["right_colour"]
+    assert colour["prompts"] == 80
+    assert colour["low"] < colour["mean"] < colour["high"]
+    assert colour["mean"] == pytest.approx(0.7, abs=0.1)
+    assert arms["ona"]["unread"]["colour"] == pytest.approx(1 - colour["mean"])
+    assert arms["ona"]["unread"]["motion"] == 0
+    assert arms["ona"]["outcomes"]["copying"] is None
+    failed = [row | {"code": "no_record", "accuracy": None} if row["prompt_id"] == "p3" else row for row in rows]
+    assert Analysis(OPTIONS, failed).arms()["ona"]["failed"] == {"no_record": 2}
+    compared = Analysis(OPTIONS, failed).compare("ona", "gaussian")
+    assert compared is not None and compared.prompts == 79
+
+
+def test_the_split_finds_an_effect_where_it_was_planted() -> None:
+    split = Analysis(OPTIONS, planted({"ona": 0.6})).split()
+    motion = {one["matched"]: one for one in split if one["arm"] == "ona" and one["attribute"] == "motion"}
+    assert motion[True]["prompts"] == motion[False]["prompts"] == 40
+    assert motion[True]["difference"]["low"] > 0.2
+    assert motion[False]["difference"]["low"] < 0 < motion[False]["difference"]["high"]
+    assert {one["matched"] for one in split if one["attribute"] == "colour"} == {True}
+
+
+def test_everything_else_is_exploratory() -> None:
+    found = Analysis(OPTIONS, planted({})).exploratory([("ona", "gaussian")])
+    named = {(one["treatment"], one["control"], one["outcome"]) for one in found}
+    assert ("ona", "gaussian", "accuracy") not in named
+    assert {("ona", "gaussian", "right_motion"), ("ona", "random", "accuracy")} <= named
+    assert ("random", "gaussian", "temporal_consistency") in named
+    assert not any("p_holm" in one for one in found)
+
+
+def test_curves_are_of_arms_that_differ_in_nothing_else() -> None:
+    curves = Analysis(OPTIONS, planted({})).curves({arm.label: 10 for arm in ARMS})
+    assert [[point["eta"] for point in curve["points"]] for curve in curves["eta"]] == [[0.2, 0.5]]
+    assert curves["pool"] == []
+    small = (*ARMS[:2], ArmOptions("nearest", "ona_05", bank="small"), ARMS[3])
+    options = EvaluationOptions(**{**vars(OPTIONS), "arms": small})
+    curves = Analysis(options, planted({})).curves({"gaussian": 9, "ona": 1000, "ona_05": 10, "random": 1000})
+    assert [[point["pool"] for point in curve["points"]] for curve in curves["pool"]] == [[10, 1000]]
+
+
+FIXED = {
+    "attributes": ["colour", "motion"],
+    "contrasts": ["ona - gaussian", "ona - random"],
+    "arms": [{"kind": "gaussian"}, {"kind": "nearest", "name": "ona"}, {"kind": "random"}],
+    "least_prompts": 80,
+    "resamples": 500,
+    "permutations": 999,
+}
+
+
+def _registered(folder: Path, **changed: Any) -> Any:
+    path = folder / "fixed.yaml"
+    path.write_text(yaml.safe_dump(FIXED | changed))
+    return read_preregistration(str(path))
+
+
+def test_a_study_that_differs_from_what_was_fixed_is_refused(tmp_path: Path) -> None:
+    registered = _registered(tmp_path)
+    assert registered.contrasts == [("ona", "gaussian"), ("ona", "random")]
+    check_agrees(registered, OPTIONS, 80)
+    with pytest.raises(ConfigError, match="prompts: 79, at least 80 are fixed"):
+        check_agrees(registered, OPTIONS, 79)
+    other = (ARMS[0], ArmOptions("nearest", "ona", eta=0.3, prompts=20))
+    changed = EvaluationOptions(**{**vars(OPTIONS), "arms": other, "seeds": 3, "guidance_scale": 2.0})
+    with pytest.raises(ConfigError) as refused:
+        check_agrees(registered, changed, 80)
+    for problem in (
+        "arms.ona.eta: 0.3, 0.2 is fixed",
+        "arms.ona.prompts: 20, at least 80",
+        "arms.random: missing",
+        "seeds: 3, 2 is fixed",
+        "guidance_scale: 2.0, 7.5 is fixed",
+    ):
+        assert problem in str(refused.value)
+    with pytest.raises(ConfigError, match="no arm 'diffuse'"):
+        _registered(tmp_path, contrasts=["ona - diffuse"]).contrasts  # noqa: B018
+    with pytest.raises(ConfigError, match="no primary contrast has this arm"):
+        _registered(tmp_path, contrasts=["ona - gaussian"])
+
+
+def test_the_report_claims_what_is_shown_and_says_what_is_excluded(tmp_path: Path) -> None:
+    registered = _registered(tmp_path)
+    analysis = Analysis(OPTIONS, planted({"ona": 0.6, "random": 0.6}))
+    study = {
+        "prompts": 80, "seeds": 2, "seed": 0, "num_inference_steps": 20, "guidance_scale": 5.0, "model": "toy",
+        "model_digest": "abc", "judge": "world", "attributes": ["colour", "motion"], "pool": 100, "alpha": 0.05,
+        "resamples": 500, "permutations": 999, "refused": [],
+    }  # fmt: skip
+    table = {"clips": 9, "accuracy": 8 / 9, "confusion": {"red": {"none": 1, "red": 8}}}
+    summary = {
+        "study": study,
+        "preregistration": {"file": registered.name, "sha256": registered.sha256},
+        "primary": {"outcome": "accuracy", "contrasts": analysis.primary(registered.contrasts)},
+        "judge": {"real": {"colour": table}},
+        "retrieval": {"colour": 1.0, "motion": 0.5},
+        "arms": analysis.arms(),
+        "exploratory": analysis.exploratory(registered.contrasts),
+        "split": analysis.split(),
+        "curves": analysis.curves({arm.label: 9 for arm in ARMS}),
+    }
+    text = "\n".join(report_lines([summary, summary], {"arms.png": "evidence/arms.png"}))
+    assert registered.sha256 in text
+    assert "ona - gaussian: **ona is better than gaussian**" in text
+    assert "ona - random: no effect is shown. Effects below" in text
+    assert "red for none: 1" in text
+    assert text.count("![arms](evidence/arms.png)") == 1
+    assert text.count("## Study 2") == 1
+    nothing = "\n".join(report_lines([summary | {"preregistration": None}], {}))
+    assert "everything below is exploratory" in nothing
+    assert "better than" not in nothing
