@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from noisebank.errors import ClipNotFound, ConfigError, PromptNotFound, RowFailure
+from noisebank.errors import ClipNotFound, ConfigError, RowFailure
 from noisebank.evaluation.arms import ARMS, Arm
 from noisebank.evaluation.options import ArmOptions, EvaluationOptions
-from noisebank.evaluation.pool import Pool, StudyPrompt
+from noisebank.evaluation.pool import Pool, StudyPrompt, read_rows
 from noisebank.ids import xxh64
 from noisebank.options import fingerprint
 from noisebank.reader.frequencies import LowPass
@@ -27,6 +27,7 @@ from noisebank.reader.noise_sample import mix_records
 from noisebank.reader.priors import find_prior
 from noisebank.rewriting.published import Rewrites
 from noisebank.search.segments import Hit
+from noisebank.sources import FORMATS
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class ArmPlan:
         self._prior = find_prior(options.prior, options.alpha)
         low = options.lowpass
         self._low_pass = None if low is None else LowPass(low, options.spatial, options.temporal)
-        self._rewrites = Rewrites.open(options.rewrites) if options.rewrites and options.gamma else None
+        self._rewrites = _open_rewrites(options.rewrites) if options.rewrites and options.gamma else None
 
     @property
     def records(self) -> Any:
@@ -97,7 +98,9 @@ class ArmPlan:
     def _cell(self, prompt: StudyPrompt, nearest: Hit) -> Cell:
         rng = np.random.default_rng(seed_of(self._study.seed, prompt.id, f"record {self.options.kind}"))
         try:
-            rewritten = self._rewrites[prompt.text] if self._rewrites is not None else None
+            rewritten = None if self._rewrites is None else self._rewrites.get(prompt.text)
+            if self._rewrites is not None and rewritten is None:
+                return _failed(prompt, nearest, "no_rewrite", f"{self.options.rewrites}: this prompt is not in it")
             hit = self.arm.choose(self._own, prompt, rng, self.options)
             record = None
             if hit is not None:
@@ -106,8 +109,6 @@ class ArmPlan:
             return _failed(prompt, nearest, failure.code, failure.message)
         except ClipNotFound as error:
             return _failed(prompt, nearest, "no_record", str(error))
-        except PromptNotFound as error:
-            return _failed(prompt, nearest, "no_rewrite", str(error))
         return Cell(prompt, hit, record, nearest, rewritten)
 
     def key(self, cells: Sequence[Cell], study: str, judge: str) -> str:
@@ -133,6 +134,13 @@ class ArmPlan:
             record = self.arm.change(record, own)
         mixed = mix_records([record], hits, [False], eta, self.model, self._prior, fresh, self._low_pass, digest=True)
         return mixed.latents, mixed.drawn_digest
+
+
+def _open_rewrites(path: str) -> Mapping[str, str]:
+    """Rewritten prompts by prompt, from a folder of ``noisebank rewrite`` or a list."""
+    if path.rpartition(".")[2].lower() not in FORMATS:
+        return Rewrites.open(path)
+    return {row["prompt"]: row["rewritten"] for row in read_rows(path, ["prompt", "rewritten"], "rewrites")}
 
 
 def _failed(prompt: StudyPrompt, nearest: Hit, code: str, message: str) -> Cell:

@@ -38,7 +38,9 @@ class ArmOptions:
     spatial: float = option(0.25, "spatial cut-off of the low-pass", minimum=1e-6, maximum=1)
     temporal: float = option(0.25, "temporal cut-off of the low-pass", minimum=1e-6, maximum=1)
     gamma: float = option(0.0, "share of the steps that take the rewritten prompt", minimum=0, maximum=1)
-    rewrites: str | None = option(None, "folder of 'noisebank rewrite', for gamma", hashed=False)
+    rewrites: str | None = option(
+        None, "for gamma: folder of 'noisebank rewrite', or csv, jsonl or parquet with prompt, rewritten", hashed=False
+    )
     prompts: int | None = option(
         None, "the first n prompts of the list alone (default: all)", hashed=False, minimum=2, maximum=10**9
     )
@@ -123,7 +125,7 @@ class EvaluationOptions:
             if arm.label in labels[:place]:
                 raise ConfigError(f"arms[{place}].name: {arm.label!r} is taken; give each arm a name of its own")
             if arm.gamma and not arm.rewrites:
-                raise ConfigError(f"arms.{arm.label}.gamma: {arm.gamma:g} wants rewrites: a folder of them")
+                raise ConfigError(f"arms.{arm.label}.gamma: {arm.gamma:g} wants rewrites")
             if isinstance(arm, ContradictingOptions) and arm.differs not in self.attributes:
                 raise ConfigError(f"arms.{arm.label}.differs: {arm.differs!r} is none of the attributes")
         for text in self.contrasts:

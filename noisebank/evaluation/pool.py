@@ -83,8 +83,8 @@ def read_truth(paths: Sequence[str], attributes: Sequence[str]) -> dict[str, Tru
     return truth
 
 
-def read_rows(path: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Columns of a list of clips (csv, jsonl or parquet) as text, without rows that lack a value."""
+def read_rows(path: str, columns: Sequence[str], what: str = "clips") -> list[dict[str, str]]:
+    """Columns of a list (csv, jsonl or parquet) as text, without rows that lack a value; ``what`` it is, for errors."""
     import json
 
     import pyarrow.csv as csv
@@ -92,7 +92,7 @@ def read_rows(path: str, columns: Sequence[str]) -> list[dict[str, str]]:
 
     suffix = path.rpartition(".")[2].lower()
     if suffix not in FORMATS:
-        raise ConfigError(f"clips {path}: a name that ends in .csv, .jsonl or .parquet is wanted")
+        raise ConfigError(f"{what} {path}: a name that ends in .csv, .jsonl or .parquet is wanted")
     try:
         if suffix == "csv":
             types = csv.ConvertOptions(column_types=dict.fromkeys(columns, "string"))
@@ -103,10 +103,10 @@ def read_rows(path: str, columns: Sequence[str]) -> list[dict[str, str]]:
             with open(path, encoding="utf-8") as file:
                 rows = [json.loads(line) for line in file if line.strip()]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"clips {path}: cannot be read: {error}") from error
+        raise ConfigError(f"{what} {path}: cannot be read: {error}") from error
     found = [{name: str(row[name]) for name in columns} for row in rows if all(row.get(name) for name in columns)]
     if rows and not found:
-        raise ConfigError(f"clips {path}: no row has values of {', '.join(columns)}")
+        raise ConfigError(f"{what} {path}: no row has values of {', '.join(columns)}")
     return found
 
 

@@ -1,7 +1,7 @@
 """Writes what a study in the world needs: videos of pool and oracle, lists of them, prompts, and what is true of each.
 
-``python -m noisebank.world.lists --out FOLDER --seed 0 --pool 2000 --oracle 500 --prompts 400``. Splits share no random
-number; the combinations that are held out are in prompts and oracle alone.
+``python -m noisebank.world.lists --out FOLDER --seed 0 --pool 2000 --oracle 500 --prompts 400 --sizes 100 500``. Splits
+share no random number; the combinations that are held out are in prompts and oracle alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from noisebank.world.captions import write_caption
 from noisebank.world.judge import ATTRIBUTES
 from noisebank.world.world import World
 
@@ -19,17 +22,19 @@ SOURCES = ("pool", "oracle")
 """The splits that become banks; each list is to be read as a source of that name."""
 
 
-def write_study(out: Path, seed: int, pool: int, oracle: int, prompts: int) -> list[Path]:
+def write_study(out: Path, seed: int, pool: int, oracle: int, prompts: int, sizes: Sequence[int] = ()) -> list[Path]:
     """Writes the lists of a study, and the videos of its pools.
 
     Args:
         out: folder; videos lie in ``pool`` and ``oracle``, and those that are there already stay as they are.
         seed: of the world.
         pool, oracle, prompts: how many of each.
+        sizes: of smaller pools, each the first rows of the pool.
 
     Returns:
-        ``pool.csv`` and ``oracle.csv`` (WebVid's columns), ``clips.csv`` (the attributes of their clips, by the ids
-        that a bank gives them where the sources are named ``pool`` and ``oracle``) and ``prompts.csv``.
+        ``pool.csv``, ``oracle.csv`` and ``pool-<size>.csv`` (WebVid's columns), ``clips.csv`` (the attributes of their
+        clips, by the ids that a bank gives them where the sources are named ``pool`` and ``oracle``), ``prompts.csv``,
+        and ``rewrites.csv``, each prompt in other words of the grammar.
     """
     out.mkdir(parents=True, exist_ok=True)
     paths, known = [], []
@@ -39,10 +44,21 @@ def write_study(out: Path, seed: int, pool: int, oracle: int, prompts: int) -> l
         paths.append(world.write_list(out / f"{name}.csv", count, str((out / name).absolute())))
         ids = (f"{name}-{number}-0-{DURATION_MS}" for number in range(count))
         known += [(id, *_attributes(world, number)) for number, id in enumerate(ids)]
+    paths += [World(seed, "pool").write_list(out / f"pool-{n}.csv", n, str((out / "pool").absolute())) for n in sizes]
     paths.append(_write(out / "clips.csv", ("id", *ATTRIBUTES), known))
     world = World(seed, "prompts")
     asked = ((f"p{number}", world.row(number).caption, *_attributes(world, number)) for number in range(prompts))
-    return [*paths, _write(out / "prompts.csv", ("id", "prompt", *ATTRIBUTES), asked)]
+    paths.append(_write(out / "prompts.csv", ("id", "prompt", *ATTRIBUTES), asked))
+    said = ((world.row(number).caption, _say_again(world, number)) for number in range(prompts))
+    return [*paths, _write(out / "rewrites.csv", ("prompt", "rewritten"), said)]
+
+
+def _say_again(world: World, number: int) -> str:
+    """Another caption of the scene of a row: of twenty the longest, which says most."""
+    row = world.row(number)
+    rng = np.random.default_rng([world.seed, number])
+    captions = {write_caption(row.scene, rng) for _ in range(20)} - {row.caption}
+    return max(sorted(captions), key=len)
 
 
 def _attributes(world: World, number: int) -> tuple[str, ...]:
@@ -65,6 +81,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the world")
     for name, count in (("pool", 2000), ("oracle", 500), ("prompts", 400)):
         parser.add_argument(f"--{name}", type=int, default=count, help=f"how many (default: {count})")
+    parser.add_argument("--sizes", type=int, nargs="*", default=(), help="of smaller pools, each the pool's first rows")
     options = parser.parse_args()
     print("\n".join(map(str, write_study(**vars(options)))))
 

@@ -247,13 +247,18 @@ def test_rewritten_prompts_lead_the_first_steps_of_an_arm(study: Study, world: P
     rewritten = noisebank("rewrite", world / "bank", world / "prompts.csv", *words)
     assert rewritten.exit_code == 0, rewritten.stderr
     hybrid = {"kind": "nearest", "name": "hybrid", "gamma": 0.5, "rewrites": str(study.folder / "rewrites")}
-    ran = study.run(arms=[*ARMS[:2], hybrid])
+    listed = hybrid | {"name": "listed", "rewrites": str(study.folder / "some.csv")}
+    again = {row["prompt"]: row["rewritten"] for row in csv.DictReader((world / "rewrites.csv").open())}
+    (study.folder / "some.csv").write_text("\n".join(["prompt,rewritten", *map(",".join, [*again.items()][:-1])]))
+    ran = study.run(arms=[*ARMS[:2], hybrid, listed])
     assert ran.exit_code == 0, ran.stderr
     rows = {(row["arm"], row["prompt_id"], row["seed"]): row for row in study.rows()}
     plain, led = rows["ona", "p0", 0], rows["hybrid", "p0", 0]
     assert led["rewritten"] and plain["rewritten"] is None
     assert (led["clip"], led["drawn_digest"]) == (plain["clip"], plain["drawn_digest"])
     assert led["similarity"] != plain["similarity"]
+    assert rows["listed", "p0", 0]["rewritten"] == again[plain["prompt"]] != plain["prompt"]
+    assert ran.document["arms"]["listed"]["failed"] == {"no_rewrite": SEEDS}
 
 
 def test_what_cannot_work_is_refused_before_any_work(study: Study) -> None:
