@@ -100,10 +100,10 @@ def search(arguments: argparse.Namespace) -> Outcome:
     """Nearest captions with ids and scores."""
     hits = _open(arguments).search(arguments.prompt, arguments.k)
     document = [{"id": h.id, "caption": h.caption, "score": h.score, "source": h.source} for h in hits]
-    return Outcome({"hits": document}, [_on_one_line(f"{h.score:.4f}  {h.id}  {h.caption}") for h in hits])
+    return Outcome({"hits": document}, [on_one_line(f"{h.score:.4f}  {h.id}  {h.caption}") for h in hits])
 
 
-def _on_one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """Text from outside for a terminal: no line breaks or control characters."""
     return "".join(c if c.isprintable() else " " for c in text)
 
@@ -152,7 +152,7 @@ def _sample_list(arguments: argparse.Namespace) -> Outcome:
     with show_progress("sample", "prompts") as progress:
         done = sample_list(bank, rows, folder, {"eta": arguments.eta, **options}, asked, progress.report)
     document, lines = describe_sampled(done, bank, folder, asked)
-    return Outcome(document, [*map(_on_one_line, lines)])
+    return Outcome(document, [*map(on_one_line, lines)])
 
 
 def _shown(eta: float) -> float | str:
@@ -182,7 +182,7 @@ def _sample_one(arguments: argparse.Namespace) -> Outcome:
     }
     save_latents(Path(arguments.output), mixed.latents, metadata_of(mixed, bank, asked))
     shape = "x".join(map(str, mixed.latents.shape))
-    mixed_with = _on_one_line(f"{hit.id} ({hit.score:.4f})")
+    mixed_with = on_one_line(f"{hit.id} ({hit.score:.4f})")
     return Outcome(document, [f"{arguments.output}: latents {shape} float32, mixed with {mixed_with}"])
 
 
@@ -218,28 +218,7 @@ def coverage(arguments: argparse.Namespace) -> Outcome:
         write_whole(Path(arguments.output), list_bytes(arguments.output, far))
         says = f"the far prompts, {len(far)}, for 'noisebank synthesize'" if far else "empty, for no prompt is far"
         lines.append(f"{arguments.output}: {says}")
-    return Outcome(document, [*map(_on_one_line, lines)])
-
-
-@_command(
-    _argument("--set", dest="noise_set", metavar="NAME", help="one noise set (default: all)"),
-    _argument(
-        "--sample", type=_number(int, 2), default=1000, metavar="N", help="most records of a set (default: 1000)"
-    ),
-    _argument("--seed", type=_number(int, 0), default=0, help="of the sample and of the white noise (default: 0)"),
-    _SNAPSHOT,
-)
-def diagnose(arguments: argparse.Namespace) -> Outcome:
-    """What the noise of a bank looks like, beside white noise."""
-    from noisebank.evaluation.diagnosis import diagnose as diagnose_bank
-    from noisebank.evaluation.diagnosis import diagnosis_lines
-
-    store, sample = open_store(arguments.bank), arguments.sample
-    with show_progress("diagnose", "records") as progress:
-        document = diagnose_bank(
-            store, arguments.snapshot, arguments.noise_set, sample, arguments.seed, progress.report
-        )
-    return Outcome(document, [*map(_on_one_line, diagnosis_lines(document))])
+    return Outcome(document, [*map(on_one_line, lines)])
 
 
 @_command(
@@ -252,7 +231,7 @@ def show(arguments: argparse.Namespace) -> Outcome:
     store = open_store(arguments.bank)
     snapshots = [read_snapshot(store, number) for number in arguments.diff or [arguments.snapshot]]
     document = diff(store, *snapshots) if arguments.diff else describe(store, *snapshots)
-    return Outcome(document, [_on_one_line(line) for line in _indent(document)])
+    return Outcome(document, [on_one_line(line) for line in _indent(document)])
 
 
 @_command(
@@ -273,7 +252,7 @@ def report(arguments: argparse.Namespace) -> Outcome:
     page = made.html.encode()
     write_whole(Path(arguments.output), page)
     lines = [f"{arguments.output}: {len(made.document['clips'])} clips, {len(page)} bytes; open it in a browser"]
-    lines += [_on_one_line(f"--replays: {id}: not in snapshot {made.document['snapshot']}") for id in made.unknown]
+    lines += [on_one_line(f"--replays: {id}: not in snapshot {made.document['snapshot']}") for id in made.unknown]
     return Outcome({"output": arguments.output, **made.document, "unknown_replays": [*made.unknown]}, lines)
 
 
@@ -299,7 +278,7 @@ def failures(arguments: argparse.Namespace) -> Outcome:
     else:
         rows = read_failures(store, read_snapshot(store, arguments.snapshot))
     said = ("id", "stage", "code", "uri", "message")
-    lines = [_on_one_line("  ".join(row[name] for name in said)) for row in rows]
+    lines = [on_one_line("  ".join(row[name] for name in said)) for row in rows]
     return Outcome({"failures": rows}, lines or ["none"])
 
 
@@ -309,7 +288,7 @@ def files(arguments: argparse.Namespace) -> Outcome:
     store = open_store(arguments.bank)
     snapshot = read_snapshot(store, arguments.snapshot)
     paths = [entry.path for entry in snapshot_files(store, snapshot, arguments.kind)]
-    lines = [f"{store.url}/{_on_one_line(path)}" for path in paths]
+    lines = [f"{store.url}/{on_one_line(path)}" for path in paths]
     return Outcome({"files": [f"{store.url}/{path}" for path in paths]}, lines)
 
 
@@ -324,7 +303,7 @@ def verify(arguments: argparse.Namespace) -> Outcome:
         report = verify_snapshot(store, arguments.snapshot, progress.report)
     document: dict[str, Any] = {"ok": report.ok, "files": report.files, "bytes": report.bytes}
     document["damaged"] = [asdict(damage) for damage in report.damaged]
-    lines = [_on_one_line(f"{damage.path}: {damage.reason}") for damage in report.damaged]
+    lines = [on_one_line(f"{damage.path}: {damage.reason}") for damage in report.damaged]
     if report.ok:
         lines.append(f"ok: {report.files} files, {report.bytes} bytes")
     if report.ok or not arguments.repair:
@@ -364,7 +343,7 @@ def vacuum(arguments: argparse.Namespace) -> Outcome:
     }
     would = "would remove" if arguments.dry_run else "removed"
     expired = f"snapshots {', '.join(map(str, removed.expired)) or 'none'} expired"
-    lines = [*map(_on_one_line, removed.files), f"{would} {len(removed.files)} files, {removed.bytes} bytes; {expired}"]
+    lines = [*map(on_one_line, removed.files), f"{would} {len(removed.files)} files, {removed.bytes} bytes; {expired}"]
     if removed.held:
         numbers = ", ".join(map(str, removed.held))
         lines.append(f"snapshots {numbers} stay for a week at most: builds that started from them have not ended")
@@ -406,7 +385,7 @@ def drop(arguments: argparse.Namespace) -> Outcome:
     snapshot = drop_set(open_store(arguments.bank), arguments.noise_set)
     document = {"snapshot": snapshot.number, "parent": snapshot.parent, "dropped": arguments.noise_set}
     line = f"snapshot {snapshot.number} is without {arguments.noise_set}; 'noisebank vacuum' removes its files"
-    return Outcome(document, [_on_one_line(line)])
+    return Outcome(document, [on_one_line(line)])
 
 
 def _open(arguments: argparse.Namespace, **options: Any) -> NoiseBank:

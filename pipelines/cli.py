@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from noisebank.commands import Command, add_read_commands
 from noisebank.errors import ConfigError, Interrupted, NoiseBankError
+from pipelines.evaluation_commands import add_evaluation_commands
 from pipelines.interrupts import leave_at_interrupt
 from pipelines.job_commands import add_job_commands
 from runners.logs import set_up_logging
@@ -104,6 +105,7 @@ def _parser() -> _Parser:
 
     add_job_commands(add)
     add_read_commands(add)
+    add_evaluation_commands(add)
     return parser
 
 

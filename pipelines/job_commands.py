@@ -1,5 +1,4 @@
-"""The commands that run a job: ``plan``, ``build``, its stages one by one, ``demo``, ``rewrite``, ``synthesize`` and
-``evaluate``.
+"""The commands that run a job: ``plan``, ``build``, its stages one by one, ``demo``, ``rewrite`` and ``synthesize``.
 
 Their flags are made from the option dataclasses; what is left over must be Beam's own (``--runner``, ``--project``).
 """
@@ -16,9 +15,7 @@ from noisebank.commands import Outcome
 from noisebank.config import config_from_mapping, decode_options, flag_names, load_document, member_flag
 from noisebank.decode import written_name
 from noisebank.errors import ConfigError
-from noisebank.evaluation.options import ArmOptions, EvaluationOptions
 from noisebank.options import SECTIONS, Config
-from noisebank.progress import show_progress
 from noisebank.storage import open_store
 from noisebank.synthesis.options import STAGE, SynthesisOptions
 from pipelines.rewrite_command import add_rewrite_command
@@ -44,11 +41,6 @@ The clips are tars in OUT/{STAGE}, with a contact sheet beside each, which a ban
 Prompts that OUT has are not made again. A reward of your own (modules) has its options as --reward.OPTION.
 Beam's own options (--runner, --direct_num_workers, --flink_master, --project, ...) go to Beam.
 """
-EVALUATION_HELP = """\
-members of arms by name:  --arms.ona.eta 0.5
-A judge or an arm of your own (modules) has its options as --judge.OPTION and --arms.NAME.OPTION.
-Run the same command again to go on after a kill, or after arms, prompts or seeds were added.
-"""
 ALONE = {"retry_failures": "all"}
 """What a flag means when it is given without a value; true for those that are true or false."""
 
@@ -58,21 +50,18 @@ def add_job_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser = add("demo", "captioned videos, a bank, lookups and a generated clip, on this machine", demo)
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
     sections = {field.name: SECTIONS[field.name][0] for field in dataclasses.fields(Config) if field.name in SECTIONS}
-    members = (line for section, options in sections.items() for line in _members_help(section, options))
+    members = (line for section, options in sections.items() for line in members_help(section, options))
     lists = "\n".join([*members, LISTS_HELP])
     for name, help in JOBS.items():
-        _add_options(add(name, help, run_job, takes_rest=True), Config, "build", lists)
+        add_options(add(name, help, run_job, takes_rest=True), Config, "build", lists)
     add_rewrite_command(add, _help)
     parser = add(
         "synthesize", "clips for prompts that no video is near to, as a source of a bank", synthesize, takes_rest=True
     )
-    _add_options(parser, SynthesisOptions, "synthesize", SYNTHESIS_HELP)
-    parser = add("evaluate", "compare arms of noise on the same prompts and seeds", evaluate, takes_rest=True)
-    arms = "\n".join([*_members_help("arms", ArmOptions), EVALUATION_HELP])
-    _add_options(parser, EvaluationOptions, "evaluate", arms)
+    add_options(parser, SynthesisOptions, "synthesize", SYNTHESIS_HELP)
 
 
-def _add_options(parser: argparse.ArgumentParser, options: type[Any], general: str, epilog: str) -> None:
+def add_options(parser: argparse.ArgumentParser, options: type[Any], general: str, epilog: str) -> None:
     """Declares ``-c`` and a flag for every option; ``general``: the group of those that are in no section."""
     parser.epilog = epilog
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with the options below; flags beat it")
@@ -92,7 +81,7 @@ def _add_options(parser: argparse.ArgumentParser, options: type[Any], general: s
         )
 
 
-def _members_help(section: str, options: type) -> list[str]:
+def members_help(section: str, options: type) -> list[str]:
     """The options of the members of a list, for the end of ``--help``."""
     fields = dataclasses.fields(options)
     lines = [f"  --{section}.NAME.{written_name(field.name)}" for field in fields]
@@ -165,21 +154,6 @@ def synthesize(arguments: argparse.Namespace) -> Outcome:
     tars = f"{summary['out']}/{STAGE}/*.tar"
     lines.append(f"source: {{kind: webdataset, name: synthesized, path: {tars}, frame_stride: 1}}")
     return Outcome(summary, lines)
-
-
-def evaluate(arguments: argparse.Namespace) -> Outcome:
-    """Generates what is left of a study, and analyses it."""
-    document, flags, rest = read_document(arguments, EvaluationOptions)
-    if rest:
-        arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options = decode_options(EvaluationOptions, document, flags)
-    options.check()
-    from noisebank.evaluation.evaluate import evaluate as run_study
-    from noisebank.evaluation.report import evaluation_lines
-
-    with show_progress("evaluate", "clips") as progress:
-        summary = run_study(options, progress.report)
-    return Outcome(summary, [*evaluation_lines(summary, options.out)])
 
 
 def demo(arguments: argparse.Namespace) -> Outcome:

@@ -19,6 +19,8 @@ from noisebank.search.index import TIE, Vectors
 
 LOW = 0.25
 """Share of the highest frequency up to which frequencies are low."""
+LOWEST = 1 / 16
+"""Cycles a frame up to which change between frames is slow: an eighth of the highest frequency."""
 DEPTHS = (1, 5, 10)
 """Of retrieval: among how many nearest records one of a nearest caption is looked for."""
 
@@ -119,10 +121,9 @@ def measure_record(record: torch.Tensor) -> dict[str, float]:
     """The measures of one record ``[C, F, H, W]``; those over frames only where it has several.
 
     ``norm`` and ``rms``; ``spatial_high``, the share of the power that lies above a quarter of the highest frequency,
-    radially over height and width (white: 0.951, on a fine grid); ``temporal_high``, the share of the power of what
-    changes between frames that lies at a quarter of the highest frequency or above (white, 16 frames: 0.875);
-    ``tdiff_rel``, mean ``|x_f+1 - x_f| / |x_f|`` (white: 1.414); ``frame_correlation``, mean correlation of
-    neighbouring frames (white: 0).
+    radially over height and width (white: 0.951, on a fine grid); ``temporal_high``, the share of the power outside of
+    the lowest eighth of the frequencies over frames (white: 0.875); ``tdiff_rel``, mean ``|x_f+1 - x_f| / |x_f|``
+    (white: 1.414); ``frame_correlation``, mean correlation of neighbouring frames (white: 0).
     """
     measures = {
         "norm": float(torch.linalg.vector_norm(record)),
@@ -184,11 +185,15 @@ def _spatial_high(record: torch.Tensor) -> float:
 
 
 def _temporal_high(record: torch.Tensor) -> float:
-    frames = record.double()
-    power = torch.fft.rfft(frames, dim=1).abs().square().sum(dim=(0, 2, 3))[1:]
-    frequencies = 2 * torch.fft.rfftfreq(record.shape[1], dtype=torch.float64)[1:]
+    """A frequency stands for as much of the spectrum as lies half way to its neighbours; what of that is in the lowest
+    eighth is low. So white noise has the same value with any number of frames."""
+    frames = record.shape[1]
+    power = torch.fft.fft(record.double(), dim=1).abs().square().sum(dim=(0, 2, 3))
+    places, half = torch.fft.fftfreq(frames, dtype=torch.float64).abs(), 0.5 / frames
+    inside = torch.clamp(places + half, max=LOWEST) - torch.clamp(places - half, min=-LOWEST)
+    low = inside.clamp(min=0) * frames
     total = float(power.sum())
-    return float(power[frequencies >= LOW].sum()) / total if total else 0.0
+    return 1 - float((low * power).sum()) / total if total else 0.0
 
 
 def _gram(rows: torch.Tensor) -> Matrix:

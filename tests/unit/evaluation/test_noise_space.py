@@ -57,6 +57,14 @@ def test_noise_that_is_not_white_is_told_apart() -> None:
     assert one_axis.evr1 is not None and one_axis.evr1 > 0.7
 
 
+@pytest.mark.parametrize("frames", [4, 8, 13, 16])
+def test_white_noise_has_the_same_temporal_share_with_any_number_of_frames(frames: int) -> None:
+    (white,) = white_noise((4, frames, 32, 32), 1)
+    assert measure_record(white)["temporal_high"] == pytest.approx(0.875, abs=0.01)
+    slow = torch.linspace(0.8, 1.2, frames)[None, :, None, None] + 0.1 * white
+    assert measure_record(slow)["temporal_high"] < 0.6
+
+
 def test_an_image_has_no_measures_over_frames() -> None:
     assert set(measure_record(torch.randn(4, 1, 8, 8))) == {"norm", "rms", "spatial_high"}
 
