@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 
 from noisebank.sources.block import QUOTED, Block
 from noisebank.sources.list_file import ListFile
+from noisebank.video.cells import cell_uri
 
 BATCH_ROWS = 1 << 16
+_BATCH_VIDEOS = 16
 _UNITS = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _BYTES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
@@ -38,14 +40,54 @@ def ranges(file: ListFile, range_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def blocks(file: ListFile, span: tuple[int, int], header: list[str], wanted: list[str]) -> Iterator[Block]:
-    """The row group in a range, in blocks of at most 65,536 rows."""
+    """The row group in a range, in blocks of at most 65,536 rows; of videos their addresses."""
     with file.open() as stream:
         parquet = pq.ParquetFile(stream, pre_buffer=False)
-        group = _groups(parquet).index(span)
-        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=wanted):
+        group, row = _groups(parquet).index(span), span[0]
+        videos = {name: _has_bytes(parquet, group, name) for name in wanted if _is_video(parquet, name)}
+        unknown = [f"{name}.bytes" for name, has_bytes in videos.items() if has_bytes is None]
+        columns = [f"{name}.path" if name in videos else name for name in wanted] + unknown
+        rows = _BATCH_VIDEOS if unknown else BATCH_ROWS
+        for batch in parquet.iter_batches(rows, row_groups=[group], columns=columns):
             bad: dict[int, str] = {}
-            texts = {name: _text(batch.column(name), name, bad) for name in batch.schema.names}
+            texts = {
+                name: _addresses(batch.column(name), file, name, row, videos[name], bad)
+                if name in videos
+                else _text(batch.column(name), name, bad)
+                for name in batch.schema.names
+            }
             yield Block(pa.table(texts), bad)
+            row += batch.num_rows
+
+
+def _is_video(parquet: pq.ParquetFile, name: str) -> bool:
+    """Whether a column has videos as Hugging Face's ``Video``, the bytes or the path of each."""
+    type = parquet.schema_arrow.field(name).type
+    return pa.types.is_struct(type) and {"bytes", "path"} <= {type.field(i).name for i in range(type.num_fields)}
+
+
+def _has_bytes(parquet: pq.ParquetFile, group: int, name: str) -> bool | None:
+    """Whether all videos of a row group are there as bytes, or none; None: some, or nobody says without a look."""
+    metadata = parquet.metadata.row_group(group)
+    chunks = {metadata.column(i).path_in_schema: metadata.column(i) for i in range(metadata.num_columns)}
+    statistics = chunks[f"{name}.bytes"].statistics
+    nulls = statistics.null_count if statistics is not None and statistics.has_null_count else -1
+    return {0: True, metadata.num_rows: False}.get(nulls)
+
+
+def _addresses(
+    column: pa.Array, file: ListFile, name: str, row: int, has_bytes: bool | None, bad: dict[int, str]
+) -> pa.Array:
+    """Where the videos of a column are: in its cells, or where their paths say."""
+    in_cells = column.is_valid() if has_bytes else pa.array(np.zeros(len(column), bool))
+    if has_bytes is None:
+        in_cells = pc.struct_field(column, "bytes").is_valid()
+    if file.copy and pc.any(in_cells).as_py():
+        problem = "bad_uri: the bytes of a video in a Parquet list behind HTTP cannot be read one by one; download it"
+        bad |= dict.fromkeys(np.flatnonzero(np.asarray(in_cells)).tolist(), problem)
+    where = file.name if file.root else file.name.removeprefix(file.own_folder).removeprefix("/")
+    cells = pa.array([cell_uri(where, name, row + i, file.size) for i in range(len(column))], pa.string())
+    return pc.if_else(in_cells, cells, pc.struct_field(column, "path").cast(pa.string()))
 
 
 def _groups(parquet: pq.ParquetFile) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from noisebank.errors import RowFailure, StoreError
 from noisebank.options import FetchOptions
 from noisebank.video import http, youtube
+from noisebank.video.cells import parse_cell, read_cell
 from noisebank.video.uris import HEADER_BYTES, Member, kind_of, parse_member, shown, youtube_id
 
 _CHUNK = 1 << 20
@@ -32,7 +33,8 @@ def fetch(uri: str, destination: Path, options: FetchOptions, range_ms: tuple[in
 
     Args:
         uri: a path (used in place), ``http(s)://``, ``gs://``, ``s3://``, ``az://``, ``memory://``, a YouTube address,
-            ``youtube:ID``, or a member of a tar at any of the first four (:func:`~.uris.member_uri`).
+            ``youtube:ID``, a member of a tar at any of the first four (:func:`~.uris.member_uri`), or a cell of a
+            Parquet file (:func:`~.cells.cell_uri`).
         destination: file to write; unused where ``uri`` is a path.
         options: limits and retries.
         range_ms: start and end of what is wanted, a hint: only YouTube downloads less than the whole for it.
@@ -45,6 +47,8 @@ def fetch(uri: str, destination: Path, options: FetchOptions, range_ms: tuple[in
     path, start_ms = destination, 0
     if member := parse_member(uri):
         _fetch_member(member, destination, options)
+    elif cell := parse_cell(uri):
+        destination.write_bytes(read_cell(cell))
     elif (kind := kind_of(uri)) == "local":
         path = Path(uri)
     elif kind == "youtube":
