@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from noisebank.commands import Command, add_read_commands
 from noisebank.errors import ConfigError, Interrupted, NoiseBankError
 from pipelines.evaluation_commands import add_evaluation_commands
+from pipelines.init_command import add_init_command
 from pipelines.interrupts import leave_at_interrupt
 from pipelines.job_commands import add_job_commands
 from runners.logs import set_up_logging
@@ -103,6 +104,7 @@ def _parser() -> _Parser:
         command.set_defaults(run=run, takes_rest=takes_rest, parser=command)
         return command
 
+    add_init_command(add)
     add_job_commands(add)
     add_read_commands(add)
     add_evaluation_commands(add)
