@@ -30,7 +30,7 @@ from schemas.rows import ROWS
 
 NOISE_SET = "modelscope"
 FINGERPRINTS = {"clips": "0" * 16, "captions": "1" * 16, f"noise/{NOISE_SET}": "2" * 16}
-_WORDS = """
+WORDS = """
 aerial view of the beach at sunset with waves and palm trees young woman walking her dog in a park slow motion
 city traffic time lapse close up hands typing on laptop businessman talking phone mountain river forest autumn
 leaves falling camera moves forward abstract background particles blue red green loop animation 4k footage happy
@@ -54,7 +54,7 @@ def write_list(path: Path, rows: int, edited: float = 0.0, seed: int = 0, start:
         for first in range(start, start + rows, step):
             generator = np.random.default_rng([seed, first])
             count = min(step, start + rows - first)
-            words = np.array(_WORDS)[generator.integers(0, len(_WORDS), (count, 14))].tolist()
+            words = np.array(WORDS)[generator.integers(0, len(WORDS), (count, 14))].tolist()
             lengths = generator.integers(6, 15, count).tolist()
             changed = (np.random.default_rng([seed + 1, first]).random(count) < edited).tolist()
             file.writelines(map(_line, range(first, first + count), words, lengths, changed))
@@ -92,12 +92,14 @@ def run(rows: int) -> dict[str, Any]:
 
 def publish(store: Store, plan: Plan) -> None:
     """Commits a snapshot as if every row of ``plan``, made for an empty bank, had got its clip, caption and record."""
-    delta = Delta(rows=Finished(store, plan, row_columns), records={NOISE_SET: Finished(store, plan, record_columns)})
+    delta = Delta(
+        rows=_Finished(store, plan, _row_columns), records={NOISE_SET: _Finished(store, plan, _record_columns)}
+    )
     commit(store, None, delta, CommitInfo("benchmark", fingerprints=FINGERPRINTS, sources=tuple(plan.sources)))
 
 
 @dataclass(frozen=True)
-class Finished:
+class _Finished:
     """The rows of a plan as a finished build leaves them, one table a file, as often as asked."""
 
     store: Store
@@ -120,7 +122,7 @@ def _files(rows: pa.Table) -> np.ndarray[Any, Any]:
     return (rows.column("num").to_numpy()[np.arange(rows.num_rows) // 512 * 512] + 1).astype(np.uint64)
 
 
-def row_columns(rows: pa.Table, task: pa.Table) -> pa.Table:
+def _row_columns(rows: pa.Table, task: pa.Table) -> pa.Table:
     places = np.arange(rows.num_rows) % 512
     columns = {name: rows.column(name) for name in ("num", "source", "listed")}
     columns |= {"video": task.column("video"), "caption": task.column("caption_hash")}
@@ -129,7 +131,7 @@ def row_columns(rows: pa.Table, task: pa.Table) -> pa.Table:
     return pa.table(columns).cast(ROWS)
 
 
-def record_columns(rows: pa.Table, task: pa.Table) -> pa.Table:
+def _record_columns(rows: pa.Table, task: pa.Table) -> pa.Table:
     places = np.arange(rows.num_rows) % 512
     columns = {"num": rows.column("num"), "file": _files(rows), "row": places, "checksum": task.column("video")}
     columns["status"] = np.full(rows.num_rows, Status.OK)
@@ -150,19 +152,19 @@ def _measure(what: str, path: str, bank: str) -> dict[str, Any]:
 
     import transforms.plan  # noqa: F401
 
-    found = measure_plan([path], bank) if what == "--plan" else {}
+    found = measure_plan(path, bank) if what == "--plan" else {}
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
     return {"cpu_seconds": round(seconds, 2), "peak_mb": peak_mb(), **found}
 
 
-def measure_plan(lists: list[str], bank: str) -> dict[str, Any]:
-    """Plans the files of a WebVid list; the plan's path and counts."""
+def measure_plan(path: str, bank: str, name: str = "webvid") -> dict[str, Any]:
+    """Plans a WebVid list as the source ``name``; the plan's path and counts."""
     import apache_beam as beam
 
     from transforms.plan import MakePlan
 
-    config = Config(bank=bank, sources=(SourceOptions("webvid", tuple(lists)),))
+    config = Config(bank=bank, sources=(SourceOptions("webvid", (path,), name=name),))
     store = open_store(bank)
     before = set(store.list("plans"))
     with beam.Pipeline(runner="FnApiRunner") as pipeline:

@@ -1,9 +1,10 @@
 """A bank of ten million made-up clips is opened, searched, read, planned against, committed to and described.
 
 ``python -m benchmarks.rehearsal [CLIPS] [--folder DIR]`` makes the bank, runs each step in a process of its own, prints
-a table, and removes the bank (about 1.5 GB a million clips). The tables are what planning and a commit write for a list
-in WebVid's layout. Of the index the layout is real (inverted lists, 8 bits, 384 dimensions), the codes are random: what
-a search costs does not depend on what it finds. Every noise shard is a link to one sparse file of zeros.
+a table, and removes the bank (about 0.6 GB a million clips). Its tables are those of a commit, of random numbers. Of
+the index the layout is real (inverted lists, 8 bits, 384 dimensions), the codes are random: what a search costs does
+not depend on what it finds. Every noise shard is a link to one sparse file of zeros. The list that is planned against
+it has 15% as many rows, all new; all of them fail.
 """
 
 from __future__ import annotations
@@ -18,59 +19,105 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.planning import FINGERPRINTS, NOISE_SET, Finished, measure_plan, peak_mb, record_columns, row_columns
+from benchmarks.planning import FINGERPRINTS, NOISE_SET, WORDS, measure_plan, peak_mb
 from benchmarks.planning import write_list as write_webvid
 from noisebank.commits.commit import commit
 from noisebank.commits.delta import CommitInfo, Delta
 from noisebank.commits.publishing import BuildResult
 from noisebank.format.manifest import IndexSegment, read_snapshot
 from noisebank.format.receipts import Failure, Receipt
-from noisebank.format.schemas import CLIPS, ENTRIES, noise_schema
+from noisebank.format.schemas import CLIPS, ENTRIES, RECORDS, ROWS, noise_schema
+from noisebank.format.status import Status
 from noisebank.format.tables import write_parquet
-from noisebank.ids import source_number
-from noisebank.planning.plan import Plan, read_plan, read_task
-from noisebank.storage import BankWriter, FileEntry, Store, open_store
+from noisebank.ids import Hashes, Nums, source_number
+from noisebank.planning.plan import read_plan, read_task
+from noisebank.storage import BankWriter, FileEntry, open_store
 
 DIM, SHAPE = 384, (4, 16, 32, 32)
 SHARD_ROWS = 512
 FAILING = 0.15
 """New rows, as a share of those in the bank, all of which fail."""
+SOURCE = "made-up"
+_BLOCK = 1 << 20
 _NPROBE = 64
 _QUERIES = 100
 _MEASURED = 0.05
 _SEED = 5
 
 
-def make_bank(bank: Path, first: Path, clips: int) -> dict[str, Any]:
-    """Lists, plans and publishes ``clips`` clips with an index and noise; what planning used."""
-    write_webvid(first, clips)
-    planned = _in_process("plan", bank, str(first))
+def make_bank(bank: Path, clips: int) -> None:
+    """Publishes ``clips`` clips with an index and noise."""
+    import xxhash
+
     store = open_store(bank)
-    plan = read_plan(store, planned["plan"])
+    nums = np.sort(np.random.default_rng(_SEED).integers(1, 2**63 - 1, clips))
     layout, template = _write_template(bank)
+    checksum = xxhash.xxh3_64(bytes(math.prod(SHAPE) * 2)).intdigest()
     delta = Delta(
-        rows=Finished(store, plan, row_columns),
-        records={NOISE_SET: Finished(store, plan, _zero_records(template))},
-        receipts=[*_receipts(bank, store, plan, layout, template)],
-        index=_write_index(BankWriter(store), store, plan, bank, clips),
+        rows=_Blocks(nums, _rows),
+        records={NOISE_SET: _Blocks(nums, partial(_records, checksum))},
+        receipts=[*_receipts(bank, nums, layout, template)],
+        index=_write_index(BankWriter(store), nums, bank),
     )
     model = {"model": "made-up", "dtype": "float16", "shape": list(SHAPE), "layout": "BCFHW", "num_inference_steps": 50}
     info = CommitInfo(
         "rehearsal",
         fingerprints=FINGERPRINTS,
-        sources=tuple(plan.sources),
+        sources=(SOURCE,),
         noise_sets=(NOISE_SET,),
         models={"captions": {"model": "made-up", "dim": DIM}, f"noise/{NOISE_SET}": model},
     )
     commit(store, None, delta, info)
-    return planned
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Tables of the clips ``nums``, a block after the other, as often as asked."""
+
+    nums: Nums
+    columns: Callable[[Nums], pa.Table]
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for start in range(0, len(self.nums), _BLOCK):
+            yield self.columns(self.nums[start : start + _BLOCK])
+
+
+def _files(nums: Nums) -> Hashes:
+    """Keys of files of 512 neighbours each."""
+    return (nums[np.arange(len(nums)) // SHARD_ROWS * SHARD_ROWS] + 1).astype(np.uint64)
+
+
+def _rows(nums: Nums) -> pa.Table:
+    places, hashes = np.arange(len(nums)) % SHARD_ROWS, nums.astype(np.uint64)
+    fixed = {"source": np.full(len(nums), source_number(SOURCE)), "status": np.full(len(nums), int(Status.OK))}
+    columns = {"num": nums, "listed": hashes, "video": hashes, "caption": hashes, **fixed}
+    columns |= {"clip_file": _files(nums), "clip_row": places, "caption_file": _files(nums), "caption_row": places}
+    return pa.table({name: columns[name] for name in ROWS.names}).cast(ROWS)
+
+
+def _records(checksum: int, nums: Nums) -> pa.Table:
+    columns = {"num": nums, "file": _files(nums), "row": np.arange(len(nums)) % SHARD_ROWS}
+    columns |= {"checksum": np.full(len(nums), checksum, np.uint64), "status": np.full(len(nums), int(Status.OK))}
+    return pa.table({name: columns[name] for name in RECORDS.names}).cast(RECORDS)
+
+
+def _entries(nums: Nums) -> pa.Table:
+    words, random = pa.array(WORDS), np.random.default_rng(int(nums[0]))
+    drawn = [words.take(pa.array(random.integers(0, len(words), len(nums)))) for _ in range(9)]
+    ids = pc.binary_join_element_wise(SOURCE, pa.array(nums).cast(pa.string()), "-")
+    columns = {"num": nums, "id": ids, "source": pa.array([SOURCE]).take(pa.array(np.zeros(len(nums), int)))}
+    columns["caption"] = pc.binary_join_element_wise(*drawn, " ")
+    return pa.table({name: columns[name] for name in ENTRIES.names}).cast(ENTRIES)
 
 
 def _write_template(bank: Path) -> tuple[dict[str, int], FileEntry]:
@@ -97,25 +144,11 @@ def _write_template(bank: Path) -> tuple[dict[str, int], FileEntry]:
     return layout, entry
 
 
-def _zero_records(template: FileEntry) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    """Rows of the table of records that all have the checksum of zeros."""
-    import xxhash
-
-    checksum = xxhash.xxh3_64(bytes(math.prod(SHAPE) * 2)).intdigest()
-
-    def columns(rows: pa.Table, task: pa.Table) -> pa.Table:
-        table = record_columns(rows, task)
-        at, held = table.schema.get_field_index("checksum"), np.full(rows.num_rows, checksum, np.uint64)
-        return table.set_column(at, table.schema.field(at), pa.array(held))
-
-    return columns
-
-
-def _receipts(bank: Path, store: Store, plan: Plan, layout: dict[str, int], template: FileEntry) -> Iterator[Receipt]:
+def _receipts(bank: Path, nums: Nums, layout: dict[str, int], template: FileEntry) -> Iterator[Receipt]:
     """The receipts of all shards; tars, sidecars and captions are named only, noise is linked."""
     (bank / "noise" / NOISE_SET).mkdir(parents=True)
-    for table in Finished(store, plan, row_columns):
-        for key in dict.fromkeys(table.column("clip_file").to_pylist()):
+    for start in range(0, len(nums), _BLOCK):
+        for key in dict.fromkeys(_files(nums[start : start + _BLOCK]).tolist()):
             stem = f"{key:016x}{0:016x}"
             noise = FileEntry(f"noise/{NOISE_SET}/{stem}.arrow", template.bytes, template.sha256, SHARD_ROWS)
             os.link(bank / "template.arrow", bank / noise.path)
@@ -128,15 +161,15 @@ def _receipts(bank: Path, store: Store, plan: Plan, layout: dict[str, int], temp
             yield Receipt(name, stem, FINGERPRINTS[name], (noise,), SHARD_ROWS, info=layout)
 
 
-def _write_index(writer: BankWriter, store: Store, plan: Plan, scratch: Path, clips: int) -> IndexSegment:
+def _write_index(writer: BankWriter, nums: Nums, scratch: Path) -> IndexSegment:
     """A segment with the layout of a real one: a code of 384 bytes a clip, in ``4 sqrt(clips)`` lists."""
     import faiss
 
     from noisebank.search.segments import ENTRY_GROUP
 
-    entries = scratch / "entries"
+    entries, clips = scratch / "entries", len(nums)
     with pq.ParquetWriter(entries, ENTRIES, compression="zstd") as file:
-        for table in Finished(store, plan, _entry_columns):
+        for table in _Blocks(nums, _entries):
             file.write_table(table, row_group_size=ENTRY_GROUP)
     random = np.random.default_rng(_SEED)
     nlist = min(clips, round(4 * math.sqrt(clips)))
@@ -147,9 +180,7 @@ def _write_index(writer: BankWriter, store: Store, plan: Plan, scratch: Path, cl
     index.sq.train(random.standard_normal((4096, DIM), np.float32) / 40)  # (of residuals)
     for number, positions in enumerate(np.array_split(random.permutation(clips), nlist)):
         codes = random.integers(0, 256, (len(positions), DIM), np.uint8)
-        index.invlists.add_entries(
-            number, len(positions), faiss.swig_ptr(positions.astype(np.int64)), faiss.swig_ptr(codes)
-        )
+        index.invlists.add_entries(number, len(positions), faiss.swig_ptr(positions), faiss.swig_ptr(codes))
     index.ntotal, index.nprobe, index.is_trained = clips, _NPROBE, True
     vectors, info = scratch / "vectors", scratch / "info"
     faiss.write_index(index, str(vectors))
@@ -159,11 +190,6 @@ def _write_index(writer: BankWriter, store: Store, plan: Plan, scratch: Path, cl
     for path in suffixes:
         path.unlink(missing_ok=True)
     return IndexSegment(*files, deleted=None, kind=f"IVF{nlist},SQ8", size=clips, recall=1.0)
-
-
-def _entry_columns(rows: pa.Table, task: pa.Table) -> pa.Table:
-    table = task.select(["num", "id", "caption"])
-    return table.append_column("source", pa.array(["webvid"] * task.num_rows)).select(ENTRIES.names).cast(ENTRIES)
 
 
 def step_open(bank: Path) -> dict[str, Any]:
@@ -189,21 +215,22 @@ def step_search(bank: Path) -> dict[str, Any]:
 
 
 def step_read(bank: Path) -> dict[str, Any]:
-    """The records of a hundred clips, asked for by their ids."""
+    """The records of a hundred clips, looked up by their numbers."""
     from noisebank.reader.pinned import PinnedSnapshot
 
     pinned = PinnedSnapshot(open_store(bank), read_snapshot(open_store(bank)))
     records, (segment, *_) = pinned.noise_set(NOISE_SET), pinned.segments
     places = np.random.default_rng(_SEED).integers(0, segment.size, _QUERIES).tolist()
-    ids = [segment.entries.at(place).id for place in places]
+    nums = [segment.entries.at(place).num for place in places]
     began = time.perf_counter()
-    noise = [records.noise(pinned.clip(id)) for id in ids]
-    return {"values": sum(one.numel() for one in noise), "ms_each": 1000 * (time.perf_counter() - began) / _QUERIES}
+    noise = [records.noise(clip) for num in nums if (clip := pinned.find(num))]
+    ms = 1000 * (time.perf_counter() - began) / _QUERIES
+    return {"records": len(noise), "values": sum(one.numel() for one in noise), "ms_each": ms}
 
 
-def step_plan(bank: Path, *lists: str) -> dict[str, Any]:
-    """Plans lists."""
-    return measure_plan([*lists], str(bank))
+def step_plan(bank: Path, path: str) -> dict[str, Any]:
+    """Plans a list of new rows."""
+    return measure_plan(path, str(bank), name="more")
 
 
 def step_fail(bank: Path, path: str) -> dict[str, Any]:
@@ -300,13 +327,14 @@ def _run_step(step: str, bank: Path, words: list[str]) -> dict[str, Any]:
 def run(clips: int, folder: Path) -> dict[str, dict[str, Any]]:
     """Makes a bank and goes through all steps; what each measured."""
     with tempfile.TemporaryDirectory(prefix="noisebank-rehearsal-", dir=folder) as scratch:
-        bank, first, second = Path(scratch, "bank"), Path(scratch, "first.csv"), Path(scratch, "second.csv")
+        bank, listed = Path(scratch, "bank"), Path(scratch, "list.csv")
         bank.mkdir()
-        found = {"plan into an empty bank": make_bank(bank, first, clips)}
+        make_bank(bank, clips)
+        found = {}
         for step in ("open", "search", "read", "show"):
             found[step] = _in_process(step, bank)
-        write_webvid(second, round(clips * FAILING), start=clips)
-        found["plan"] = _in_process("plan", bank, str(first), str(second))
+        write_webvid(listed, round(clips * FAILING))
+        found["plan"] = _in_process("plan", bank, str(listed))
         found["fail"] = _in_process("fail", bank, found["plan"]["plan"])
         found["commit"] = _in_process("commit", bank, found["plan"]["plan"])
         for step in ("show", "report"):
@@ -331,7 +359,7 @@ def main(arguments: list[str]) -> None:
     """Runs one step for :func:`run`, or all of it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rehearsal", description=__doc__)
     parser.add_argument("clips", type=int, nargs="?", default=10_000_000)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="with 20 GB free")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="with 10 GB free")
     if arguments[:1] == ["--step"]:
         print(json.dumps(_run_step(arguments[1], Path(arguments[2]), arguments[3:])))
         return
