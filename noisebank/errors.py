@@ -126,6 +126,7 @@ FAILURE_CODES = (
     "tls",
     "too_large",
     "too_short",
+    "too_small",
     "wrong_shape",
     "youtube_error",
     "youtube_missing",

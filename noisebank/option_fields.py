@@ -13,13 +13,16 @@ def option(
     help: str = "",
     *,
     hashed: bool | Callable[[Any], bool] = True,
+    since_first: bool = True,
     choices: tuple[str, ...] = (),
     minimum: float | None = None,
     maximum: float | None = None,
     parse: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """A dataclass field with its help text, limits (numbers have both) and whether it is part of the fingerprint."""
+    """A dataclass field with its help text, limits (numbers have both) and whether it is part of the fingerprint; one
+    that was not there ``since_first`` is not at its default, which is how all was made before."""
     if (minimum is None) != (maximum is None):
         raise TypeError(f"an option has a minimum and a maximum or neither, not {minimum} and {maximum}")
     limits = {"choices": choices, "minimum": minimum, "maximum": maximum}
-    return field(default=default, metadata={"help": help, "hashed": hashed, "parse": parse, **limits})
+    known = {"help": help, "hashed": hashed, "since_first": since_first, "parse": parse}
+    return field(default=default, metadata={**known, **limits})

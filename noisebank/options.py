@@ -33,6 +33,8 @@ SMALLEST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1
 """What ``torch.Generator.manual_seed`` takes."""
 MAX_FRAMES = 10_000
 """Longest clip."""
+MAX_SHARD_ROWS = 512
+"""Most rows in a shard where the configuration does not say."""
 FORMAT_VERSION = 1
 """Version of what the stages write; raising it redoes every stage."""
 MODEL_PATHS = ("model", "motion_adapter", "processor")
@@ -99,7 +101,15 @@ class ClipOptions:
     size: int | Size = option(
         256, "short side and crop, or [height, width]; multiples of 16, from 64 on", minimum=64, maximum=8192
     )
-    maxcount: int = _unhashed(512, "clips in a shard", minimum=1, maximum=1_000_000)
+    upscale: bool = option(
+        True, "scale pictures up that are smaller than size; without it they fail as too_small", since_first=False
+    )
+    maxcount: int = _unhashed(
+        MAX_SHARD_ROWS,
+        "clips in a shard; at 512 a 64th of the rows to do, if that is less, but 16 at least",
+        minimum=1,
+        maximum=1_000_000,
+    )
     pixel_format: str = option("yuv420p", "chroma of the stored mp4", choices=PIXEL_FORMATS)
 
     @property
@@ -263,6 +273,9 @@ class Config:
     max_failed: float = _share(0.05, "largest share of new, changed and newly invalid rows that may fail")
     max_removed: float = _share(0.1, "largest share of a source's rows that may disappear")
     max_changed: float = _share(0.1, "largest share of a source's rows that may change")
+    early_stop: bool = _unhashed(
+        True, "stop before the rest is fetched when 1,024 rows are done and more than half of them failed"
+    )
     prune: bool = _unhashed(False, "remove the rows of sources that are not in the configuration")
     retry_failures: tuple[str, ...] = _unhashed(
         (),
@@ -293,7 +306,9 @@ def fingerprint(options: Any, **also: Any) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    content = output_options(options) | also
+    later = {f.name: f.default for f in dataclasses.fields(options) if not f.metadata["since_first"]}
+    chosen = output_options(options)
+    content = {name: value for name, value in chosen.items() if name not in later or value != later[name]} | also
     if "model_digest" in also:
         for path in MODEL_PATHS:
             content.pop(path, None)

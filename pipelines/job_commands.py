@@ -79,6 +79,11 @@ def add_options(parser: argparse.ArgumentParser, options: type[Any], general: st
             help=_help(field),
             **({"nargs": "?", "const": alone} if alone else {}),
         )
+        if field.default is True and "." not in name:
+            no = dict.fromkeys([f"--no_{name}", f"--no-{name.replace('_', '-')}"])
+            groups[section].add_argument(
+                *no, dest=FLAG + name, default=argparse.SUPPRESS, action="store_const", const="false"
+            )
 
 
 def members_help(section: str, options: type) -> list[str]:

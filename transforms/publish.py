@@ -173,7 +173,7 @@ def _publish(
         counts = plan.row_counts | {"failed": len(result.failed.nums)}
         figures = stage_figures(done.finished for done in index)
         for shard, receipt, failed in zip(shards, result.receipts, result.failure_counts, strict=True):
-            add_figures(figures, shard.stage, shard.made, shard.seconds, receipt.rows, failed)
+            add_figures(figures, receipt, shard.made, shard.seconds, failed)
         stages = dict(sorted(figures.items()))
         if not plan.is_empty:
             delta = result.delta(index[0].finished.receipt if index else None)

@@ -23,7 +23,7 @@ from noisebank.format.tables import write_parquet
 from noisebank.ids import Nums, source_number
 from noisebank.options import Config
 from noisebank.planning.claims import ReceiptName
-from noisebank.planning.cut import Task, cut_tasks, records_a_file
+from noisebank.planning.cut import Task, cut_tasks, records_a_file, shard_rows
 from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
 from noisebank.planning.plan import BATCH_ROWS, FOLDER, FORMAT, Plan
@@ -219,7 +219,8 @@ def _cut_rows(out: Store, partitions: Sequence[PartitionFiles], stage: str, maxc
     """Even tasks of rows, whatever partitions they lie in."""
     files = [part.tasks[stage] for part in partitions if stage in part.tasks]
     nums = ((file.path, read_table(out, file.path, ["num"]).column("num").to_numpy()) for file in files)
-    return cut_tasks(stage, nums, sum(file.rows for file in files), maxcount)
+    total = sum(file.rows for file in files)
+    return cut_tasks(stage, nums, total, shard_rows(total, maxcount))
 
 
 def _group_by_tar(partitions: Sequence[PartitionFiles], stage: str, tars: dict[int, str]) -> tuple[Task, ...]:

@@ -15,8 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from noisebank.ids import CLIP_BITS, NUMBER_BITS, Nums
+from noisebank.options import MAX_SHARD_ROWS
 
 SHARDS_PER_PREFIX = 64
+_MIN_SHARD_ROWS = 16
+_WANTED_SHARDS = 64
+"""As long as shards are neither too small nor too large, so that a few workers have work to the end."""
 MAX_RECORDS_BYTES = 1 << 26
 """Most that the records of a file over clips take, at two bytes a value."""
 _MAX_ROWS = (1 << 31) - 1  # (rows of a tar are int32)
@@ -57,6 +61,23 @@ def cut_tasks(stage: str, files: Iterable[tuple[str, Nums]], total: int, maxcoun
                 waiting, prefix = [], int(prefixes[start])
             waiting.append((path, start, nums[start:stop]))
     return (*tasks, *_cut(stage, waiting, maxcount))
+
+
+def shard_rows(total: int, maxcount: int) -> int:
+    """Most rows in a shard: ``maxcount``; if that is the default, fewer where there are few to do.
+
+    >>> [shard_rows(total, MAX_SHARD_ROWS) for total in (10, 1000, 10_000, 10_000_000)]
+    [16, 16, 156, 512]
+    >>> shard_rows(1000, 100)
+    100
+
+    Args:
+        total: rows to do.
+        maxcount: as configured.
+    """
+    if maxcount != MAX_SHARD_ROWS:
+        return maxcount
+    return min(max(total // _WANTED_SHARDS, _MIN_SHARD_ROWS), MAX_SHARD_ROWS)
 
 
 def records_a_file(model: Mapping[str, Any]) -> int:

@@ -220,10 +220,22 @@ def find_refused_plan(store: Store, parent_uuid: str) -> tuple[Plan, tuple[FileE
     for plan in open_plans(store, parent_uuid, refused=True):
         if plan.hash not in refused:
             continue
-        path = f"{FOLDER}/{plan.hash}/{_REFUSED}"
-        refusal: _Refusal = decode(unseal(store.read(path), path), _Refusal, path)
-        return plan, refusal.failures
+        return plan, _read_refusal(store, plan.hash).failures
     return None
+
+
+def find_refusal(store: Store, hash: str) -> str | None:
+    """Why the result of a plan was not published; None if it was not refused."""
+    try:
+        return _read_refusal(store, hash).reason
+    except FileNotFoundError:
+        return None
+
+
+def _read_refusal(store: Store, hash: str) -> _Refusal:
+    path = f"{FOLDER}/{hash}/{_REFUSED}"
+    refusal: _Refusal = decode(unseal(store.read(path), path), _Refusal, path)
+    return refusal
 
 
 def refused_plans(store: Store) -> list[str]:

@@ -25,6 +25,8 @@ from noisebank.storage import file_sha256
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _MODULES = "modules.json"
 _MIN_TOKENS = 32
+_SPECIAL_TOKENS = 4
+"""Tokens of a caption that stand for none of its bytes, at most."""
 _MIN_BATCH = 2
 _turn = threading.Lock()
 """Torch has one number of threads for the whole process, so callers take turns."""
@@ -89,6 +91,19 @@ class Embedder:
                     batch, batch_size=len(batch), normalize_embeddings=True, show_progress_bar=False
                 )
         return embeddings
+
+    def count_truncated(self, captions: Sequence[str]) -> int:
+        """How many captions are longer than the model's context, so that their ends count for nothing.
+
+        A token is a byte of UTF-8 or more, beside a few that mark beginning and end: only long ones are looked at.
+        """
+        limit = self._model.max_seq_length
+        long = [text for text in captions if limit is not None and len(text.encode()) + _SPECIAL_TOKENS > limit]
+        if not long:
+            return 0
+        with _turn:
+            tokens = self._model.tokenizer(long, truncation=False, verbose=False)["input_ids"]
+        return sum(len(token_ids) > limit for token_ids in tokens)
 
     def _cut_batches(self, captions: Sequence[str], batch_size: int) -> Iterator[npt.NDArray[np.intp]]:
         """Rows of captions of one token length; small batches repeat their last row."""

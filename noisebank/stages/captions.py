@@ -21,7 +21,7 @@ from noisebank.models.config import absolute_path
 from noisebank.options import CaptionOptions, Config, fingerprint
 from noisebank.planning.plan import Plan, read_task
 from noisebank.search.embed import Embedder, embedder_digest, load_embedder
-from noisebank.stages.job import Made, ShardJob
+from noisebank.stages.job import TRUNCATED, Made, ShardJob
 from noisebank.stages.stage import Identity, LazyModel, ShardWork, Stage
 from noisebank.storage import BankWriter, FileEntry, Store
 
@@ -55,7 +55,8 @@ class CaptionsStage(Stage):
         return self.shard(rows, plan.fingerprints[CAPTIONS], lambda: model.get(plan.models[CAPTIONS]["digest"]))
 
     def shard(self, rows: pa.Table, fingerprint: str, load: Callable[[], Embedder]) -> ShardJob:
-        """The job of one captions file, or none if there are no rows; its ``info`` has ``dim``.
+        """The job of one captions file, or none if there are no rows; its ``info`` has ``dim``, and
+        ``truncated`` if there are captions that the model does not read to their end.
 
         Args:
             rows: of the shard (:func:`rows_to_embed`).
@@ -70,7 +71,12 @@ class CaptionsStage(Stage):
             embeddings = embedder.embed(rows.column("caption").to_pylist(), self.options.batch_size)
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(embeddings)), embedder.dim)
             table = rows.append_column("embedding", vectors).cast(captions_schema(embedder.dim))
-            return Made((write_captions(writer, table),), clips, info={"dim": embedder.dim})
+            truncated = embedder.count_truncated(table.column("caption").to_pylist())
+            info, note = {"dim": embedder.dim}, ""
+            if truncated:
+                info[TRUNCATED] = truncated
+                note = f"{truncated} of them longer than {self.options.model} reads: their ends count for nothing"
+            return Made((write_captions(writer, table),), clips, info=info, note=note)
 
         clips = pc.count_distinct(rows.column("num")).as_py()
         return ShardJob(CAPTIONS, fingerprint, caption_inputs(fingerprint, rows), clips, make)

@@ -24,7 +24,8 @@ from noisebank.options import ClipOptions, Config, FetchOptions, fingerprint
 from noisebank.planning.plan import Plan, read_task
 from noisebank.sources.rows import video_hashes
 from noisebank.stages.captions import several_captions
-from noisebank.stages.job import Made, ShardJob, failure_of
+from noisebank.stages.dead_list import DeadListWatch
+from noisebank.stages.job import UPSCALED, Made, ShardJob, failure_of
 from noisebank.stages.stage import Identity, LazyModel, ShardWork, Stage
 from noisebank.storage import BankWriter, FileEntry, Store
 from noisebank.video.clips import Clip, ClipRequest, make_clips
@@ -41,11 +42,13 @@ class ClipsStage(Stage):
         options: what a clip is.
         fetch: how videos are fetched.
         by_source: what it is of the sources, by number, that have a rhythm of their own.
+        early_stop: whether a build whose first rows fail is stopped (:mod:`.dead_list`).
     """
 
     options: ClipOptions
     fetch: FetchOptions
     by_source: Mapping[int, ClipOptions] = field(default_factory=dict)
+    early_stop: bool = False
 
     @property
     def name(self) -> StageName:
@@ -55,10 +58,17 @@ class ClipsStage(Stage):
         return Identity(fingerprint(self.options))
 
     def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ShardJob:
-        return self.shard(read_task(store, work.task), plan.fingerprints[CLIPS], plan.resolve, plan.source_names)
+        rows, fingerprint = read_task(store, work.task), plan.fingerprints[CLIPS]
+        watch = DeadListWatch(store, plan, clip_inputs(fingerprint, rows)) if self.early_stop else None
+        return self.shard(rows, fingerprint, plan.resolve, plan.source_names, watch)
 
     def shard(
-        self, rows: pa.Table, fingerprint: str, resolve: Callable[[str, int], str], source_names: Mapping[int, str]
+        self,
+        rows: pa.Table,
+        fingerprint: str,
+        resolve: Callable[[str, int], str],
+        source_names: Mapping[int, str],
+        watch: DeadListWatch | None = None,
     ) -> ShardJob:
         """The job of one tar (none if every row failed) and its sidecar, in this order.
 
@@ -67,18 +77,22 @@ class ClipsStage(Stage):
             fingerprint: of the stage.
             resolve: gives the address to fetch from a uri as listed and the number of the list that it is relative to.
             source_names: source names by their number in ``rows``.
+            watch: counts what becomes of them, if a dead list is to be noticed.
         """
 
         def make(writer: BankWriter) -> Made:
             entries: list[dict[str, Any]] = []
             failures: list[Failure] = []
+            info: dict[str, Any] = {}
             with tempfile.TemporaryDirectory(prefix="noisebank-clips-") as scratch:
-                addresses = map(resolve, rows.column("uri").to_pylist(), rows.column("base").to_pylist())
-                clips = self.clips(rows, [*addresses], Path(scratch))
+                addresses = [*map(resolve, rows.column("uri").to_pylist(), rows.column("base").to_pylist())]
+                clips = _note_upscaled(self.clips(rows, addresses, Path(scratch)), info)
+                clips = watch.follow(clips, addresses) if watch else clips
                 samples = _list_samples(rows, source_names, clips, entries, failures)
                 sidecar = functools.partial(pa.Table.from_pylist, entries, SIDECAR_SCHEMA)
                 files = write_clips(writer, Path(scratch), samples, sidecar)
-            return Made(files, len(entries) - len(failures), tuple(failures))
+            note = f"{info[UPSCALED]} of them scaled up" if info else ""
+            return Made(files, len(entries) - len(failures), tuple(failures), info, note)
 
         return ShardJob(CLIPS, fingerprint, clip_inputs(fingerprint, rows), len(rows), make)
 
@@ -88,6 +102,14 @@ class ClipsStage(Stage):
         options = map(self.by_source.get, rows.column("source").to_pylist())
         requests = [*map(ClipRequest, rows.column("id").to_pylist(), addresses, *columns, options)]
         return (clip for _, clip in make_clips(requests, self.options, self.fetch, scratch))
+
+
+def _note_upscaled(clips: Iterable[Clip | RowFailure], info: dict[str, Any]) -> Iterator[Clip | RowFailure]:
+    """The clips as they come; how many were scaled up, if any, goes into ``info``."""
+    for clip in clips:
+        if isinstance(clip, Clip) and clip.upscaled:
+            info[UPSCALED] = info.get(UPSCALED, 0) + 1
+        yield clip
 
 
 def _list_samples(

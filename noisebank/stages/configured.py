@@ -24,7 +24,12 @@ def all_stages(config: Config) -> list[Stage]:
     }
     noise = [NoiseStage(options) for options in config.noise]
     own = [STAGES[options.kind](options) for options in config.stages]
-    return [ClipsStage(config.clips, config.fetch, rhythms), CaptionsStage(config.captions), *noise, *own]
+    return [
+        ClipsStage(config.clips, config.fetch, rhythms, config.early_stop),
+        CaptionsStage(config.captions),
+        *noise,
+        *own,
+    ]
 
 
 def identify_stages(config: Config, latest: Snapshot | None = None) -> tuple[dict[str, str], dict[str, Any]]:

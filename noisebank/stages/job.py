@@ -12,6 +12,11 @@ from noisebank.format.receipts import Failure, Receipt, find_receipt, finish
 from noisebank.format.stage_names import StageName
 from noisebank.storage import BankWriter, FileEntry
 
+UPSCALED, TRUNCATED = "upscaled", "truncated"
+NOTED = (UPSCALED, TRUNCATED)
+"""What the ``info`` of a receipt counts of its good rows, where there are any: clips whose video was smaller than they
+are, captions longer than the model reads."""
+
 
 @dataclass(frozen=True)
 class Made:
@@ -100,19 +105,20 @@ def run_job(job: ShardJob, writer: BankWriter, make: bool = True, verify: bool =
 
 def stage_figures(finished: Iterable[Finished]) -> dict[str, dict[str, float]]:
     """What shards came to, stage by stage: rows ``done`` here, ``skipped`` (made earlier) and ``failed``; ``seconds``
-    of work, over all workers."""
+    of work, over all workers; and of :data:`NOTED` what there was."""
     stages: dict[str, dict[str, float]] = {}
     for item in finished:
-        add_figures(stages, item.receipt.stage, item.made, item.seconds, item.receipt.rows, len(item.receipt.failures))
+        add_figures(stages, item.receipt, item.made, item.seconds, len(item.receipt.failures))
     return dict(sorted(stages.items()))
 
 
-def add_figures(
-    stages: dict[str, dict[str, float]], stage: str, made: bool, seconds: float, rows: int, failed: int
-) -> None:
+def add_figures(stages: dict[str, dict[str, float]], receipt: Receipt, made: bool, seconds: float, failed: int) -> None:
     """Counts one shard in the figures of :func:`stage_figures`."""
-    figures = stages.setdefault(stage, {"done": 0, "skipped": 0, "failed": 0, "seconds": 0.0})
-    figures["done" if made else "skipped"] += rows
+    figures = stages.setdefault(receipt.stage, {"done": 0, "skipped": 0, "failed": 0, "seconds": 0.0})
+    figures["done" if made else "skipped"] += receipt.rows
+    for what in NOTED:
+        if what in receipt.info:
+            figures[what] = figures.get(what, 0) + receipt.info[what]
     figures["failed"] += failed
     figures["seconds"] = round(figures["seconds"] + seconds, 3)
 

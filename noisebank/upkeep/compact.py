@@ -28,7 +28,7 @@ from noisebank.format.stage_names import CAPTIONS, CLIPS, SIDECARS, StageName
 from noisebank.format.status import Status
 from noisebank.format.tables import OverlayTable
 from noisebank.ids import Mask, Nums
-from noisebank.options import ClipOptions
+from noisebank.options import MAX_SHARD_ROWS
 from noisebank.planning.cut import records_a_file
 from noisebank.progress import ReportProgress, silent
 from noisebank.storage import BankWriter, FileEntry, Store
@@ -42,7 +42,7 @@ _PLACES = {CLIPS: ("clip_file", "clip_row"), CAPTIONS: ("caption_file", "caption
 
 
 def compact(
-    store: Store, *, maxcount: int = ClipOptions.maxcount, purge: bool = False, progress: ReportProgress = silent
+    store: Store, *, maxcount: int = MAX_SHARD_ROWS, purge: bool = False, progress: ReportProgress = silent
 ) -> Snapshot:
     """Merges small shards, renews captions in tars, and commits the result.
 

@@ -60,6 +60,8 @@ class Clip:
     source_fps: float
     source_width: int
     source_height: int
+    upscaled: bool = False
+    """Whether the picture was smaller than the clip."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class _Facts:
     source_fps: float = option(minimum=0, maximum=1000)
     source_width: int = option(minimum=1, maximum=1 << 15)
     source_height: int = option(minimum=1, maximum=1 << 15)
+    upscaled: bool = option(False)
 
 
 _ANSWER = Dialect(lambda problem: RowFailure("decoder_crashed", f"the decoder's answer makes no sense: {problem}"))

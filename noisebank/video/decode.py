@@ -47,6 +47,8 @@ class Decoded:
     source_fps: Fraction
     source_width: int
     source_height: int
+    upscaled: bool = False
+    """Whether the picture was smaller than the clip."""
 
 
 def decode(path: Path, clips: ClipOptions, start_ms: int = 0, end_ms: int | None = None) -> Decoded:
@@ -59,25 +61,30 @@ def decode(path: Path, clips: ClipOptions, start_ms: int = 0, end_ms: int | None
 
     Raises:
         RowFailure: ``not_video``, ``no_video_stream``, ``bad_dimensions`` (a side outside 16..8192), ``bad_duration``
-            (negative or more than a day), ``too_short`` (too few frames in the range) or ``decode_error`` (the stream
-            is damaged).
+            (negative or more than a day), ``too_short`` (too few frames in the range), ``too_small`` (a picture that
+            does not cover the clip's size, which ``clips.upscale`` does not allow) or ``decode_error`` (the stream is
+            damaged).
     """
     with _open(path) as video:
         graph_of = functools.lru_cache(maxsize=1)(functools.partial(_graph, clips, video.aspect))
         selected = itertools.islice(_select(video, clips, start_ms, end_ms), clips.frames)
-        timed = [(at_ms, _shape(frame, graph_of)) for at_ms, frame in selected]
-        if len(timed) < clips.frames:
-            found = f"{len(timed)} of {clips.frames} frames"
+        shaped, upscaled = [], False
+        for _, frame in selected:
+            upscaled |= _is_too_small(frame, clips, video.aspect)
+            shaped.append(_shape(frame, graph_of))
+        if len(shaped) < clips.frames:
+            found = f"{len(shaped)} of {clips.frames} frames"
             rhythm = f"at {clips.fps:g} fps" if clips.fps else f"with frame_stride {clips.frame_stride}"
             span = f"[{start_ms}, {'end' if end_ms is None else end_ms}) ms"
             whole = "unknown" if video.duration_ms is None else f"{video.duration_ms} ms"
             raise RowFailure("too_short", f"{found} {rhythm} in {span} of a video of {whole}")
         return Decoded(
-            frames=[frame for _, frame in timed],
+            frames=shaped,
             fps=Fraction(clips.fps).limit_denominator(1000) if clips.fps else video.fps / (clips.frame_stride or 1),
             source_fps=video.fps,
             source_width=video.width,
             source_height=video.height,
+            upscaled=upscaled,
         )
 
 
@@ -220,15 +227,35 @@ def _shape(frame: Any, graph_of: Callable[..., Any]) -> Any:
     return shaped
 
 
+def _is_too_small(frame: Any, clips: ClipOptions, aspect: Fraction) -> bool:
+    """Whether a frame must be scaled up; RowFailure if that is not allowed."""
+    _, _, scale = _cover(clips, aspect, frame.width, frame.height, frame.rotation % 360 in (90, 270))
+    if scale > 1 and not clips.upscale:
+        height, width = clips.height_width
+        raise RowFailure(
+            "too_small",
+            f"a picture of {frame.width} x {frame.height} would be scaled up {float(scale):.2f} times to cover "
+            f"{width} x {height}; clips.upscale allows it",
+        )
+    return scale > 1
+
+
+def _cover(
+    clips: ClipOptions, aspect: Fraction, width: int, height: int, turned: bool
+) -> tuple[Fraction, Fraction, Fraction]:
+    """Of one pixel, upright, the width and the height, and by what a picture is scaled so that it covers a clip."""
+    wide, high = (Fraction(1), aspect) if turned else (aspect, Fraction(1))
+    across, down = (height, width) if turned else (width, height)
+    out_height, out_width = clips.height_width
+    return wide, high, max(out_height / (down * high), out_width / (across * wide))
+
+
 def _graph(
     clips: ClipOptions, aspect: Fraction, width: int, height: int, format: str, rotation: int, matrix: int, limits: int
 ) -> Any:
     """FFmpeg filters for frames of one format; the crop comes first, so that only what is kept is scaled."""
-    turned = rotation in (90, 270)
-    wide, high = (Fraction(1), aspect) if turned else (aspect, Fraction(1))  # of one pixel, upright
-    across, down = (height, width) if turned else (width, height)
+    wide, high, scale = _cover(clips, aspect, width, height, rotation in (90, 270))
     out_height, out_width = clips.height_width
-    scale = max(out_height / (down * high), out_width / (across * wide))
     crop_width, crop_height = round(out_width / scale / wide), round(out_height / scale / high)
     source = f"video_size={width}x{height}:pix_fmt={format}:time_base=1/1000:colorspace={matrix}:range={limits}"
     filters: list[tuple[str, str | None]] = [

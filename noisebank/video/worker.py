@@ -45,6 +45,7 @@ def make_clip(request: dict[str, Any]) -> Answer:
         "source_fps": round(float(decoded.source_fps), 6),
         "source_width": decoded.source_width,
         "source_height": decoded.source_height,
+        "upscaled": decoded.upscaled,
     }
     return facts, mp4
 

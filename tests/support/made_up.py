@@ -66,6 +66,9 @@ class ToyEmbedder:
     def embed(self, captions: Sequence[str], batch_size: int = 64) -> npt.NDArray[np.float32]:
         return np.stack([vector_of(caption) for caption in captions])
 
+    def count_truncated(self, captions: Sequence[str]) -> int:
+        return 0
+
 
 def embedder() -> Embedder:
     """A real captions model, loaded once."""

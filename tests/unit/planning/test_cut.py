@@ -98,7 +98,7 @@ def test_shards_do_not_depend_on_the_partitions(tmp_path: Path) -> None:
 def test_a_small_update_makes_few_shards(tmp_path: Path) -> None:
     bank = Bank(tmp_path)
     path = write_csv(tmp_path / "list.csv", ROWS[:20])
-    assert [task.rows for task in bank.plan(path, bits=6).tasks["clips"]] == [20]
+    assert [task.rows for task in bank.plan(path, bits=6).tasks["clips"]] == [10, 10]
 
 
 def test_records_of_no_known_shape_are_in_one_file_a_tar() -> None:

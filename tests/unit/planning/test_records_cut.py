@@ -78,6 +78,14 @@ def test_a_tar_has_a_file_for_every_three_of_its_clips(bank: Bank) -> None:
     check_records(bank.store, 20)
 
 
+def test_a_small_pool_has_shards_for_many_workers(bank: Bank) -> None:
+    path = listed(bank, range(1000))
+    plan = bank.plan(path)
+    assert max(task.rows for task in plan.tasks["clips"]) == 16
+    assert plan.todo()["clips"]["shards"] == 63 and plan.todo()[STAGE]["shards"] >= 32
+    assert [task.rows for task in bank.plan(path, clips={"maxcount": 500}).tasks["clips"]] == [500, 500]
+
+
 def test_clips_that_failed_do_not_count(bank: Bank) -> None:
     path = listed(bank, range(7))
     plan = bank.plan(path, clips={"maxcount": 8})

@@ -68,6 +68,16 @@ def test_a_caption_beyond_the_models_context_is_cut(embedder: Embedder) -> None:
     assert embedder.embed([]).shape == (0, embedder.dim)
 
 
+def test_captions_beyond_the_models_context_are_counted_to_the_token(embedder: Embedder) -> None:
+    limit = embedder._model.max_seq_length
+    fits, over = ((" ".join(["waves"] * count)) for count in (limit - 2, limit - 1))  # (two mark beginning and end)
+    few_letters, few_words = "\N{SNOWMAN}" * (limit + 1), "w" * 10 * limit
+    assert embedder.count_truncated([]) == embedder.count_truncated(["a dog", fits]) == 0
+    assert embedder.count_truncated(["a dog", over, fits, over]) == 2
+    alone = {text: len(embedder._model.tokenizer(text)["input_ids"]) > limit for text in (few_letters, few_words)}
+    assert {text: embedder.count_truncated([text]) == 1 for text in alone} == alone
+
+
 def test_the_digest_names_the_content_and_not_the_path(tmp_path: Path, embedder: Embedder) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(MINILM, moved)

@@ -15,7 +15,7 @@ from noisebank.ids import clip_number
 from noisebank.options import CaptionOptions
 from noisebank.search.embed import Embedder
 from noisebank.stages.captions import CaptionsStage, rows_to_embed
-from noisebank.stages.job import Finished, run_job
+from noisebank.stages.job import Finished, run_job, stage_figures
 from noisebank.storage import BankWriter, Store, open_store
 from schemas.captions import captions_schema
 from schemas.clips import CLIPS
@@ -53,6 +53,13 @@ def test_the_file_holds_captions_and_unit_embeddings_in_the_order_of_their_numbe
     assert table.column("num").to_pylist() == sorted(clip_number(id) for id in CAPTIONS)
     embeddings = np.asarray(table.column("embedding").to_pylist(), np.float32)
     np.testing.assert_array_equal(embeddings, embedder().embed(table.column("caption").to_pylist()))
+
+
+def test_captions_that_the_model_does_not_read_to_their_end_are_said(store: Store) -> None:
+    finished = make(store, caption_rows(CAPTIONS | {"mine-4": "waves " * 3000}), embedder)
+    assert finished.receipt.info == {"dim": 384, "truncated": 1}
+    assert "1 of them longer than sentence-transformers/" in finished.note and "reads" in finished.note
+    assert stage_figures([finished])["captions"]["truncated"] == 1
 
 
 def test_a_finished_shard_is_found_without_loading_the_model(store: Store) -> None:

@@ -78,6 +78,13 @@ def clips_job(store: Store, folder: Path) -> ShardJob:
     return stage.shard(table, "c", lambda uri, base: str(folder / uri), {7: "mine"})
 
 
+def test_clips_that_were_scaled_up_are_said(store: Store, tmp_path: Path) -> None:
+    finished = run_job(clips_job(store, tmp_path), BankWriter(store))
+    assert (finished.receipt.info, finished.note) == ({"upscaled": 2}, "2 of them scaled up")
+    figures = stage_figures([finished])["clips"]
+    assert figures | {"seconds": 0} == {"done": 2, "skipped": 0, "failed": 1, "seconds": 0, "upscaled": 2}
+
+
 def captions_job() -> ShardJob:
     return CaptionsStage(CaptionOptions()).shard(caption_rows({id: f"of {id}" for id in IDS}), "t", embedder)
 

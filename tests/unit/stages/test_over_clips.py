@@ -21,9 +21,13 @@ from noisebank.fixtures.small_models import smooth_clip
 from noisebank.format.layout import is_ours
 from noisebank.format.stage_names import StageName
 from noisebank.ids import clip_number
-from noisebank.options import OPTION_CLASSES, StageOptions
+from noisebank.options import OPTION_CLASSES, Config, StageOptions
+from noisebank.stages.captions import CaptionsStage
+from noisebank.stages.configured import identify_stages
 from noisebank.stages.job import Finished, failure_of, run_job
+from noisebank.stages.noise import NoiseStage
 from noisebank.stages.over_clips import KEYS, STAGES, StageOverClips, Written, clips_of_tar, register_stage
+from noisebank.stages.stage import Identity
 from noisebank.storage import BankWriter, Store, open_store
 from noisebank.video.frames import decode_mp4
 from tests.support.clip_shards import mp4_of, write_clips
@@ -64,6 +68,17 @@ def test_a_kind_whose_files_are_no_parquet_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match=r"stage kind flow_3: its files end in '.arrow'; .parquet is wanted"):
         register_stage("flow_3", StageOptions)(type("Flow", (StageOverClips,), {"suffix": ".arrow"}))
     assert "flow_3" not in STAGES
+
+
+@pytest.mark.parametrize("shape", ["square", [4, 0], [2.5], {"h": 3}])
+def test_a_shape_that_is_none_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, shape: Any) -> None:
+    def identify(*arguments: object) -> Identity:
+        return Identity("f", {"shape": shape})
+
+    monkeypatch.setattr(NoiseStage, "identify", identify)
+    monkeypatch.setattr(CaptionsStage, "identify", lambda *arguments: Identity("t"))
+    with pytest.raises(ConfigError, match=r"^noise/modelscope: the shape of a record is .+; a list of whole numbers"):
+        identify_stages(Config())
 
 
 @pytest.fixture

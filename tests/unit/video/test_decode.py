@@ -16,7 +16,7 @@ import pytest
 
 from noisebank.errors import RowFailure
 from noisebank.fixtures.videos import make_sample_videos, set_rotation
-from noisebank.options import ClipOptions
+from noisebank.options import ClipOptions, Size
 from noisebank.video.decode import Decoded, decode
 from noisebank.video.encode import encode_mp4
 from noisebank.video.frames import decode_mp4
@@ -64,6 +64,33 @@ def test_every_nth_frame_from_the_start_of_the_range(kind: str, tmp_path: Path) 
     assert numbers(path) == [0, 3, 6, 9, 12, 15]
     assert numbers(path, start_ms=920, frame_stride=4) == [23, 27, 31, 35, 39, 43]
     assert numbers(path, start_ms=1600, end_ms=2000, frames=10, frame_stride=1) == [*range(40, 50)]
+
+
+@pytest.mark.parametrize(
+    ("aspect", "rotation", "size", "factor"),
+    [
+        (1, 0, Size(48, 64), None),
+        (1, 0, 48, None),
+        (1, 0, 64, "1.33"),
+        (1, 90, Size(64, 48), None),
+        (1, 90, Size(48, 64), "1.33"),
+        (2, 0, Size(48, 128), None),
+        (Fraction(1, 2), 0, Size(48, 64), "2.00"),
+    ],
+)
+def test_a_picture_that_is_smaller_than_the_clip_is_scaled_up_only_where_that_is_allowed(
+    tmp_path: Path, aspect: Fraction | int, rotation: int, size: Size | int, factor: str | None
+) -> None:
+    picture = np.zeros((48, 64, 3), np.uint8)
+    path = media.write_video(tmp_path / "a.mp4", [picture] * 16, aspect=Fraction(aspect))
+    set_rotation(path, rotation)
+    assert decoded_by(path, size=size).upscaled == (factor is not None)
+    if factor is None:
+        assert not decoded_by(path, size=size, upscale=False).upscaled
+        return
+    with pytest.raises(RowFailure, match=f"a picture of 64 x 48 would be scaled up {factor} times to cover") as found:
+        decoded_by(path, size=size, upscale=False)
+    assert (found.value.code, found.value.retryable) == ("too_small", False)
 
 
 def test_frames_hidden_by_an_edit_list_are_not_there(tmp_path: Path) -> None:
