@@ -16,7 +16,7 @@ from noisebank.stages.stage import ShardWork, Stage
 from noisebank.storage import open_store
 from transforms.plan import MakePlan
 from transforms.publish import CheckClips, CheckPlan, Publish, RecordRun
-from transforms.shards import BuildIndex, MakeShards
+from transforms.shards import BuildIndex, MakeShards, SpreadShards
 from transforms.work import Done, ReadTasks
 
 BUILD, COMMIT = "build", "commit"
@@ -62,12 +62,13 @@ def build_pipeline(
     if stage in (BUILD, CLIPS):
         plans |= "CheckClips" >> CheckClips(config, made[CLIPS], warn=stage != BUILD)
     checked = beam.pvalue.AsSingleton(plans)
-    follow = made[CLIPS] | "Follow" >> beam.Map(_follow, checked) | "SpreadShards" >> beam.Reshuffle()
+    follow = made[CLIPS] | "Follow" >> beam.Map(_follow, checked)
     for one in following:
         name = one.name.name
         if (NOISE if one.name.is_over_clips else name) in kinds:
             tasks = plans | f"Tasks {name}" >> ReadTasks(bank, name)
-            made[name] = shards(one, (follow, tasks) | f"Shards {name}" >> beam.Flatten())
+            new = follow | f"Spread {name}" >> SpreadShards(bank, one)
+            made[name] = shards(one, (new, tasks) | f"Shards {name}" >> beam.Flatten())
     index = None
     if INDEX in kinds:
         make = stage in (BUILD, INDEX)

@@ -24,6 +24,23 @@ _log = logging.getLogger(__name__)
 
 
 @step
+class SpreadShards(beam.PTransform):
+    """The shards of a stage that work comes to, spread over the workers.
+
+    Input and output: :class:`~noisebank.stages.stage.ShardWork`.
+    """
+
+    bank: str
+    stage: Stage
+
+    def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[ShardWork]:
+        return work | beam.FlatMap(self._split) | beam.Reshuffle()
+
+    def _split(self, work: ShardWork) -> list[ShardWork]:
+        return self.stage.split(plan_of(self.bank, work.plan), work)
+
+
+@step
 class MakeShards(beam.PTransform):
     """Makes the shards of a stage, or finds those that are made.
 
@@ -32,7 +49,7 @@ class MakeShards(beam.PTransform):
         verify: whether shards that are found are read and compared; a damaged one counts as missing.
 
     Input: :class:`~noisebank.stages.stage.ShardWork`, a task of the stage, or one with the receipt of new clips.
-    Output: :class:`.work.Done`, one a shard; a stage may make several of one piece of work.
+    Output: :class:`.work.Done`, one a shard.
     """
 
     bank: str
@@ -41,18 +58,12 @@ class MakeShards(beam.PTransform):
     verify: bool = True
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
-        if self.stage.name.is_over_clips:
-            work = work | "Split" >> beam.FlatMap(self.split) | "Spread" >> beam.Reshuffle()
         if not (self.stage.has_model and self.make):
             return work | beam.FlatMap(self.finish)  # (no model is loaded)
         run = RunInference(ShardHandler(self.stage.load_model, self.finish, self.stage.name.kind))
         if self.stage.accelerator:
             run = run.with_resource_hints(accelerator=self.stage.accelerator)
         return work | run | beam.FlatMap(lambda done: done)
-
-    def split(self, work: ShardWork) -> list[ShardWork]:
-        """The shards that a piece of work comes to."""
-        return self.stage.split(plan_of(self.bank, work.plan), work)
 
     def finish(self, work: ShardWork, model: LazyModel | None = None) -> list[Done]:
         """The finished shard; none where there is nothing to make."""
