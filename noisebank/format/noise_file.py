@@ -210,13 +210,21 @@ class NoiseShard:
         shape: ``(C, F, H, W)`` of a record.
         dtype: ``float16`` or ``int8``.
         layout: where the records are.
+        in_turn: whether they will be read one after the other.
 
     Raises:
         BankDamaged: the file is missing or too short.
     """
 
     def __init__(
-        self, store: Store, path: str, rows: int, shape: tuple[int, ...], dtype: str, layout: RecordLayout
+        self,
+        store: Store,
+        path: str,
+        rows: int,
+        shape: tuple[int, ...],
+        dtype: str,
+        layout: RecordLayout,
+        in_turn: bool = False,
     ) -> None:
         self.path, self.rows, self._store, self._shape, self._layout = path, rows, store, shape, layout
         self._dtype = _TORCH[dtype]
@@ -229,18 +237,19 @@ class NoiseShard:
             with reading(path), local.open("rb") as file:
                 # (a private mapping, because torch takes no read-only memory; nothing is written)
                 self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            self._mapped.madvise(mmap.MADV_RANDOM)
+            self._mapped.madvise(mmap.MADV_SEQUENTIAL if in_turn else mmap.MADV_RANDOM)
+        self._in_turn = in_turn
 
-    def record(self, row: int, checksum: int) -> torch.Tensor:
+    def record(self, row: int, checksum: int | None) -> torch.Tensor:
         """Record ``row`` as float32 ``[C, F, H, W]``.
 
         Raises:
-            BankDamaged: the bytes are missing or differ from ``checksum``.
+            BankDamaged: the bytes are missing or differ from ``checksum``, if there is one.
         """
         if not 0 <= row < self.rows:
             raise BankDamaged(f"{self.path}: no record {row}, the shard has {self.rows}; run verify")
         values, scales = self._read(row)
-        if _checksum(values.numpy(), scales.numpy()) != checksum:
+        if checksum is not None and _checksum(values.numpy(), scales.numpy()) != checksum:
             values, scales = self._read_again(row, checksum)
         record = values.view(self._dtype).view(self._shape)
         if not self._layout.scale_stride:
@@ -277,7 +286,7 @@ class NoiseShard:
     def _slice(self, mapped: mmap.mmap, offset: int, length: int) -> torch.Tensor:
         """uint8 ``[length]`` from ``offset`` of the memory map."""
         self._check_end(mapped.size() - offset, length, offset)  # (the file may have been cut since)
-        if length > mmap.PAGESIZE:
+        if length > mmap.PAGESIZE and not self._in_turn:
             page = offset - offset % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, page, offset + length - page)
         return torch.frombuffer(mapped, dtype=torch.uint8, count=length, offset=offset)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,8 @@ def verified_store(store: Store, entries: Iterable[FileEntry], scratch: Path) ->
 
 def verified_table(store: Store, entry: FileEntry, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet or Arrow file, all of it or some columns; errors as :func:`verified_path` and :func:`read_table`."""
-    with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
+    is_local = store.local_path(entry.path) is not None  # (where a folder for a copy would cost more than the file)
+    with nullcontext("") if is_local else tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
         path = verified_path(store, entry, Path(scratch))
         with reading(entry.path), pa.OSFile(str(path)) as file:
             return _parse_table(file, entry.path, columns)

@@ -54,6 +54,7 @@ class Contents:
         seed: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
+        verify: bool = True,
     ) -> BankDataset:
         """All clips of this snapshot as a torch ``IterableDataset``, for training on noise.
 
@@ -64,10 +65,10 @@ class Contents:
             seed: of the order.
             rank, world_size: which share of the clips to give; by default that of ``torch.distributed``, if it is
                 initialised. Loader workers share what falls to their rank.
+            verify: compare every record with its XXH3-64 and every mp4 with its sha256.
 
         Returns:
-            A dataset of dicts. Every clip is in one share; shares of ranks differ by one clip at most. Records are
-            compared with their checksums, clips with their sha256.
+            A dataset of dicts. Every clip is in one share; shares of ranks differ by one clip at most.
 
         Raises:
             ValueError: an argument is not allowed.
@@ -78,7 +79,8 @@ class Contents:
 
         pinned = self._pinned
         name = self._needed_set(pinned, "noise" in columns)
-        return BankDataset(pinned.store.url, pinned.snapshot.number, name, columns, shuffle, seed, rank, world_size)
+        share = (rank, world_size)
+        return BankDataset(pinned.store.url, pinned.snapshot.number, name, columns, shuffle, seed, *share, verify)
 
     def _needed_set(self, pinned: PinnedSnapshot, needs_noise: bool) -> str | None:
         """Name of the noise set whose records samples must have."""

@@ -30,6 +30,7 @@ class BankDataset(IterableDataset[dict[str, Any]]):
         columns: of :data:`noisebank.reader.samples.COLUMNS`.
         shuffle, seed: of the order.
         rank, world_size: which share of the clips this is of how many; by default those of ``torch.distributed``.
+        verify: whether every record and mp4 is compared with its checksum.
 
     Raises:
         ValueError: an argument is not allowed.
@@ -45,6 +46,7 @@ class BankDataset(IterableDataset[dict[str, Any]]):
         seed: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
+        verify: bool = True,
     ) -> None:
         super().__init__()
         for column in columns:
@@ -58,6 +60,7 @@ class BankDataset(IterableDataset[dict[str, Any]]):
             )
         self._url, self._snapshot, self._noise_set = url, snapshot, noise_set
         self._columns, self._shuffle, self._seed = tuple(columns), shuffle, seed
+        self._verify = verify
         self._share = None if rank is None or world_size is None else (rank, world_size)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # (workers that persist see it change)
         kinds = (("noise", "file"), ("clip", "clip_file"))
@@ -102,7 +105,7 @@ class BankDataset(IterableDataset[dict[str, Any]]):
             files, rows = places[self._shard_column], places[self._shard_column.replace("file", "row")]
             ordered = np.lexsort((rows, files))
             starts = np.searchsorted(files[ordered], keys)
-            with SampleReader(pinned, records, self._columns) as reader:
+            with SampleReader(pinned, records, self._columns, self._verify) as reader:
                 for (shard, low, high), start in zip(parts, starts.tolist(), strict=True):
                     here = self._mix(ordered[start : start + int(self._counts[shard])], shard)[low:high]
                     columns = {name: values[here].tolist() for name, values in places.items()}

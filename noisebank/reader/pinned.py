@@ -306,11 +306,13 @@ class PinnedSet:
             return read_table(open_store(path.parent), path.name, without=("noise", "scale"))
 
     def open_shard(self, key: int, store: Store | None = None) -> NoiseShard:
-        """The shard of a key, in the bank or in a store that has a copy of it."""
+        """The shard of a key: in the bank, for any record; or in a store that has it, for one after the other."""
         file, shape, dtype = self.file(key), tuple(self.model["shape"]), self.model["dtype"]
         if len(shape) != len(_AXES):
             raise BankDamaged(
                 f"{self._pinned.snapshot.path}: the shape of noise set {self.name!r} is {list(shape)}, {_AXES} is "
                 "wanted; run verify"
             )
-        return NoiseShard(store or self._pinned.store, file.path, file.rows, shape, dtype, self._layouts[key])
+        return NoiseShard(
+            store or self._pinned.store, file.path, file.rows, shape, dtype, self._layouts[key], store is not None
+        )
