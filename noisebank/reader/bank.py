@@ -374,9 +374,6 @@ class NoiseBank(Contents, AbstractContextManager["NoiseBank"]):
     def _needed_set(self, pinned: PinnedSnapshot, needs_noise: bool) -> str | None:
         return self._set(pinned).name if needs_noise else self._chosen_set(pinned.snapshot)
 
-    def _records(self, pinned: PinnedSnapshot) -> PinnedSet | None:
-        return self._set(pinned) if self._chosen_set(pinned.snapshot) else None
-
     def _unknown_set(self, problem: str, snapshot: Snapshot) -> UnknownNoiseSet:
         known = ", ".join(sorted(snapshot.models["noise"])) or "none"
         return UnknownNoiseSet(f"{self._store.url}: {problem}; it has {known}")

@@ -25,7 +25,8 @@ class Contents:
 
     def _records(self, pinned: PinnedSnapshot) -> PinnedSet | None:
         """The noise set whose records clips must have."""
-        raise NotImplementedError
+        name = self._needed_set(pinned, needs_noise=False)
+        return pinned.noise_set(name) if name else None
 
     def __len__(self) -> int:
         pinned = self._pinned
@@ -99,7 +100,7 @@ class Contents:
         kinds = {"caption": text, "captions": datasets.List(text), "clip": datasets.Value("binary")}
         if "noise" in columns:
             pinned = self._pinned
-            shape = pinned.snapshot.models["noise"][self._needed_set(pinned, True)]["shape"]
+            shape = pinned.snapshot.models["noise"][self._needed_set(pinned, needs_noise=True)]["shape"]
             kinds["noise"] = datasets.Array4D(tuple(shape), "float32")
         features = datasets.Features({"id": text} | {column: kinds[column] for column in columns})
         return datasets.IterableDataset.from_generator(
