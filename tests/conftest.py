@@ -1,15 +1,17 @@
-"""What the end-to-end tests share: a small model, videos, and projects that use them."""
+"""What tests share: a small model, videos, projects that use them, and object stores on loopback."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.emulators import Emulator, emulator
 from tests.support.projects import VIDEOS, Project, write_videos
 from tests.support.servers import VideoServer
 
@@ -64,3 +66,31 @@ def bank_folder(tmp_path_factory: pytest.TempPathFactory, small_model: Path, vid
     command = [sys.executable, "-m", "pipelines.cli", "build", "-c", str(project.config_file), "--max_failed", "0.5"]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=600)
     return project.bank
+
+
+@pytest.fixture(scope="session")
+def start_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Emulator]]:
+    """Starts the store of a scheme at the first call; skips where its program is not installed."""
+    running: dict[str, Emulator] = {}
+    with ExitStack() as stack:
+
+        def start(scheme: str) -> Emulator:
+            if scheme not in running:
+                running[scheme] = stack.enter_context(emulator(scheme, tmp_path_factory.mktemp(scheme)))
+            return running[scheme]
+
+        yield start
+
+
+@pytest.fixture(params=["s3", "gs", "az"])
+def cloud(request: pytest.FixtureRequest, start_emulator: Callable[[str], Emulator]) -> Iterator[Emulator]:
+    """Each of the stores in turn, found by the environment."""
+    with start_emulator(request.param).found() as running:
+        yield running
+
+
+@pytest.fixture
+def s3(start_emulator: Callable[[str], Emulator]) -> Iterator[Emulator]:
+    """The S3 store, found by the environment."""
+    with start_emulator("s3").found() as running:
+        yield running
