@@ -14,6 +14,9 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from noisebank.errors import StoreError
 
+RETRIES = 6
+"""How often a request that failed is sent again, within a limited time."""
+
 _DUMP = re.compile(r"\n+Debug source:.*", re.DOTALL)
 _REQUEST = re.compile(r"performing ([A-Z]+) (\w+://[^/\s?]+)\S* in ")
 _STATUS = re.compile(r"status code: ([0-9]{3}[^:\n]*)")
@@ -22,6 +25,7 @@ _CODE = re.compile(r"<Code>(.*?)</Code>|\"(?:code|reason)\": *\"?(\w+)")
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>|\"message\": *\"(.*?)\"", re.DOTALL)
 _KIND = re.compile(r"kind: (Connect|Timeout|Interrupted)\b")
 _CAUSE = re.compile(r"\"((?:dns|tcp connect|tls)[^\"]*)\"")
+_CUT_OFF = "response body error"
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist", "no such bucket")
 _KINDS = {"Connect": "no connection", "Timeout": "no answer in time", "Interrupted": "cut off"}
 _LONGEST = 200
@@ -58,6 +62,8 @@ def describe_answer(error: BaseException) -> str:
     """
     whole = str(error)
     text = _DUMP.sub("", whole).strip()
+    if is_cut_off(error):
+        return f"the answer was cut off, {1 + RETRIES} tries"
     if not (request := _REQUEST.search(text)):
         return _shorten(text)
     retries = _RETRIES.search(text)
@@ -71,6 +77,11 @@ def describe_answer(error: BaseException) -> str:
         answer = _KINDS[kind[1]] if kind else text.rpartition(" - ")[2]
         answer += f" ({cause[1]})" if cause else ""
     return f"{request[1]} at {request[2]}: {_shorten(answer)}, {tries} {'try' if tries == 1 else 'tries'}"
+
+
+def is_cut_off(error: BaseException) -> bool:
+    """Whether the answer began well and broke off; obstore asks again for all but listings."""
+    return _CUT_OFF in str(error)
 
 
 def _store_error(where: str, error: BaseException) -> StoreError:

@@ -19,14 +19,14 @@ from obstore.fsspec import FsspecStore
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
 from noisebank.errors import ConfigError, NoiseBankError, StoreError
-from noisebank.storage.answers import describe_answer, one_line_errors
+from noisebank.storage.answers import RETRIES, describe_answer, one_line_errors
 from noisebank.storage.opening import REMOTE_SCHEMES
 
 MEMORY = "memory"
 _KINDS: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 _CLIENT = {"timeout": timedelta(seconds=300), "connect_timeout": timedelta(seconds=5)}
 _CLIENT |= {"read_timeout": timedelta(seconds=90)}
-_RETRY = {"max_retries": 6, "retry_timeout": timedelta(seconds=300)}
+_RETRY = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=300)}
 _FIRST_CLIENT = {"timeout": timedelta(seconds=4), "connect_timeout": timedelta(seconds=2)}
 _FIRST_RETRY = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}
 _FIRST_KEY = "noisebank"

@@ -19,12 +19,13 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from noisebank.errors import ConfigError, StoreError, UnsupportedStore
-from noisebank.storage.answers import one_line_errors
+from noisebank.storage.answers import RETRIES, is_cut_off, one_line_errors
 from noisebank.storage.base import Store, StoredFile, check_key
 from noisebank.storage.clients import check_process, connect
 
 _PART_BYTES = 8 << 20
 _PARTS_AT_ONCE = 4
+_PAGE = 1000
 _READ_AHEAD_BYTES = 1 << 16
 _PROBE_WRITERS = 8
 
@@ -135,10 +136,24 @@ class RemoteStore(Store):
     def scan(self, prefix: str = "") -> Iterator[StoredFile]:
         folder = self._prefix + (check_key(prefix.rstrip("/")) if prefix else "")
         with one_line_errors(f"{self.url}/{prefix}"):
-            for page in obstore.list(self.client, folder.rstrip("/") or None, chunk_size=1000):
-                for file in page:
-                    key = file["path"].removeprefix(self._prefix)
-                    yield StoredFile(key, file["size"], file["last_modified"].timestamp())
+            for file in self._list(folder.rstrip("/")):
+                key = file["path"].removeprefix(self._prefix)
+                yield StoredFile(key, file["size"], file["last_modified"].timestamp())
+
+    def _list(self, folder: str) -> Iterator[Any]:
+        """What obstore says of every object in a folder; a page that is cut off is asked for again."""
+        last, tries = None, 0
+        while True:
+            try:
+                for page in obstore.list(self.client, folder or None, offset=last, chunk_size=_PAGE):
+                    for file in page:
+                        yield file
+                        last, tries = file["path"], 0
+                return
+            except BaseError as error:
+                tries += 1
+                if tries > RETRIES or not is_cut_off(error):
+                    raise
 
     def size(self, key: str) -> int:
         with self._asking(key) as path:

@@ -70,6 +70,20 @@ def test_reading_survives_a_few_faults(cloud: Emulator, store: Store, large: Pat
     assert store.fetch("a/large", large.parent / "copy").read_bytes() == large.read_bytes()
     cloud.proxy.misbehave = times(2, fault, reads)
     assert store.read_range("a/large", 5, 1_000_000) == large.read_bytes()[5:1_000_005]
+    cloud.proxy.misbehave = times(2, fault, reads)
+    assert store.list("a") == ["a/large"]
+
+
+def test_an_answer_that_is_cut_off_for_good_is_named_with_the_tries(s3: Emulator, tmp_path: Path) -> None:
+    store = open_store(f"{s3.url}/{tmp_path.name}")
+    store.put("a/b", b"12")
+    s3.proxy.requests.clear()
+    s3.proxy.misbehave = lambda request: "cut answer"
+    for key, use in {"a/b": lambda: store.read("a/b"), "a": lambda: store.list("a")}.items():
+        with pytest.raises(StoreError, match=rf"^{store.url}/{key}: the answer was cut off, 7 tries$"):
+            use()
+        assert len(s3.proxy.requests) == 7
+        s3.proxy.requests.clear()
 
 
 def test_an_upload_that_is_cut_off_for_good_is_never_seen(cloud: Emulator, store: Store, large: Path) -> None:
