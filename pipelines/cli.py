@@ -121,8 +121,7 @@ def _in_our_words(error: BaseException) -> NoiseBankError | None:
         package = (error.name or "").partition(".")[0]
         known = package and package not in OUR_PACKAGES
         return ConfigError(f"{package} is not installed; pip install 'noisebank[jobs]'") if known else None
-    if isinstance(error, OSError) or type(error).__module__.startswith("obstore."):
-        # a disk or an object store is full, read-only, not to be reached, or gives no access
+    if isinstance(error, OSError):  # a disk is full, read-only, not to be reached, or gives no access
         return NoiseBankError(str(error).strip().partition("\n")[0])
     return ConfigError(str(error)) if type(error) is ValueError else None  # (how the library refuses an argument)
 

@@ -547,7 +547,8 @@ def test_an_object_store_that_does_not_answer_is_said_in_one_line(monkeypatch: p
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     ran = noisebank("show", "s3://bucket/bank")
     assert ran.exit_code == 1 and ran.stderr.count("\n") == 1
-    assert ran.document["error"]["type"] == "NoiseBankError" and "S3" in ran.document["error"]["message"]
+    said = "s3://bucket: HEAD at http://127.0.0.1:1: no connection (tcp connect error), 2 tries"
+    assert ran.document["error"] == {"type": "StoreError", "message": said, "exit_code": 1}
 
 
 def test_a_file_that_cannot_be_written_is_named(bank_folder: Path, tmp_path: Path) -> None:
