@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from noisebank.errors import FAILURE_CODES
+from noisebank.hub import refer
 from noisebank.modules import module_version
 from noisebank.option_fields import option as option
 from noisebank.source_options import FolderOptions, TableOptions, TarOptions
@@ -131,7 +132,15 @@ class CaptionOptions:
     model: str = option(
         "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2", "hub id or local folder of the model"
     )
+    revision: str | None = _unhashed(
+        None, "branch, tag or commit of a model that is a hub id (default: the one that its repository shows)"
+    )
     batch_size: int = _unhashed(64, "captions in a batch", minimum=1, maximum=65_536)
+
+    @property
+    def reference(self) -> str:
+        """The model, and the revision of it if one is given."""
+        return refer(self.model, self.revision)
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,9 @@ class NoiseOptions:
     model: str = option("damo-vilab/text-to-video-ms-1.7b", "hub id or local folder of a diffusers pipeline")
     inverter: str = option("fixed-point", "how a clip is inverted: fixed-point, ddim, diffuse, or one of your own")
     num_inference_steps: int = option(50, "steps of the generator (and of the inversion)", minimum=1, maximum=10_000)
+    revision: str | None = _unhashed(
+        None, "branch, tag or commit of a model that is a hub id (default: the one that its repository shows)"
+    )
     dtype: str = option("float16", "how a record is stored", choices=STORAGE_DTYPES)
     frames: int | None = option(None, "use the first n frames of a clip (default: all)", minimum=1, maximum=MAX_FRAMES)
     batch_size: int | str = _unhashed("auto", "clips in a batch, or auto", minimum=1, maximum=65_536)
@@ -180,14 +192,20 @@ class NoiseOptions:
         None, "Beam's accelerator hint for these workers, e.g. type:nvidia-l4;count:1;install-nvidia-driver"
     )
     compile: bool = _unhashed(False, "torch.compile the network: minutes at the start, then faster")
-    motion_adapter: str | None = option(None, "AnimateDiff: hub id or folder of the motion adapter")
+    motion_adapter: str | None = option(None, "AnimateDiff: hub id (or id@revision) or folder of the motion adapter")
     measured: float = _share(
-        1.0,
-        "share of the clips whose reconstruction errors are measured, at 2 num_inference_steps network calls each",
+        0.05,
+        "share of the clips that are sampled again from their records, at num_inference_steps network calls each, and "
+        "with them those with the largest residuals; 0: none, 1: all",
     )
     max_reconstruction_error: float = _unhashed(
-        0.5, "a record measured to give its clip back worse than this is a failure", minimum=0, maximum=10**6
+        0.5, "a record that is measured to give its clip back worse than this is a failure", minimum=0, maximum=10**6
     )
+
+    @property
+    def reference(self) -> str:
+        """The model, and the revision of it if one is given."""
+        return refer(self.model, self.revision)
 
 
 @dataclass(frozen=True)
@@ -273,6 +291,9 @@ class Config:
     max_failed: float = _share(0.05, "largest share of new, changed and newly invalid rows that may fail")
     max_removed: float = _share(0.1, "largest share of a source's rows that may disappear")
     max_changed: float = _share(0.1, "largest share of a source's rows that may change")
+    max_redone: float = _share(
+        0.1, "largest share of a stage's records that a changed option or model may make again; 1: all"
+    )
     early_stop: bool = _unhashed(
         True, "stop before the rest is fetched when 1,024 rows are done and more than half of them failed"
     )
@@ -317,9 +338,14 @@ def fingerprint(options: Any, **also: Any) -> str:
 
 
 def _own_code(options: Any) -> list[dict[str, str]]:
-    """The package that registered the kind of ``options``, with its version; [] if it is this one."""
+    package = module_of(options)
+    return [{"module": package}] if package else []
+
+
+def module_of(options: Any) -> str | None:
+    """The package that registered the kind of ``options``, with its version; None if it is this one."""
     for section, (base, kind) in SECTIONS.items():
         package = _REGISTERED_BY.get((section, getattr(options, kind))) if isinstance(options, base) else None
         if package and package != __package__:
-            return [{"module": f"{package} {module_version(package)}"}]
-    return []
+            return f"{package} {module_version(package)}"
+    return None

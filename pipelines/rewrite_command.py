@@ -41,7 +41,7 @@ def add_rewrite_command(
         "-o", "--out", required=True, metavar="DIR", help="folder for the rewrites, of any such address"
     )
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--model", metavar="MODEL", help="hub id or folder of a language model that runs here")
+    group.add_argument("--model", metavar="MODEL", help="hub id, id@revision or folder of a language model to run")
     group.add_argument("--endpoint", metavar="URL", help="address of an OpenAI-compatible API, such as http://host/v1")
     parser.add_argument(
         "--endpoint_model", "--endpoint-model", metavar="NAME", help="what the endpoint calls the model"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -158,8 +159,25 @@ class NoiseWriter:
         self._values.write(record.values.data)
         self._scales.write(record.scales.data)
 
-    def finish(self) -> dict[str, int]:
+    def read(self, row: int) -> torch.Tensor:
+        """Record ``row`` as it will come back from the file, ``[C, F, H, W]`` float32."""
+        shape = tuple(self._tensor.shape)
+        if "scale" not in self._schema.names:
+            return _read_part(self._values, row, torch.float16, shape).float()
+        return dequantise(
+            _read_part(self._values, row, torch.int8, shape), _read_part(self._scales, row, torch.float32, shape[:2])
+        )
+
+    def note(self, row: int, **columns: Any) -> None:
+        """Sets columns of a record that is written already."""
+        for name, value in columns.items():
+            self._columns[name][row] = value
+
+    def finish(self, without: Collection[int] = ()) -> dict[str, int]:
         """Writes the file.
+
+        Args:
+            without: records that are left out after all.
 
         Returns:
             ``data_offset`` and ``stride``, and for int8 ``scale_offset`` and ``scale_stride`` (:class:`RecordLayout`).
@@ -167,7 +185,7 @@ class NoiseWriter:
         Raises:
             ValueError: there is no record.
         """
-        if not self.rows:
+        if self.rows == len(without):
             raise ValueError(f"{self._path}: a noise shard has at least one record")
         noise = _map_values(self._values, self._tensor.value_type, math.prod(self._tensor.shape))
         arrays: dict[str, pa.Array] = {"noise": pa.ExtensionArray.from_storage(self._tensor, noise)}
@@ -177,9 +195,38 @@ class NoiseWriter:
         for name, column in self._columns.items():
             arrays[name] = pa.array(column, self._schema.field(name).type)
         batch = pa.record_batch([arrays[name] for name in self._schema.names], schema=self._schema)
+        if without:
+            batch = batch.filter(pa.array([row not in without for row in range(self.rows)]))
         with pa.OSFile(str(self._path), "wb") as sink, pa.ipc.new_file(sink, self._schema) as writer:
             writer.write_batch(batch)
         return _record_layout(self._path)
+
+
+class LatentsFile:
+    """The latents of a shard's clips, float32, in an unnamed file until it is known which are needed again.
+
+    Args:
+        folder: where the file is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = TemporaryFile(dir=folder)  # noqa: SIM115  (closed by __exit__)
+        self._shape: tuple[int, ...] = ()
+
+    def __enter__(self) -> LatentsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, latents: torch.Tensor) -> None:
+        """The next clip's, ``[C, F, H, W]`` float32 on the CPU; all have one shape."""
+        self._shape = tuple(latents.shape)
+        self._file.write(latents.contiguous().numpy().data)
+
+    def read(self, row: int) -> torch.Tensor:
+        """Those of clip ``row``, from 0."""
+        return _read_part(self._file, row, torch.float32, self._shape)
 
 
 def _record_layout(path: Path) -> dict[str, int]:
@@ -308,6 +355,14 @@ def _encode(noise: torch.Tensor, values: pa.DataType) -> tuple[npt.NDArray[Any],
         quantised, scale = quantise(noise)
         return quantised.contiguous().numpy(), scale.contiguous().numpy()
     return noise.half().contiguous().numpy(), _NOTHING.numpy()
+
+
+def _read_part(file: IO[bytes], row: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    """Values of one record of a file in which those of all records follow each other."""
+    size = math.prod(shape) * dtype.itemsize
+    file.flush()
+    content = bytearray(os.pread(file.fileno(), size, row * size))
+    return torch.frombuffer(content, dtype=dtype).view(shape)
 
 
 def _map_values(file: IO[bytes], values: pa.DataType, list_size: int) -> pa.FixedSizeListArray:

@@ -5,7 +5,6 @@ This is what a plan needs to know whether clips fit a model, and what a fingerpr
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from noisebank.errors import ConfigError
-
-_DIGESTED = (".json", ".safetensors", ".bin", ".txt", ".model")
+from noisebank.hub import (
+    content_digest,
+    content_lines,
+    digest_lines,
+    is_same_by_older_rule,
+    model_files,
+    resolve_file,
+)
 
 
 @dataclass(frozen=True)
@@ -35,36 +40,6 @@ class ModelConfig:
 def absolute_path(model: str) -> str:
     """A hub id, or the absolute path of a folder: readers of the bank start elsewhere."""
     return str(Path(model).absolute()) if Path(model).is_dir() else model
-
-
-def resolve_file(model: str, name: str, *, download: bool = True) -> Path | None:
-    """The local path of one file of a folder or hub id; None where the model has no such file.
-
-    Args:
-        model: hub id or folder.
-        name: of the file, relative to the model.
-        download: fetch what the hub has and the cache has not; otherwise it is only looked for.
-
-    Raises:
-        ConfigError: the model is neither a folder nor to be had from the hub.
-    """
-    folder = Path(model)
-    if folder.is_dir():
-        return folder / name if (folder / name).is_file() else None
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        found = hf_hub_download(model, name, dry_run=not download)
-        return Path(found if isinstance(found, str) else found.local_path)
-    except LocalEntryNotFoundError as error:
-        if isinstance(try_to_load_from_cache(model, "model_index.json"), str):  # (what the cache lacks is not in it)
-            return None
-        raise ConfigError(f"model {model!r}: not a folder here, and the hub cannot be reached ({error})") from error
-    except EntryNotFoundError:
-        return None
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
-        raise ConfigError(f"model {model!r}: neither a local folder nor a model of the hub ({error})") from error
 
 
 def read_json(model: str, name: str) -> dict[str, Any]:
@@ -138,43 +113,25 @@ def pipeline_config(pipe: Any) -> ModelConfig:
 
 
 def model_digest(model: str, motion_adapter: str | None = None) -> str:
-    """Which model this is, whatever its path: 32 hexadecimal digits; raises :class:`ConfigError` where there is none.
-
-    A folder is digested by its relative file names and contents (weights, configs, tokenizers; nothing hidden), a hub
-    id by the revision that it resolves to, which names the contents already.
-    """
-    parts = []
-    for part, marker in ((model, "model_index.json"), (motion_adapter, "config.json")):
-        if part is not None:
-            parts += content_lines(part, marker, "diffusers")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-def content_lines(model: str, marker: str, library: str, suffixes: tuple[str, ...] = _DIGESTED) -> list[str]:
-    """What a model consists of, to be hashed: a line a file of a folder, or the revision of a hub id.
-
-    Args:
-        model: hub id or folder.
-        marker: the file that every model of its kind has.
-        library: whose format that is, for the message.
-        suffixes: of the files that count; hidden ones never do.
+    """Which model this is, whatever its path: 32 hexadecimal digits of the files that loading reads.
 
     Raises:
-        ConfigError: there is no such model, or it has no such file.
+        ConfigError: there is no such model, or its files can neither be read nor asked for.
     """
-    import xxhash
+    return content_digest(model_files(*part) for part in _parts(model, motion_adapter))
 
-    marked = resolve_file(model, marker)
-    if marked is None:
-        raise ConfigError(f"model {model!r}: no {marker}; is it in the format of {library}?")
-    folder = marked.parent
-    if not Path(model).is_dir():
-        return [f"revision {folder.name}"]
-    lines = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        is_hidden = any(piece.startswith(".") for piece in name.parts)
-        if path.suffix in suffixes and path.is_file() and not is_hidden:
-            with path.open("rb") as file:
-                lines.append(f"{name.as_posix()} {hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()}")
-    return lines
+
+def older_model_digest(model: str, motion_adapter: str | None = None) -> str:
+    """The digest of earlier versions: of a folder all its files, of a hub id the commit."""
+    return digest_lines(line for part in _parts(model, motion_adapter) for line in content_lines(*part))
+
+
+def has_digest(digest: str, model: str, motion_adapter: str | None = None) -> bool:
+    """Whether a digest, of this version or of an earlier one, stands for a model."""
+    is_same = model_digest(model, motion_adapter) == digest
+    return is_same or is_same_by_older_rule(digest, _parts(model, motion_adapter))
+
+
+def _parts(model: str, motion_adapter: str | None) -> list[tuple[str, str, str]]:
+    parts = [(model, "model_index.json", "diffusers")]
+    return parts + ([(motion_adapter, "config.json", "diffusers")] if motion_adapter is not None else [])

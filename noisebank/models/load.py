@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from noisebank.errors import ConfigError
+from noisebank.hub import split_reference
 from noisebank.inversion.levels import Levels
 from noisebank.models.base import ClipRules, ModelAdapter, family_of
-from noisebank.models.config import check_weights, model_digest, read_model_config
+from noisebank.models.config import check_weights, has_digest, model_digest, read_model_config
 from noisebank.models.schedulers import deterministic_twin
 from noisebank.modules import module_version
 from noisebank.options import NoiseOptions
@@ -63,7 +64,8 @@ def load_model(
     """Load a diffusers pipeline behind the adapter of its family.
 
     Args:
-        model: hub id, or local folder in diffusers' format; its ``model_index.json`` decides the family.
+        model: hub id, ``id@revision``, or local folder in diffusers' format; its ``model_index.json`` decides the
+            family.
         dtype: dtype of network and text encoder; the VAE stays in float32.
         device: where network and VAE go; the text encoder only visits it.
         motion_adapter: AnimateDiff: hub id or folder of the motion adapter.
@@ -79,16 +81,19 @@ def load_model(
     config = read_model_config(model, motion_adapter)
     family = family_of(config.pipeline_class)
     family.clip_rules(config)
-    if digest is not None and (found := model_digest(model, motion_adapter)) != digest:
+    if digest is not None and not has_digest(digest, model, motion_adapter):
+        found = model_digest(model, motion_adapter)
         raise ConfigError(
             f"model {model!r} has digest {found}, the noise is to be made with {digest}; give that model, or plan anew"
         )
     parts: dict[str, Any] = {"safety_checker": None} if "safety_checker" in config.index else {}
     if motion_adapter is not None:
-        parts["motion_adapter"] = diffusers.MotionAdapter.from_pretrained(motion_adapter, dtype=dtype)
+        id, revision = split_reference(motion_adapter)
+        parts["motion_adapter"] = diffusers.MotionAdapter.from_pretrained(id, revision=revision, dtype=dtype)
+    id, revision = split_reference(model)
     try:
         pipe = getattr(diffusers, config.pipeline_class).from_pretrained(
-            model, dtype={"vae": torch.float32, "default": dtype}, use_safetensors=True, **parts
+            id, revision=revision, dtype={"vae": torch.float32, "default": dtype}, use_safetensors=True, **parts
         )
     except OSError as error:
         raise ConfigError(f"model {model!r} cannot be loaded: {error}") from error
@@ -126,7 +131,7 @@ def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> Mode
     if options.precision != "auto":
         precision = options.precision
     return load_model(
-        options.model,
+        options.reference,
         dtype=getattr(torch, precision),
         device=device,
         motion_adapter=options.motion_adapter,

@@ -49,7 +49,7 @@ class InvertedNoise:
 
     Args:
         noise: ``[C, F, H, W]`` float32, sigma-normalised: what a pipeline's ``latents=`` wants, but for the layout.
-        statistics: the other columns of its shard: ``mean`` and ``std`` by channel, ``reconstruction_error``...
+        statistics: the other columns of its shard: ``mean`` by channel, ``stored_reconstruction_error`` or None...
     """
 
     id: str

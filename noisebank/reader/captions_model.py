@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from noisebank.errors import ConfigError
 from noisebank.format.manifest import Snapshot
+from noisebank.hub import refer
 
 if TYPE_CHECKING:
     from noisebank.search.embed import Embedder
@@ -54,7 +56,12 @@ class CaptionsModel:
             return self.given
         with self._lock:
             if self._loaded is None or digest not in (None, self._loaded.digest):
+                pinned = refer(model, known.get("revision"))
                 try:
+                    if self.given is None and pinned != model:
+                        with suppress(ConfigError):  # (another commit may have the same files)
+                            self._loaded = load_embedder(pinned, digest)
+                            return self._loaded
                     self._loaded = load_embedder(self.given or model, digest)
                 except ConfigError as error:
                     raise ConfigError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 from noisebank.errors import ConfigError, RowFailure
-from noisebank.models.config import absolute_path, content_lines
+from noisebank.hub import content_lines, digest_lines, split_reference
+from noisebank.models.config import absolute_path
 from noisebank.rewriting.template import Request, messages, one_line, plain_text
 
 _DIGESTED = (".json", ".safetensors", ".txt", ".model", ".jinja")
@@ -23,8 +23,7 @@ def language_model_digest(model: str) -> str:
     Raises:
         ConfigError: there is no such model, or it is not in transformers' format.
     """
-    lines = content_lines(model, "config.json", "transformers", _DIGESTED)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+    return digest_lines(content_lines(model, "config.json", "transformers", _DIGESTED))
 
 
 class TransformersRewriter:
@@ -37,7 +36,7 @@ class TransformersRewriter:
     >>> bank.rewrite("a dog on the beach", rewriter)                                     # doctest: +SKIP
 
     Args:
-        model: hub id, or folder in transformers' format with weights in safetensors.
+        model: hub id, ``id@revision``, or folder in transformers' format with weights in safetensors.
         batch_size: requests answered at once.
         device: such as ``cuda`` or ``cpu``; by default the first GPU if there is one.
         dtype: of the weights, such as ``bfloat16``; by default what the model says on a GPU, float32 on the CPU.
@@ -126,8 +125,11 @@ def _load(model: str, device: str | None, dtype: str | None) -> Any:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if device == "cpu" else "auto")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, padding_side="left")
-        loaded = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, use_safetensors=True, dtype=dtype)
+        id, revision = split_reference(model)
+        tokenizer = AutoTokenizer.from_pretrained(id, revision=revision, trust_remote_code=False, padding_side="left")
+        loaded = AutoModelForCausalLM.from_pretrained(
+            id, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=dtype
+        )
     except Exception as error:  # (so do the libraries behind, of their own kinds)
         cause = " ".join(str(error).split())[:500]
         raise ConfigError(

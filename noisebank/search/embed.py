@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from noisebank.errors import ConfigError
+from noisebank.hub import split_reference
 from noisebank.processes import one_thread
 from noisebank.storage import file_sha256
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-_MODULES = "modules.json"
+MODULES = "modules.json"
 _MIN_TOKENS = 32
 _SPECIAL_TOKENS = 4
 """Tokens of a caption that stand for none of its bytes, at most."""
@@ -33,7 +34,8 @@ _turn = threading.Lock()
 
 
 def embedder_folder(model: str) -> Path:
-    """The local folder of a Sentence-BERT model: itself, or the files of a hub id, fetched if they are not cached.
+    """The local folder of a Sentence-BERT model: itself, or the files of a hub id or ``id@revision``, fetched if they
+    are not cached.
 
     Raises:
         ConfigError: there is no such model, or it is not in sentence-transformers' format.
@@ -44,13 +46,14 @@ def embedder_folder(model: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
         try:
-            folder = Path(snapshot_download(model, allow_patterns=_FILES))
+            id, revision = split_reference(model)
+            folder = Path(snapshot_download(id, revision=revision, allow_patterns=_FILES))
         except (HFValidationError, HfHubHTTPError, OSError) as error:
             raise ConfigError(
                 f"captions.model: {model!r} is neither a local folder nor to be had from the hub ({error})"
             ) from error
-    if not (folder / _MODULES).is_file():
-        raise ConfigError(f"captions.model: {model!r} has no {_MODULES}; a sentence-transformers model is wanted")
+    if not (folder / MODULES).is_file():
+        raise ConfigError(f"captions.model: {model!r} has no {MODULES}; a sentence-transformers model is wanted")
     return folder
 
 
@@ -60,7 +63,7 @@ def embedder_digest(model: str) -> str:
     Weights, configurations and vocabularies count; notes, and weights in formats that are never loaded, do not.
     """
     folder = embedder_folder(model)
-    modules = json.loads((folder / _MODULES).read_text(encoding="utf-8"))
+    modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
     parts = {folder / module["path"] for module in modules} | {folder}
     files = sorted({path for part in parts for pattern in _FILES for path in part.glob(pattern)})
     lines = [f"{path.relative_to(folder).as_posix()} {file_sha256(path)}" for path in files]
@@ -125,7 +128,7 @@ def load_embedder(model: str, digest: str | None = None) -> Embedder:
     """Loads a Sentence-BERT model from safetensors.
 
     Args:
-        model: hub id, or folder in sentence-transformers' format.
+        model: hub id, ``id@revision``, or folder in sentence-transformers' format.
         digest: what its files must be (:func:`embedder_digest`), or None for whatever they are.
 
     Raises:

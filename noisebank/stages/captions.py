@@ -43,12 +43,13 @@ class CaptionsStage(Stage):
         return StageName(CAPTIONS)
 
     def identify(self, config: Config, latest: Snapshot | None) -> Identity:
-        digest = embedder_digest(self.options.model)
+        digest, revision = embedder_digest(self.options.reference), self.options.revision
         model = {"model": absolute_path(self.options.model), "digest": digest}
+        model |= {"revision": revision} if revision else {}
         return Identity(fingerprint(self.options, model_digest=digest), model)
 
     def load_model(self, digest: str) -> Embedder:
-        return load_embedder(self.options.model, digest)
+        return load_embedder(self.options.reference, digest)
 
     def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ShardJob:
         rows = rows_to_embed(store, read_task(store, work.task), plan.source_names, work.clips)

@@ -1,4 +1,4 @@
-"""Clips in, records out: encode, invert, measure. What an inversion worker calls for the clips of a shard.
+"""Clips in, records out: encode, invert, and measure what is asked for. What a worker calls for the clips of a shard.
 
 Clips go through the network in batches of one size, because sizes change the last bits of its output; one that is not
 full, as the last of a shard, is padded to a power of two, so that the same clips always make the same batches. A batch
@@ -13,41 +13,38 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 
 from noisebank.errors import RowFailure
-from noisebank.ids import CLIP_BITS
 from noisebank.inversion.inverters import Network, invert, reconstruct, relative_error
-from noisebank.inversion.levels import Levels
 from noisebank.inversion.noise_stats import noise_statistics
 from noisebank.models.base import ModelAdapter
 from noisebank.options import NoiseOptions
 
+T = TypeVar("T")
+NOT_FINITE = "the latents or their noise have NaN or infinite values, or the latents are all zero"
 CPU_BATCH_SIZE = 4
 """``batch_size: auto`` without an accelerator: most of the gain of batching, little memory."""
 
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """The inverted noise of one clip and what was measured of it.
+    """The inverted noise of one clip and what its inversion says of it.
 
     Args:
         noise: ``[C, F, H, W]`` float32 on the CPU, before storage.
+        latents: of the clip, ``[C, F, H, W]`` float32 on the CPU: what the noise should give back.
         statistics: of ``noise``; see :func:`noisebank.inversion.noise_stats.noise_statistics`, here without the batch.
-        reconstruction_error: relative error of the latents that the sampler makes of ``noise``, in float32 under the
-            network's dtype: a pipeline that keeps its latents in half precision between steps errs by more
-            (docs/inversion.md). None where it was not measured (:attr:`noisebank.options.NoiseOptions.measured`).
-        stored_reconstruction_error: the same from the noise as it comes back from storage.
         network_calls: evaluations that the inversion of this clip needed.
         max_residual: largest residual that a step was left with.
         stalled_steps: steps that were left above the tolerance.
     """
 
     noise: torch.Tensor
+    latents: torch.Tensor
     statistics: dict[str, torch.Tensor]
-    reconstruction_error: float | None
-    stored_reconstruction_error: float | None
     network_calls: int
     max_residual: float
     stalled_steps: int
@@ -101,7 +98,7 @@ class ClipInverter:
 
     Args:
         adapter: the loaded model.
-        options: inverter, steps, tolerance, prompt and guidance, what is measured, and the largest error accepted.
+        options: inverter, steps, tolerance, prompt and guidance.
         network: of the adapter, with the options' prompt and guidance.
         store: what storage makes of noise ``[B, C, F, H, W]`` float32: encoded and decoded again.
         batch_size: clips that go through the network together; halved for good where the device runs out of memory.
@@ -120,22 +117,49 @@ class ClipInverter:
 
         Args:
             frames: ``[N, F, H, W, 3]`` uint8 RGB.
-            numbers: the 63-bit number of each clip: the seed of what ``diffuse`` draws for it, and whether it is
-                measured.
+            numbers: the 63-bit number of each clip: the seed of what ``diffuse`` draws for it.
 
         Returns:
-            For every clip, in order, its record or the failure that it is to be entered as (``not_finite``,
-            ``reconstruction_error``).
+            For every clip, in order, its record or the failure that it is to be entered as (``not_finite``).
 
         Raises:
             ShapeMismatch: the clips do not fit the model.
             torch.cuda.OutOfMemoryError: not even one clip fits the device.
         """
-        results: list[ClipRecord | RowFailure] = []
-        while len(results) < len(frames):
-            batch = slice(len(results), len(results) + self.batch_size)
+        return self._batched(len(frames), lambda batch: self._invert_batch(frames[batch], numbers[batch]))
+
+    def measure(self, clips: Sequence[int], read: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> list[float]:
+        """Relative errors of the latents that the sampler makes of noise: T network calls a clip.
+
+        The latents are float32 under the network's dtype: a pipeline that keeps them in half precision between steps
+        errs by more (docs/inversion.md).
+
+        Args:
+            clips: which.
+            read: gives the noise of one as it comes back from storage, and the latents that it should give back, both
+                ``[C, F, H, W]`` float32.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: not even one clip fits the device.
+        """
+        adapter = self.adapter
+
+        def measure_batch(batch: slice) -> list[float]:
+            pairs = zip(*map(read, clips[batch]), strict=True)
+            noise, latents = (torch.stack(values).to(adapter.device) for values in pairs)
+            channels, frames, height, width = latents.shape[1:]
+            levels = adapter.levels(self.options.num_inference_steps, (channels, frames, height, width))
+            errors: list[float] = relative_error(reconstruct(self.network, noise, levels), latents).tolist()
+            return errors
+
+        return self._batched(len(clips), measure_batch)
+
+    def _batched(self, count: int, run: Callable[[slice], list[T]]) -> list[T]:
+        """What ``run`` gives for each of ``count`` clips, ``batch_size`` at a time."""
+        results: list[T] = []
+        while len(results) < count:
             try:
-                results += self._invert_batch(frames[batch], numbers[batch])
+                results += run(slice(len(results), min(len(results) + self.batch_size, count)))
                 continue
             except torch.cuda.OutOfMemoryError:
                 if self.batch_size == 1:
@@ -147,74 +171,47 @@ class ClipInverter:
         return results
 
     def _invert_batch(self, frames: torch.Tensor, numbers: Sequence[int]) -> list[ClipRecord | RowFailure]:
-        """At most ``batch_size`` clips, padded with the last one to the smallest power of two that holds them.
-
-        Noise that was found without the network (``diffuse``) makes no promise to give its clip back: its error is
-        measured but does not fail it.
-        """
+        """At most ``batch_size`` clips, padded with the last one to the smallest power of two that holds them."""
         adapter, options = self.adapter, self.options
         count = len(frames)
         size = min(self.batch_size, 1 << (count - 1).bit_length())
         padding = size - count
         latents = adapter.encode(frames)
         latents = torch.cat([latents, latents[-1:].expand(padding, *latents.shape[1:])])
-        levels = adapter.levels(options.num_inference_steps, adapter.rules.latent_shape(*frames.shape[1:4]))
         inversion = invert(
             self.network,
             latents,
-            levels,
+            adapter.levels(options.num_inference_steps, adapter.rules.latent_shape(*frames.shape[1:4])),
             options,
             dtype=adapter.dtype,
             generators=[torch.Generator().manual_seed(n) for n in (*numbers, *[numbers[-1]] * padding)],
         )
-        noise = inversion.noise.cpu()
-        stored = self.store(noise).to(latents.device)
-        measured = [i for i in range(count) if is_measured(numbers[i], options.measured)]
-        errors = _errors(self.network, inversion.noise, latents, levels, measured)
-        stored_errors = _errors(self.network, stored, latents, levels, measured)
-        finite = torch.isfinite(torch.cat([latents, stored], dim=1).flatten(1)).all(1)
+        noise, latents = inversion.noise.cpu(), latents.cpu()
+        finite = torch.isfinite(torch.cat([latents, self.store(noise)], dim=1).flatten(1)).all(1)
         usable = (finite & latents.flatten(1).any(1)).tolist()
-        max_error = options.max_reconstruction_error if inversion.network_calls else float("inf")
-        failures = [_failure(usable[i], stored_errors.get(i), max_error) for i in range(count)]
         statistics = noise_statistics(inversion.noise)
         self.batches[size] += 1
         return [
-            failures[i]
-            or ClipRecord(
+            ClipRecord(
                 noise=noise[i],
+                latents=latents[i],
                 statistics={name: values[i] for name, values in statistics.items()},
-                reconstruction_error=errors.get(i),
-                stored_reconstruction_error=stored_errors.get(i),
                 network_calls=int(inversion.calls[i]),
                 max_residual=float(inversion.residuals[:, i].max()),
                 stalled_steps=int(inversion.stalled[i]),
             )
+            if usable[i]
+            else RowFailure("not_finite", NOT_FINITE)
             for i in range(count)
         ]
 
 
-def is_measured(number: int, share: float) -> bool:
-    """Whether the clip of this number is among the ``share`` whose errors are measured: always the same clips."""
-    return (number & ((1 << CLIP_BITS) - 1)) < share * (1 << CLIP_BITS)
-
-
-def _errors(
-    network: Network, noise: torch.Tensor, latents: torch.Tensor, levels: Levels, clips: list[int]
-) -> dict[int, float]:
-    """Relative error of the latents that some of the clips of a batch give back: T network calls for each of them."""
-    if not clips:
-        return {}
-    given_back = reconstruct(network, noise[clips], levels)
-    return dict(zip(clips, relative_error(given_back, latents[clips]).tolist(), strict=True))
-
-
-def _failure(usable: bool, stored_error: float | None, max_error: float) -> RowFailure | None:
-    """Why a record is not to be kept, if it is not; ``stored_error`` is None where it was not measured."""
-    if not usable or (stored_error is not None and not math.isfinite(stored_error)):
-        message = "the latents or their noise have NaN or infinite values, or the latents are all zero"
-        return RowFailure("not_finite", message)
-    if stored_error is not None and stored_error > max_error:
-        message = f"the record gives its clip back with relative error {stored_error:.3g}, above {max_error:g}"
+def find_failure(error: float, max_error: float) -> RowFailure | None:
+    """Why a record that was measured to give its clip back with this error is not to be kept, if it is not."""
+    if not math.isfinite(error):
+        return RowFailure("not_finite", NOT_FINITE)
+    if error > max_error:
+        message = f"the record gives its clip back with relative error {error:.3g}, above {max_error:g}"
         return RowFailure("reconstruction_error", message)
     return None
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 from noisebank.errors import ConfigError
 from noisebank.format.manifest import Snapshot
+from noisebank.hub import pin, split_reference
 from noisebank.ids import source_number
-from noisebank.options import Config
+from noisebank.options import CaptionOptions, Config, NoiseOptions
+from noisebank.search.embed import MODULES as EMBEDDER_MARKER
 from noisebank.stages.captions import CaptionsStage
 from noisebank.stages.clips import ClipsStage
 from noisebank.stages.noise import NoiseStage
 from noisebank.stages.over_clips import STAGES
 from noisebank.stages.stage import Stage
+
+ModelOptions = TypeVar("ModelOptions", CaptionOptions, NoiseOptions)
 
 
 def all_stages(config: Config) -> list[Stage]:
@@ -30,6 +38,44 @@ def all_stages(config: Config) -> list[Stage]:
         *noise,
         *own,
     ]
+
+
+def pin_revisions(config: Config, planned: Config | None = None) -> Config:
+    """A configuration whose hub models are each at one commit, so that all workers load what was planned with.
+
+    Args:
+        config: of the build.
+        planned: pinned already, of the plan that is to be carried out; None: the commits of now.
+    """
+    known = {options.name: options for options in planned.noise} if planned else {}
+    captions = _pin(config.captions, planned.captions if planned else None, (EMBEDDER_MARKER,))
+    noise = [_pin(options, known.get(options.name), ("model_index.json",)) for options in config.noise]
+    pinned = [
+        options
+        if options.motion_adapter is None
+        else replace(options, motion_adapter=_pin_reference(options.motion_adapter, _adapter_of(known, options)))
+        for options in noise
+    ]
+    return replace(config, captions=captions, noise=tuple(pinned))
+
+
+def _adapter_of(known: Mapping[str, NoiseOptions], options: NoiseOptions) -> str | None:
+    return known[options.name].motion_adapter if options.name in known else None
+
+
+def _pin(options: ModelOptions, planned: ModelOptions | None, markers: Sequence[str]) -> ModelOptions:
+    reference = _pin_reference(options.reference, planned.reference if planned else None, markers)
+    return replace(options, revision=split_reference(reference)[1])
+
+
+def _pin_reference(model: str, planned: str | None, markers: Sequence[str] = ("config.json",)) -> str:
+    """The reference that was planned with, if it is of the same model, else the commit of now; a model that cannot be
+    found is left for its stage to refuse."""
+    if planned is not None and split_reference(planned)[0] == split_reference(model)[0] and not Path(model).is_dir():
+        return planned
+    with suppress(ConfigError):
+        return pin(model, markers)
+    return model
 
 
 def identify_stages(config: Config, latest: Snapshot | None = None) -> tuple[dict[str, str], dict[str, Any]]:

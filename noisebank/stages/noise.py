@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
+import math
 import resource
 import sys
 import time
@@ -22,21 +24,30 @@ import torch
 
 from noisebank.errors import BankDamaged, ConfigError, RowFailure, ShapeMismatch
 from noisebank.format.manifest import Snapshot
-from noisebank.format.noise_file import NoiseWriter, storage_roundtrip
-from noisebank.format.receipts import Failure
+from noisebank.format.noise_file import LatentsFile, NoiseWriter, storage_roundtrip
 from noisebank.format.schemas import noise_schema
 from noisebank.format.shards import ShardSample
 from noisebank.format.stage_names import NOISE
-from noisebank.models import ModelAdapter, check_model, family_code, load_clip_rules, load_for_inversion, model_digest
+from noisebank.models import (
+    ModelAdapter,
+    check_model,
+    family_code,
+    has_digest,
+    load_clip_rules,
+    load_for_inversion,
+    model_digest,
+)
 from noisebank.models.config import absolute_path
 from noisebank.options import Config, NoiseOptions, fingerprint
-from noisebank.stages.clip_inversion import ClipInverter, ClipRecord, MeteredNetwork, choose_batch_size
+from noisebank.stages.clip_inversion import ClipInverter, ClipRecord, MeteredNetwork, choose_batch_size, find_failure
 from noisebank.stages.job import failure_of
+from noisebank.stages.measuring import measure_clips
 from noisebank.stages.over_clips import KEYS, StageOverClips, Written
 from noisebank.stages.stage import Identity
 from noisebank.video.frames import decode_mp4
 
-_MEASURES = ("reconstruction_error", "stored_reconstruction_error", "max_residual", "network_calls", "stalled_steps")
+_FREE = ("max_residual", "network_calls", "stalled_steps")
+_ERRORS = ("reconstruction_error", "stored_reconstruction_error")
 _SAID = ("inverter", "prompt", "guidance_scale", "num_inference_steps", "dtype")
 """Options that the snapshot tells readers."""
 
@@ -64,20 +75,26 @@ class NoiseStage(StageOverClips):
         more than all else that a build with nothing to do needs."""
         noise = self.options
         try:
-            rules = load_clip_rules(noise.model, noise.motion_adapter)
+            rules = load_clip_rules(noise.reference, noise.motion_adapter)
             shape = rules.latent_shape(noise.frames or config.clips.frames, *config.clips.height_width)
-            digest = model_digest(noise.model, noise.motion_adapter)
-            mark = fingerprint(noise, model_digest=digest, **family_code(noise.model, noise.motion_adapter))
+            digest = self._digest(latest)
+            mark = fingerprint(noise, model_digest=digest, **family_code(noise.reference, noise.motion_adapter))
             known = latest.stage_fingerprints if latest else {}
             if (known.get("clips"), known.get(self.name.name)) != (fingerprint(config.clips), mark):
-                check_model(noise.model, noise.num_inference_steps, shape, noise.motion_adapter)
+                check_model(noise.reference, noise.num_inference_steps, shape, noise.motion_adapter)
         except ShapeMismatch as error:
             remedy = "change clips.size, or clips.frames or noise.frames"
             raise ConfigError(f"noise.{noise.name}: {error}; {remedy}") from error
         except ConfigError as error:
             raise ConfigError(f"noise.{noise.name}: {error}") from error
-        said = {name: getattr(noise, name) for name in _SAID}
+        said = {name: getattr(noise, name) for name in _SAID} | ({"revision": noise.revision} if noise.revision else {})
         return Identity(mark, {"model": absolute_path(noise.model), "digest": digest, **said, "shape": list(shape)})
+
+    def _digest(self, latest: Snapshot | None) -> str:
+        """That of the model; a bank keeps the one that it has, by whatever rule, as long as it stands for the model."""
+        model, adapter = self.options.reference, self.options.motion_adapter
+        known = (self.name.find(latest.models) or {}).get("digest") if latest else None
+        return known if known and has_digest(known, model, adapter) else model_digest(model, adapter)
 
     def load_model(self, digest: str) -> ModelAdapter:
         return load_for_inversion(self.options, digest)
@@ -101,25 +118,53 @@ class NoiseStage(StageOverClips):
             torch.cuda.reset_peak_memory_stats(adapter.device)
         shape = cast(Shape, tuple(plan["shape"]))
         run = _Inversion(adapter, self.options, clips, shape)
-        with NoiseWriter(path, noise_schema(shape, self.options.dtype)) as writer:
-            failures: list[Failure] = []
+        outcomes: list[dict[str, Any] | RowFailure] = []
+        with NoiseWriter(path, noise_schema(shape, self.options.dtype)) as writer, LatentsFile(path.parent) as latents:
             for row, outcome in zip(clips.to_pylist(), run.outcomes(samples), strict=True):
-                if isinstance(outcome, RowFailure):
-                    failures.append(failure_of(row, self.name.name, outcome))
-                    continue
-                columns = {name: row[name] for name in KEYS} | {name: getattr(outcome, name) for name in _MEASURES}
-                columns |= {name: values.tolist() for name, values in outcome.statistics.items()}
-                writer.append(outcome.noise, columns)
+                if isinstance(outcome, ClipRecord):
+                    columns = {name: row[name] for name in KEYS} | {name: getattr(outcome, name) for name in _FREE}
+                    columns |= {name: values.tolist() for name, values in outcome.statistics.items()}
+                    writer.append(outcome.noise, dict.fromkeys(_ERRORS) | columns)
+                    latents.append(outcome.latents)
+                    outcomes.append(columns)
+                else:
+                    outcomes.append(outcome)
+            bad = self._measure(run, [made for made in outcomes if isinstance(made, dict)], writer, latents)
             batches = {str(size): count for size, count in sorted(run.inverter.batches.items())}
             info: dict[str, Any] = {"batch_size": run.inverter.batch_size, "batches": batches}
-            rows = writer.rows
-            if rows:
-                info |= writer.finish()
+            if rows := writer.rows - len(bad):
+                info |= writer.finish(bad)
                 info["description"] = adapter.describe(self.options.num_inference_steps, shape)
+        records = itertools.count()
+        ends = [bad.get(next(records)) if isinstance(end, dict) else end for end in outcomes]
+        failed = zip(clips.to_pylist(), ends, strict=True)
+        failures = [failure_of(row, self.name.name, end) for row, end in failed if end is not None]
         busy, seconds = run.network.seconds(), time.perf_counter() - began
         rate, peak = len(clips) / seconds, _peak_bytes(adapter.device) / 1e9
         note = f"{rate:.2f} clips/s, network {busy / seconds:.0%} of the time, peak memory {peak:.2f} GB"
         return Written(rows, failures, info, note)
+
+    def _measure(
+        self, run: _Inversion, made: list[dict[str, Any]], writer: NoiseWriter, latents: LatentsFile
+    ) -> dict[int, RowFailure]:
+        """Notes the errors of the records that are measured; returns, by row, why some are not to be kept.
+
+        Noise that was found without the network (``diffuse``) makes no promise to give its clip back.
+        """
+        promised = any(columns["network_calls"] for columns in made)
+        max_error = self.options.max_reconstruction_error if promised else math.inf
+
+        errors = measure_clips(
+            [columns["num"] for columns in made],
+            [columns["max_residual"] for columns in made],
+            self.options.measured,
+            lambda rows: run.inverter.measure(rows, lambda row: (writer.read(row), latents.read(row))),
+            lambda error: not error <= max_error,
+        )
+        for row, error in errors.items():
+            writer.note(row, stored_reconstruction_error=error)
+        failures = {row: find_failure(error, max_error) for row, error in errors.items()}
+        return {row: failure for row, failure in failures.items() if failure}
 
 
 def _peak_bytes(device: torch.device) -> int:

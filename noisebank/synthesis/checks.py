@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from noisebank.errors import ConfigError, ShapeMismatch
-from noisebank.models import check_model, family_of, load_clip_rules, model_digest, read_model_config
+from noisebank.models import check_model, family_of, load_clip_rules, older_model_digest, read_model_config
 from noisebank.synthesis.animation import levels_from, overshooting_steps
 from noisebank.synthesis.options import SynthesisOptions
 from noisebank.synthesis.rewards import REWARDS, reward_digest
@@ -25,9 +25,9 @@ def check_options(options: SynthesisOptions) -> dict[str, str]:
             reward is not registered; says what would do.
     """
     options.check()
-    digests = {"model": model_digest(options.model, options.motion_adapter)}
+    digests = {"model": older_model_digest(options.model, options.motion_adapter)}
     if options.images.model:
-        digests["images"] = model_digest(options.images.model)
+        digests["images"] = older_model_digest(options.images.model)
     if options.reward.kind not in REWARDS:
         raise ConfigError(f"reward.kind: {options.reward.kind!r} is not known; one of {', '.join(REWARDS)}")
     if found := reward_digest(options.reward):

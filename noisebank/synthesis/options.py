@@ -55,7 +55,9 @@ class SyntheticClipOptions:
 class ImageOptions:
     """How candidate images are made."""
 
-    model: str | None = option(None, "hub id or folder of an image model (default: the video model, one frame)")
+    model: str | None = option(
+        None, "hub id (or id@revision) or folder of an image model (default: the video model, one frame)"
+    )
     candidates: int = option(16, "images to choose the anchor from", minimum=1, maximum=10_000)
     guidance_scale: float = option(7.5, "guidance towards the prompt", minimum=1, maximum=1000)
     batch_size: int = option(4, "images in a batch", hashed=False, minimum=1, maximum=65_536)
@@ -72,9 +74,12 @@ class RewardOptions:
 class TransformersRewardOptions(RewardOptions):
     """A model of transformers with ``logits_per_image``: CLIP, PickScore."""
 
-    model: str = option("yuvalkirstain/PickScore_v1", "hub id or folder of a model with logits_per_image")
+    model: str = option(
+        "yuvalkirstain/PickScore_v1", "hub id (or id@revision) or folder of a model with logits_per_image"
+    )
     processor: str | None = option(
-        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "hub id or folder of its processor; null: the model's own"
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        "hub id (or id@revision) or folder of its processor; null: the model's own",
     )
 
 
@@ -105,8 +110,10 @@ class SynthesisOptions:
     prompts: str = option(
         "", "txt, csv, jsonl or parquet with prompt[, id, image]; image: an anchor that is given", hashed=False
     )
-    model: str = option("damo-vilab/text-to-video-ms-1.7b", "hub id or local folder of a diffusers pipeline for video")
-    motion_adapter: str | None = option(None, "AnimateDiff: hub id or folder of the motion adapter")
+    model: str = option(
+        "damo-vilab/text-to-video-ms-1.7b", "hub id (or id@revision) or local folder of a diffusers pipeline for video"
+    )
+    motion_adapter: str | None = option(None, "AnimateDiff: hub id (or id@revision) or folder of the motion adapter")
     precision: str = option("auto", "dtype of the networks: auto is bfloat16 on a GPU", choices=PRECISIONS)
     fetch: FetchOptions = option(FetchOptions(), hashed=False)
     clips: SyntheticClipOptions = option(SyntheticClipOptions(), hashed=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from PIL.Image import Image
 from safetensors import SafetensorError
 
 from noisebank.errors import ConfigError
-from noisebank.models.config import content_lines, resolve_file
+from noisebank.hub import content_lines, digest_lines, resolve_file, split_reference
 from noisebank.options import register_options
 from noisebank.synthesis.options import RewardOptions, TransformersRewardOptions
 
@@ -72,7 +71,7 @@ def reward_digest(options: RewardOptions) -> str | None:
         lines += content_lines(processor, old if resolve_file(processor, old) else new, "transformers")
     except ConfigError as error:
         raise ConfigError(f"reward: {error}") from error
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+    return digest_lines(lines)
 
 
 @register_reward("transformers", TransformersRewardOptions)
@@ -89,8 +88,10 @@ def load_transformers_reward(options: TransformersRewardOptions) -> Reward:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        processor = AutoProcessor.from_pretrained(options.processor or options.model, trust_remote_code=False)
-        model = AutoModel.from_pretrained(options.model, use_safetensors=True, trust_remote_code=False)
+        id, revision = split_reference(options.processor or options.model)
+        processor = AutoProcessor.from_pretrained(id, revision=revision, trust_remote_code=False)
+        id, revision = split_reference(options.model)
+        model = AutoModel.from_pretrained(id, revision=revision, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"reward: {options.model!r} cannot be loaded: {error}") from error
     model = model.to(device).eval()

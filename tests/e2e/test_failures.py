@@ -218,7 +218,7 @@ def test_an_address_without_a_bank_has_no_unpublished_failures_either(tmp_path: 
 def test_a_noise_set_that_fails_its_quality_gate_is_not_published_on_the_second_try_either(project: Project) -> None:
     project.write_list(project.rows(4))
     project.build()
-    strict = {**project.config["noise"][0], "name": "strict", "max_reconstruction_error": 1e-6}
+    strict = {**project.config["noise"][0], "name": "strict", "measured": 1, "max_reconstruction_error": 1e-6}
     project.configure(noise=[*project.config["noise"], strict])
     for _ in range(2):
         refused = project.run("build")
@@ -244,12 +244,12 @@ def test_a_noise_set_that_fails_its_quality_gate_is_not_published_on_the_second_
 def test_moving_the_quality_gate_inverts_nothing_again_and_what_it_failed_can_be_retried(project: Project) -> None:
     project.write_list(project.rows(3))
     noise = project.config["noise"][0]
-    project.configure(noise=[{**noise, "max_reconstruction_error": 1e-6}])
+    project.configure(noise=[{**noise, "measured": 1, "max_reconstruction_error": 1e-6}])
     project.build("--max_failed", 1)
     project.configure(noise=[noise])
     assert not project.build()["committed"]
     retried = project.build("--retry-failures", "reconstruction_error")
     assert (retried["rows"]["retried"], retried["rows"]["in_bank"], project.failures()) == (3, 3, {})
-    project.configure(noise=[{**noise, "max_reconstruction_error": 1e-6}])
+    project.configure(noise=[{**noise, "measured": 1, "max_reconstruction_error": 1e-6}])
     assert not project.build()["committed"]
     assert project.look("show")["noise"]["small"]["records"] == 3

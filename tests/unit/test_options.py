@@ -29,8 +29,8 @@ OTHER_VALUES: dict[str, Any] = {"size": (64, 80), "fps": 8.0, "frames": 5, "batc
 """Another value than the default, where its type does not suggest one."""
 HOW_NOT_WHAT = {
     "ClipOptions": {"maxcount"},
-    "CaptionOptions": {"batch_size"},
-    "NoiseOptions": {"batch_size", "accelerator", "compile", "measured", "max_reconstruction_error"},
+    "CaptionOptions": {"revision", "batch_size"},
+    "NoiseOptions": {"revision", "batch_size", "accelerator", "compile", "measured", "max_reconstruction_error"},
 }
 """Options that say how the work is done, or what is accepted; not what comes out."""
 

@@ -6,7 +6,6 @@ import torch
 from noisebank.errors import RowFailure, ShapeMismatch
 from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.format.noise_file import storage_roundtrip
-from noisebank.ids import clip_number
 from noisebank.inversion.inverters import reconstruct, relative_error
 from noisebank.inversion.noise_stats import noise_statistics
 from noisebank.models import load_model
@@ -18,7 +17,7 @@ from noisebank.stages.clip_inversion import (
     MeteredNetwork,
     choose_batch_size,
     fastest_batch_size,
-    is_measured,
+    find_failure,
 )
 
 FRAMES = torch.stack([smooth_clip(2, 32, 32, seed) for seed in range(3)])
@@ -38,20 +37,36 @@ def options(**changes):
     return NoiseOptions(**{"model": "small", "num_inference_steps": 10} | changes)
 
 
-def run(adapter, frames=FRAMES, numbers=NUMBERS, *, batch_size=2, store=float16, network=None, **changes):
+def inverter(adapter, *, batch_size=2, store=float16, network=None, **changes):
     chosen = options(**changes)
     network = network or adapter.network(chosen.prompt, chosen.guidance_scale)
-    return ClipInverter(adapter, chosen, network, store, batch_size).invert(frames, numbers)
+    return ClipInverter(adapter, chosen, network, store, batch_size)
 
 
-def test_records_measure_themselves(adapter):
+def run(adapter, frames=FRAMES, numbers=NUMBERS, **changes):
+    return inverter(adapter, **changes).invert(frames, numbers)
+
+
+def measure(adapter, records, *, store=float16, **changes):
+    """The error of each record as it comes back from ``store``."""
+    return inverter(adapter, store=store, **changes).measure(
+        range(len(records)), lambda i: (store(records[i].noise[None])[0], records[i].latents)
+    )
+
+
+def float32(noise):
+    return noise
+
+
+def test_records_give_their_clips_back(adapter):
     records = run(adapter, num_inference_steps=50)
     latents = adapter.encode(FRAMES)
-    for record in records:
+    found, stored = (measure(adapter, records, store=store, num_inference_steps=50) for store in (float32, float16))
+    for record, error, stored_error in zip(records, found, stored, strict=True):
         assert record.noise.shape == (4, 2, 4, 4)
         assert record.noise.dtype == torch.float32
-        assert record.reconstruction_error < 1e-3
-        assert record.reconstruction_error < record.stored_reconstruction_error < 1e-2
+        assert error < 1e-3
+        assert error < stored_error < 1e-2
         assert 50 < record.network_calls < 250
         assert record.max_residual <= 1e-4
         assert record.stalled_steps == 0
@@ -61,8 +76,7 @@ def test_records_measure_themselves(adapter):
     # The errors are those of what the caller would see: the sampler run on the stored noise.
     levels = adapter.levels(50, (4, 2, 4, 4))
     again = reconstruct(adapter.network(), torch.stack([float16(r.noise) for r in records[:2]]), levels)
-    found = torch.tensor([record.stored_reconstruction_error for record in records[:2]])
-    torch.testing.assert_close(found, relative_error(again, latents[:2]), rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(stored[:2]), relative_error(again, latents[:2]), rtol=1e-2, atol=1e-6)
 
 
 def test_a_record_does_not_depend_on_its_batch_mates_or_its_place(adapter):
@@ -84,7 +98,7 @@ def test_padding_leaves_no_trace(adapter, inverter):
 def test_diffuse_draws_from_the_clips_number(adapter):
     first = run(adapter, inverter="diffuse")
     other = run(adapter, numbers=[11, 2**62, 33], inverter="diffuse")
-    assert first[0].reconstruction_error > options().max_reconstruction_error  # measured, and no reason to fail
+    assert measure(adapter, first[:1])[0] > options().max_reconstruction_error
     assert [torch.equal(a.noise, b.noise) for a, b in zip(first, other, strict=True)] == [True, False, True]
     assert first[0].network_calls == 0
 
@@ -105,11 +119,10 @@ def test_not_a_number_fails_its_clip_alone(adapter, monkeypatch):
     assert (failure.code, failure.retryable) == ("not_finite", False)
 
 
-@pytest.mark.parametrize("measured", [0.0, 1.0])
-def test_latents_of_nothing_but_zeros_are_a_failure_measured_or_not(adapter, monkeypatch, measured):
+def test_latents_of_nothing_but_zeros_are_a_failure(adapter, monkeypatch):
     encode = type(adapter).encode
     monkeypatch.setattr(type(adapter), "encode", lambda self, frames: torch.zeros_like(encode(self, frames)))
-    (failure,) = run(adapter, FRAMES[:1], NUMBERS[:1], measured=measured)
+    (failure,) = run(adapter, FRAMES[:1], NUMBERS[:1])
     assert isinstance(failure, RowFailure)
     assert (failure.code, failure.retryable) == ("not_finite", False)
     assert "all zero" in failure.message
@@ -120,15 +133,12 @@ def test_noise_that_storage_cannot_hold_is_a_failure(adapter):
     assert failure.code == "not_finite"
 
 
-def test_the_quality_gate_says_the_number(adapter):
-    gate = 1e-3
-    results = run(adapter, inverter="ddim", max_reconstruction_error=gate)
-    assert [type(result) for result in results] == [RowFailure] * 3
-    assert {result.code for result in results} == {"reconstruction_error"}
-    measured = [record.stored_reconstruction_error for record in run(adapter, inverter="ddim")]
-    for result, error in zip(results, measured, strict=True):
-        assert f"{error:.3g}, above 0.001" in result.message
-        assert error > gate
+def test_the_quality_gate_says_the_number():
+    failure = find_failure(0.123456, 1e-3)
+    assert (failure.code, failure.retryable) == ("reconstruction_error", False)
+    assert failure.message == "the record gives its clip back with relative error 0.123, above 0.001"
+    assert find_failure(1e-3, 1e-3) is None
+    assert find_failure(float("nan"), float("inf")).code == find_failure(float("inf"), 1e-3).code == "not_finite"
 
 
 def test_a_batch_that_does_not_fit_is_halved_for_good(adapter):
@@ -142,13 +152,16 @@ def test_a_batch_that_does_not_fit_is_halved_for_good(adapter):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return network(latents, timestep)
 
-    inverter = ClipInverter(adapter, options(), small_device, float16, 4)
-    records = inverter.invert(FRAMES, NUMBERS)
+    small = inverter(adapter, network=small_device, batch_size=4)
+    records = small.invert(FRAMES, NUMBERS)
     assert sizes[:2] == [4, 2]
     assert set(sizes[2:]) == {1}
-    assert inverter.batch_size == 1 and len(records) == 3
+    assert small.batch_size == 1 and len(records) == 3
     for record, expected in zip(records, whole, strict=True):
         assert torch.equal(record.noise, expected.noise)
+    sizes.clear()
+    assert measure(adapter, records, network=small_device) == measure(adapter, records, batch_size=1)
+    assert sizes[0] == 2 and set(sizes[1:]) == {1}
 
 
 def test_a_clip_that_does_not_fit_alone_stops_the_job(adapter):
@@ -166,43 +179,28 @@ def test_clips_of_the_wrong_shape_are_refused_before_any_work(adapter):
 
 def test_the_meter_counts_calls_and_time(adapter):
     metered = MeteredNetwork(adapter.network(), adapter.device)
-    (record,) = run(adapter, FRAMES[:1], NUMBERS[:1], batch_size=1, network=metered)
-    assert metered.calls == record.network_calls + 2 * 10  # and two reconstructions of ten steps
+    records = run(adapter, FRAMES[:1], NUMBERS[:1], batch_size=1, network=metered)
+    assert metered.calls == records[0].network_calls
+    measure(adapter, records, network=metered)
+    assert metered.calls == records[0].network_calls + 10  # and a reconstruction of ten steps
     assert metered.seconds() > 0
 
 
 def test_int8_storage_is_measured_beside_float16(adapter):
-    stores = [float16, lambda noise: storage_roundtrip(noise, "int8")]
-    half, byte = (run(adapter, FRAMES[:1], NUMBERS[:1], num_inference_steps=25, store=store) for store in stores)
-    for first, second in zip(half, byte, strict=True):
-        assert first.reconstruction_error == second.reconstruction_error
-        assert first.stored_reconstruction_error < second.stored_reconstruction_error < 0.15
-
-
-def test_what_is_not_measured_costs_no_network_calls(adapter):
-    metered = MeteredNetwork(adapter.network(), adapter.device)
-    (record,) = run(adapter, FRAMES[:1], NUMBERS[:1], batch_size=1, network=metered, measured=0.0)
-    assert metered.calls == record.network_calls
-    assert record.reconstruction_error is record.stored_reconstruction_error is None
-    broken = run(adapter, FRAMES[:1], NUMBERS[:1], store=lambda noise: noise * float("inf"), measured=0.0)
-    assert [failure.code for failure in broken] == ["not_finite"]
-
-
-def test_the_measured_share_is_drawn_by_the_clips_number():
-    numbers = [clip_number(f"mine-{i}") for i in range(4000)]
-    chosen = {share: {n for n in numbers if is_measured(n, share)} for share in (0.0, 0.1, 0.5, 1.0)}
-    assert (len(chosen[0.0]), len(chosen[1.0])) == (0, 4000)
-    assert 300 < len(chosen[0.1]) < 500
-    assert chosen[0.1] < chosen[0.5]
+    records = run(adapter, FRAMES[:1], NUMBERS[:1], num_inference_steps=25)
+    stores = (float32, float16, lambda noise: storage_roundtrip(noise, "int8"))
+    found, half, byte = (measure(adapter, records, store=store, num_inference_steps=25)[0] for store in stores)
+    assert found < half < byte < 0.15
 
 
 def test_prompt_and_guidance_are_part_of_the_inversion(adapter):
     changes = {"prompt": "a dog on the beach", "guidance_scale": 3.0, "num_inference_steps": 25}
     (guided,) = run(adapter, FRAMES[:1], NUMBERS[:1], **changes)
-    assert guided.reconstruction_error < 2e-3  # by the guided sampler
+    (error,) = measure(adapter, [guided], store=float32, **changes)
+    assert error < 2e-3  # by the guided sampler
     levels, latents = adapter.levels(25, (4, 2, 4, 4)), adapter.encode(FRAMES[:1])
     plain = reconstruct(adapter.network(), guided.noise[None], levels)
-    assert relative_error(plain, latents).item() > 10 * guided.reconstruction_error
+    assert relative_error(plain, latents).item() > 10 * error
 
 
 def test_auto_batch_size_without_an_accelerator(adapter):
