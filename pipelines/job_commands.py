@@ -175,6 +175,10 @@ def _report(summary: dict[str, Any], stage: str) -> Outcome:
     for name, figures in summary["stages"].items():
         lines.append(f"{name}: " + ", ".join(_count(value, what) for what, value in figures.items()))
     lines += [f"failed {code}: {count}" for code, count in summary.get("failed_by_code", {}).items()]
+    lines += [
+        f"{stage}: {counts['redone']} of {counts['records']} records would be made again, with other options or models"
+        for stage, counts in summary.get("redone", {}).items()
+    ]
     lines += [f"build would refuse: {problem}" for problem in summary.get("refused", ())]
     return Outcome(summary, lines)
 

@@ -16,11 +16,13 @@ from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
 from noisebank.commits.runs import collect_run
+from noisebank.config import config_from_mapping
 from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError, SnapshotExpired
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.options import Config
 from noisebank.planning.plan import Plan, check_files, differences, open_plans, plan_path, read_plan, removal_problems
-from noisebank.stages.configured import identify_stages
+from noisebank.planning.redone import redone_problems
+from noisebank.stages.configured import identify_stages, pin_revisions
 from noisebank.storage import Store, open_store
 from pipelines.graph import build_pipeline
 from pipelines.progress import watch_run
@@ -53,11 +55,15 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
     known: dict[str, Any] = {}
     latest = latest_snapshot(store)
     if stage in ("build", "clips"):
+        config = pin_revisions(config)
         known["fingerprints"], known["models"] = identify_stages(config, latest)
     else:
         plan = _plan_to_work_on(store, latest, config, stage)
         if latest and plan.hash == latest.plan:
             return _summarise_published(plan, latest)
+        if stage != "commit" and (problems := redone_problems(plan, config)):
+            raise JobFailed("; ".join(problems))
+        config = pin_revisions(config, config_from_mapping(dict(plan.config)))
         known["plan"] = plan.path
     try:
         with watch_run(store, run_id, stage):
@@ -145,13 +151,15 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
             "plan: it leaves nothing where other machines could read it, so it runs here alone; leave out --runner"
         )
     latest = latest_snapshot(open_store(config.bank))
+    config = pin_revisions(config)
     fingerprints, models = identify_stages(config, latest)
     with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
         run_pipeline(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
         (plan,) = open_plans(open_store(scratch), latest.uuid if latest else "")
         rows = plan.row_counts | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
-        refused = removal_problems(plan, config)
-        return {"parent": plan.parent, "rows": rows, "stages": plan.todo(), "refused": refused}
+        refused = [*removal_problems(plan, config), *redone_problems(plan, config)]
+        redone = {stage: counts for stage, counts in plan.redone.items() if counts["redone"]}
+        return {"parent": plan.parent, "rows": rows, "stages": plan.todo(), "redone": redone, "refused": refused}
 
 
 def run_pipeline(options: PipelineOptions, build: Any) -> None:

@@ -19,6 +19,7 @@ from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.format.receipts import find_receipts
 from noisebank.options import Config
 from noisebank.planning.plan import FOLDER, Plan, refuse, removal_problems
+from noisebank.planning.redone import redone_problems
 from noisebank.stages.job import Finished, add_figures, stage_figures
 from noisebank.storage import Store, open_store
 from transforms.work import Done, plan_of, step
@@ -44,7 +45,8 @@ class FinishedShard(NamedTuple):
 
 @step
 class CheckPlan(beam.PTransform):
-    """Stops the build before any work when a source lost or changed more rows than is allowed.
+    """Stops the build before any work when a source lost or changed more rows, or changed options or models would make
+    more records again, than is allowed.
 
     Input and output: the plan's path.
     """
@@ -55,7 +57,8 @@ class CheckPlan(beam.PTransform):
         return plans | beam.Map(self._check)
 
     def _check(self, path: str) -> str:
-        if problems := removal_problems(plan_of(self.config.bank, path), self.config):
+        plan = plan_of(self.config.bank, path)
+        if problems := [*removal_problems(plan, self.config), *redone_problems(plan, self.config)]:
             raise JobFailed("; ".join(problems))
         return path
 
@@ -182,6 +185,7 @@ def _publish(
                 plan=plan.hash,
                 fingerprints=plan.fingerprints,
                 models=result.models(),
+                made_with=plan.made_with,
                 noise_sets=plan.noise_sets,
                 sources=tuple(plan.source_names.values()),
                 counts=counts,

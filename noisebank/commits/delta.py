@@ -81,6 +81,7 @@ class CommitInfo:
         plan: hash of the plan carried out.
         fingerprints: of the stages, by name.
         models: what readers must know of the models, by stage.
+        made_with: what the output of the stages depends on, by name.
         noise_sets: the sets of the configuration.
         sources: the names of the sources of the configuration.
         counts: rows of the build.
@@ -92,6 +93,7 @@ class CommitInfo:
     plan: str = ""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    made_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     noise_sets: tuple[str, ...] | None = None
     sources: Collection[str] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -137,6 +139,7 @@ def draft(store: Store, base: Snapshot | None, delta: Delta, info: CommitInfo, t
         plan=info.plan,
         fingerprints=_merge(base.fingerprints, nest(info.fingerprints)),
         models=_merge(base.models, nest(info.models)),
+        made_with={**base.made_with, **info.made_with},
         counts=dict(info.counts),
         stages=dict(info.stages),
         sources=name_sources(counted, names),
@@ -222,6 +225,7 @@ def _drop_stages(base: Snapshot, dropped: Collection[str]) -> Snapshot:
         base,
         fingerprints=keep(base.fingerprints),
         models=keep(base.models),
+        made_with={name: options for name, options in base.made_with.items() if name not in dropped},
         noise_sets=tuple(name for name in base.noise_sets if name not in keys),
         records={key: entries for key, entries in base.records.items() if key not in keys},
         parts={kind: entries for kind, entries in base.parts.items() if kind not in dropped},

@@ -68,6 +68,7 @@ class _Noise(TypedDict, total=False):
     """What readers need to know of a noise set: the options it was made with, and its model (``describe``)."""
 
     model: str
+    revision: str
     inverter: str
     dtype: Literal["float16", "int8"]
     shape: list[int]
@@ -87,6 +88,7 @@ class _Noise(TypedDict, total=False):
 
 class _Captions(TypedDict, total=False):
     model: str
+    revision: str
     digest: str
     dim: int
 
@@ -116,6 +118,8 @@ class Snapshot:
         plan: hash of the plan that it carried out, or empty.
         fingerprints: ``{"clips": ..., "captions": ..., "noise": {set: ...}}``.
         models: ``{"captions": {...}, "noise": {set: {...}}}``: what readers must know of the models.
+        made_with: by stage name, what its output depends on (:func:`noisebank.planning.redone.made_with`); empty in
+            snapshots of older versions.
         counts: rows of the build, as its summary gives them.
         stages: of the build, as its summary gives them: rows ``done``, ``skipped`` and ``failed``, ``seconds`` of work.
         sources: rows known of each source, removed ones excluded.
@@ -161,6 +165,7 @@ class Snapshot:
     touched: FileEntry | None = None
     vacuum: int = 0
     expired: tuple[FileEntry, ...] = ()
+    made_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     format: int = FORMAT
 
     @property

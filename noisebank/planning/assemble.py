@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisebank.config import to_mapping
+from noisebank.format.manifest import EMPTY, read_snapshot
 from noisebank.format.parts import kind_of
 from noisebank.format.reading import read_table
 from noisebank.format.receipts import find_receipts
@@ -27,6 +28,7 @@ from noisebank.planning.cut import Task, cut_tasks, records_a_file, shard_rows
 from noisebank.planning.listing import rows_digest
 from noisebank.planning.parent import Parent
 from noisebank.planning.plan import BATCH_ROWS, FOLDER, FORMAT, Plan
+from noisebank.planning.redone import made_with, name_changes
 from noisebank.planning.reduce import Reduced
 from noisebank.planning.survey import Survey
 from noisebank.sources import FILE_SHIFT
@@ -87,7 +89,7 @@ class PartitionFiles:
         locations: of duplicate, invalid and filtered rows, if there are any.
         tars: for the tasks of each stage over clips, ``(key of the tar, number of the file, start, stop)`` of rows
             whose records go into one file.
-        counts, sources, receipts: as of :class:`.reduce.Reduced`.
+        counts, sources, receipts, redone: as of :class:`.reduce.Reduced`.
     """
 
     partition: int
@@ -98,6 +100,7 @@ class PartitionFiles:
     counts: Mapping[str, int]
     sources: Mapping[str, Mapping[str, int]]
     receipts: frozenset[int]
+    redone: Mapping[str, Mapping[str, int]]
 
 
 def scan_lists(ranges: Iterable[ReadRange], config: Config, survey: Survey) -> Scanned:
@@ -156,6 +159,7 @@ def write_partition(
         counts=reduced.counts,
         sources=reduced.sources,
         receipts=reduced.receipts,
+        redone=reduced.redone,
     )
 
 
@@ -175,6 +179,7 @@ def assemble(
     has_records = any(any(part.tars.values()) for part in ordered)
     tars = _tar_paths(bank, survey, claimed) if has_records else {}
     changed = sorted({name for part in ordered for name in part.changes})
+    options, parent = made_with(config, models), read_snapshot(bank, survey.parent) if survey.parent else EMPTY
     return Plan(
         hash=scan.hash,
         created=datetime.now(UTC).isoformat(),
@@ -196,6 +201,9 @@ def assemble(
         changes={name: tuple(part.changes[name] for part in ordered if name in part.changes) for name in changed},
         locations=tuple(part.locations for part in ordered if part.locations),
         claimed=tuple((name.stage, name.inputs) for name in claimed),
+        redone={stage: _sum(part.redone[stage] for part in ordered) for stage in survey.stages},
+        made_with=options,
+        made_otherwise={stage: tuple(said) for stage, said in name_changes(bank, parent, options, models).items()},
     )
 
 

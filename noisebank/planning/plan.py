@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -58,6 +58,10 @@ class Plan:
         changes: deltas of the snapshot's tables, files in ascending order: ``rows``, ``records/<key>``, ``failures``.
         locations: Parquet files that tell file and row of every duplicate, invalid and filtered row.
         claimed: ``(stage, inputs)`` of the finished shards that it claims.
+        redone: of each stage the ``records`` of the snapshot, and how many are ``redone`` because options or a model
+            changed.
+        made_with: what each stage's output depends on (:func:`.redone.made_with`).
+        made_otherwise: by stage, what of it changed since the snapshot, in words.
     """
 
     hash: str
@@ -75,6 +79,9 @@ class Plan:
     changes: Mapping[str, tuple[FileEntry, ...]]
     locations: tuple[FileEntry, ...]
     claimed: tuple[tuple[str, str], ...]
+    redone: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    made_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    made_otherwise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def path(self) -> str:

@@ -21,6 +21,7 @@ from noisebank.planning.changes import changed_records, changed_rows, used_recei
 from noisebank.planning.diff import Difference
 from noisebank.planning.listing import CLASHES, Listing, sort_listing
 from noisebank.planning.parent import Parent
+from noisebank.planning.redone import count_redone
 from noisebank.planning.spill import partition_range
 from noisebank.planning.survey import Survey
 
@@ -37,6 +38,7 @@ class Reduced:
         counts: as :attr:`.plan.Plan.counts`.
         sources: as :attr:`.plan.Plan.sources`.
         receipts: numbers of the receipts that are claimed.
+        redone: as :attr:`.plan.Plan.redone`.
     """
 
     tasks: Mapping[str, pa.Table]
@@ -45,6 +47,7 @@ class Reduced:
     counts: Mapping[str, int]
     sources: Mapping[str, Mapping[str, int]]
     receipts: frozenset[int]
+    redone: Mapping[str, Mapping[str, int]]
 
 
 def reduce_partition(
@@ -78,12 +81,11 @@ def reduce_partition(
         "filtered": difference.known["source"][difference.filtered],
         "rows": numbers[listing.rows],
     }
-    tasks = {CLIPS: _task_rows(difference, difference.clips.todo)}
-    tasks[CAPTIONS] = _task_rows(difference, difference.captions_todo)
+    todo = {CLIPS: difference.clips.todo, CAPTIONS: difference.captions_todo}
+    tasks = {stage: _task_rows(difference, mask) for stage, mask in todo.items()}
     tasks |= {stage: _task_records(difference, stage) for stage in difference.over_clips}
-    records = {
-        f"records/{StageName.parse(stage).records}": changed_records(difference, stage) for stage in difference.records
-    }
+    keys = {stage: f"records/{StageName.parse(stage).records}" for stage in difference.records}
+    records = {key: changed_records(difference, stage) for stage, key in keys.items()}
     return Reduced(
         tasks=tasks,
         changes={"rows": changed_rows(difference), **records, "failures": failures},
@@ -106,6 +108,7 @@ def reduce_partition(
             for number, name in source_names.items()
         },
         receipts=frozenset(used_receipts(difference)),
+        redone=count_redone(difference),
     )
 
 

@@ -86,7 +86,7 @@ def test_a_package_of_ones_own_is_used_by_worker_processes(toys: Project) -> Non
 
     # an option of the inverter redoes the inversion alone; the noise is what the option says
     before = {hit.id: bank.inverted(hit.id).noise for hit in hits}
-    summary = build(toys, "--noise.toy.damping", "0.25")
+    summary = build(toys, "--noise.toy.damping", "0.25", "--max_redone", "1")
     assert [stage for stage, figures in summary["stages"].items() if figures["done"]] == ["noise/toy"]
     halved = NoiseBank.open(toys.bank)
     for id, noise in before.items():
@@ -94,10 +94,10 @@ def test_a_package_of_ones_own_is_used_by_worker_processes(toys: Project) -> Non
 
     # an option of the stage redoes the stage alone, and the rows that it cannot do are failures
     toys.configure(noise=[toys.config["noise"][0] | {"damping": 0.25}])
-    summary = build(toys, "--stages.near.step", "2")
+    summary = build(toys, "--stages.near.step", "2", "--max_redone", "1")
     assert [stage for stage, figures in summary["stages"].items() if figures["done"]] == ["flow/near"]
     assert flows(toys) != scores
-    code, refused = run(toys, "build", "-c", toys.config_file, "--stages.near.step", "50")
+    code, refused = run(toys, "build", "-c", toys.config_file, "--stages.near.step", "50", "--max_redone", "1")
     assert code == 1 and "clips of flow/near failed" in refused["error"]["message"]
 
 
@@ -123,7 +123,9 @@ def test_another_version_of_the_package_does_its_work_again(toys: Project, tmp_p
     newer.mkdir(parents=True)
     text = (PLUGINS / "toys" / "__init__.py").read_text()
     (newer / "__init__.py").write_text(text.replace('__version__ = "1.0"', '__version__ = "1.1"'))
-    summary = build(toys, plugins=newer.parent)
+    code, refused = run(toys, "build", "-c", toys.config_file, plugins=newer.parent)
+    assert code == 1 and "the package of its kind was 'toys 1.0', is 'toys 1.1'" in refused["error"]["message"]
+    summary = build(toys, "--max_redone", "1", plugins=newer.parent)
     assert [stage for stage, figures in summary["stages"].items() if figures["done"]] == ["flow/near", "noise/toy"]
 
 

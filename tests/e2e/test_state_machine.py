@@ -219,7 +219,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, small_model: Path, videos: P
         project.write_list([Row(video[:3], f"videos/{video}", video) for video in VIDEOS])
         noise = {}
         for size in SIZES:
-            project.configure(clips={**project.config["clips"], "size": size}, noise=noise_sets(small_model))
+            project.configure(
+                clips={**project.config["clips"], "size": size}, noise=noise_sets(small_model), max_redone=1
+            )
             project.build()
             for name in SETS:
                 bank = NoiseBank.open(project.bank, noise_set=name)
@@ -374,7 +376,10 @@ class Life(RuleBasedStateMachine):
         sets = noise_sets(self.world.model)[: len(self.sets)]
         fetch = {"allow_private_hosts": True, "timeout": 5, "retries": 0}
         self.project.configure(
-            clips={**self.project.config["clips"], "size": self.size, "maxcount": 2}, noise=sets, fetch=fetch
+            clips={**self.project.config["clips"], "size": self.size, "maxcount": 2},
+            noise=sets,
+            fetch=fetch,
+            max_redone=1,
         )
         self.project.write_list(self._list())
 

@@ -126,6 +126,7 @@ def test_far_prompts_are_near_once_their_clips_are_in_the_bank(
         sources=[project.source("mine", "list.csv"), kinds],
         clips={**project.config["clips"], "frame_stride": 2},
         max_changed=1.0,
+        max_redone=1.0,
     )
 
     assert source.find_far(project, [CAPTIONS[0], *FAR[:2]]) == [*FAR[:2]]

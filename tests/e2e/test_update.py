@@ -118,7 +118,7 @@ def test_a_model_that_the_bank_was_made_with_is_not_checked_again(
     monkeypatch.setattr(noise_stage, "check_model", lambda *words: (checked.append(words), check(*words)))
     project.write_list(project.rows(2))
     for wanted, words in [(1, []), (1, []), (2, ["--noise.small.num_inference_steps", 5]), (3, ["--clips.frames", 3])]:
-        project.build(*words)
+        project.build(*words, "--max_redone", 1)
         assert len(checked) == wanted
 
 
@@ -166,7 +166,7 @@ def test_a_new_noise_set_inverts_the_tars_that_exist(project: Project, server: V
 def test_other_options_of_the_clips_redo_what_depends_on_them(project: Project, server: VideoServer) -> None:
     project.write_list(project.rows(4, address=server.url))
     project.build()
-    project.configure(clips={**project.config["clips"], "frame_stride": 2})
+    project.configure(clips={**project.config["clips"], "frame_stride": 2}, max_redone=1)
     server.requests.clear()
     summary = project.build()
     assert sum(server.requests.values()) == 4
@@ -181,7 +181,7 @@ def test_a_clip_that_other_options_take_away_is_not_found_any_more(project: Proj
     project.write_list(rows)
     project.build()
     video.rename(project.folder / "elsewhere.mp4")
-    project.configure(clips={**project.config["clips"], "frame_stride": 2})
+    project.configure(clips={**project.config["clips"], "frame_stride": 2}, max_redone=1)
     assert project.build("--max_failed", 1)["rows"]["in_bank"] == 2
     assert project.failures() == {"mine-clip01": "missing_file"}
     assert project.search(rows[1].caption)[0] != "mine-clip01"

@@ -203,6 +203,7 @@ class Bank:
                 plan=plan.hash,
                 fingerprints=plan.fingerprints,
                 models=result.models(),
+                made_with=plan.made_with,
                 noise_sets=plan.noise_sets,
                 sources=tuple(plan.source_names.values()),
             )
