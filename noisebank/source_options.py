@@ -36,7 +36,7 @@ class SourceOptions:
     cut: bool = option(False, "the files are the clips already: times name a clip and are not applied")
     where: tuple[tuple[str, str], ...] = option(
         (),
-        "conditions on columns, or a tar's json: {aesthetic score: '>= 5'}; other rows are filtered",
+        "conditions on columns, or on a tar's json ({score: '>= 5'}); other rows are filtered",
         parse=parse_where,
     )
     limit: int | None = option(
@@ -47,7 +47,7 @@ class SourceOptions:
     )
 
     range: str | None = option(
-        None, "table: column of the clip's range, [start, end], or of a list of them: a clip an entry"
+        None, "table: column of the clip's range, [start, end], or of a list of them, a clip each"
     )
 
     @property

@@ -142,9 +142,16 @@ def listed_rows(fields: Fields, source: str, base: int, position: int, rhythm: s
             "captions": captions,
             "invalid": reasons,
             "video": video_hashes(uri, start_ms, end_ms, rhythm),
-            "caption_hash": xxh64_of(pc.coalesce(pc.binary_join(captions, "\0"), caption)),
+            "caption_hash": xxh64_of(_join(captions, caption)),
         }
     )
+
+
+def _join(captions: pa.Array, caption: pa.Array) -> pa.Array:
+    """What the hash of a row's captions is of; the usual list, with one a row, costs nothing."""
+    if captions.null_count == len(captions):
+        return caption
+    return pc.coalesce(pc.binary_join(captions, "\0"), caption)
 
 
 def _split_captions(listed: pa.Array) -> tuple[pa.Array, pa.Array]:
