@@ -91,8 +91,6 @@ class ArmPlan:
     def cells(self, prompts: Sequence[StudyPrompt]) -> list[Cell]:
         """The cells of some prompts, in their order."""
         nearest = self._pool.nearest([prompt.text for prompt in prompts])
-        if self._own is not self._pool:
-            self._own.nearest([prompt.text for prompt in prompts])  # (embedded together; it is remembered)
         return [self._cell(prompt, hit) for prompt, hit in zip(prompts, nearest, strict=True)]
 
     def _cell(self, prompt: StudyPrompt, nearest: Hit) -> Cell:

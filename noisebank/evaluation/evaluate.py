@@ -117,7 +117,7 @@ class Study:
         key = fingerprint(options.judge, what=what)
         path = f"{PIECES}/judge/{key}.json"
         if (found := self._read(path)) is None:
-            clips = read_clips(self.pool.store, self.pool.snapshot, ids)
+            clips = read_clips(self.pool.pinned, ids)
             shown = ((id, self.pool.pinned.clip(id).caption, self.truth[id], frames) for id, frames in clips)
             steps, adapter = options.num_inference_steps, self._load()
             accuracy = measure_judge(self.judge, shown, options.attributes, adapter, steps, options.seed)
@@ -163,7 +163,7 @@ class Study:
             self._clips.clear()
         for pool in {id(pool): pool for pool, _ in wanted}.values():
             missing = {clip for owner, clip in wanted if owner is pool and clip not in self._clips}
-            for clip, frames in read_clips(pool.store, pool.snapshot, sorted(missing)) if missing else ():
+            for clip, frames in read_clips(pool.pinned, sorted(missing)) if missing else ():
                 self._clips[clip] = shrink(frames)
         return self._clips
 
