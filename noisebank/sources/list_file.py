@@ -98,7 +98,7 @@ def connect(url: str) -> Any:
     """The file system of an address in an object store."""
     from noisebank.storage.clients import FileSystem
 
-    return FileSystem(url.partition("://")[0])  # (fsspec makes one a process)
+    return FileSystem(url.partition("://")[0])
 
 
 def one_line_errors(address: str) -> AbstractContextManager[None]:

@@ -84,6 +84,7 @@ class FileSystem(FsspecStore):  # type: ignore[misc]
     """
 
     protocol = REMOTE_SCHEMES
+    cachable = False  # (clients are kept by :func:`connect`, for as long as the environment is the same)
 
     def _construct_store(self, bucket: str) -> Any:
         return connect(str(self.protocol), bucket)
