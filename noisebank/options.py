@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from noisebank.devices import parse_device
 from noisebank.errors import FAILURE_CODES
 from noisebank.hub import refer
 from noisebank.modules import module_version
@@ -30,6 +31,7 @@ INVERTER_KINDS = ("ddim", "diffuse", "fixed-point")
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
 STORAGE_DTYPES = ("float16", "int8")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+VAE_PRECISIONS = ("float32", "tf32", "bfloat16")
 SMALLEST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1
 """What ``torch.Generator.manual_seed`` takes."""
 MAX_FRAMES = 10_000
@@ -179,7 +181,13 @@ class NoiseOptions:
     dtype: str = option("float16", "how a record is stored", choices=STORAGE_DTYPES)
     frames: int | None = option(None, "use the first n frames of a clip (default: all)", minimum=1, maximum=MAX_FRAMES)
     batch_size: int | str = _unhashed("auto", "clips in a batch, or auto", minimum=1, maximum=65_536)
+    device: str = _unhashed(
+        "auto", "where it is inverted: auto, cpu, cuda (a GPU for every process) or cuda:N", parse=parse_device
+    )
     precision: str = option("auto", "dtype of the network, auto being bfloat16 on a GPU", choices=PRECISIONS)
+    vae_precision: str = option(
+        "float32", "dtype of the VAE, or tf32 for its products on a GPU", since_first=False, choices=VAE_PRECISIONS
+    )
     tolerance: float | None = option(
         None, "fixed-point stops a clip here (default: by precision)", minimum=0, maximum=1, hashed=_iterates
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -117,8 +118,10 @@ class ModelAdapter(ABC):
     Args:
         config: the model's configuration.
         pipe: the diffusers pipeline. Its scheduler is replaced by the deterministic twin.
-        dtype: dtype of the network. The VAE always runs in float32: in half precision it costs 1e-3 of the latents.
+        dtype: dtype of the network.
         device: where network and VAE are.
+        vae_precision: what the VAE computes in: ``float32``, ``tf32`` (its products, on a GPU) or ``bfloat16``. What
+            each costs of the latents stands in docs/inversion.md.
     """
 
     pipeline_class: ClassVar[str]
@@ -131,11 +134,21 @@ class ModelAdapter(ABC):
     prompt_options: ClassVar[Mapping[str, Any]] = {}
     """Arguments of the pipeline's ``encode_prompt``, beside those that all have."""
 
-    def __init__(self, config: ModelConfig, pipe: Any, dtype: torch.dtype, device: str | torch.device) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        pipe: Any,
+        dtype: torch.dtype,
+        device: str | torch.device,
+        vae_precision: str = "float32",
+    ) -> None:
         self.rules = self.clip_rules(config)
         self.pipe = pipe
         self.dtype = dtype
         self.device = torch.device(device)
+        self.vae_precision = vae_precision
+        self._vae_dtype = vae_dtype(vae_precision)
+        self._described: dict[str, dict[str, Any]] = {}
         self.pipe.scheduler = deterministic_twin(pipe.scheduler, self.scheduler_class)
         self._prompts: dict[str, dict[str, torch.Tensor]] = {}
 
@@ -146,10 +159,11 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
-        """One clip's ``[3, F, H, W]`` float32 in [-1, 1] to its scaled latents ``[C, F, H, W]``, the mode."""
+        """One clip's ``[3, F, H, W]`` in [-1, 1], in the VAE's dtype, to its scaled latents ``[C, F, H, W]``, the mode;
+        they are scaled in float32."""
 
     def decode_clip(self, latents: torch.Tensor) -> torch.Tensor:
-        """One clip's scaled latents ``[C, F, H, W]`` float32 back to pixels ``[3, F, H, W]`` float32 in [-1, 1]."""
+        """One clip's scaled latents ``[C, F, H, W]`` float32 back to pixels ``[3, F, H, W]`` in [-1, 1]."""
         raise NotImplementedError(f"{type(self).__name__}.decode_clip: this family gives no clips back")
 
     def encode_prompt(self, prompt: str) -> dict[str, torch.Tensor]:
@@ -217,21 +231,36 @@ class ModelAdapter(ABC):
             ShapeMismatch: the clips do not fit the model.
         """
         self.rules.check(*frames.shape[1:4])
-        with torch.inference_mode():
+        with torch.inference_mode(), _products_in_tf32(self.vae_precision == "tf32"):
             frames = frames.to(self.device, non_blocking=True)
             pixels = (clip.permute(3, 0, 1, 2).float() / 127.5 - 1.0 for clip in frames)
-            return torch.stack([self.encode_clip(clip).float() for clip in pixels])
+            return torch.stack([self.encode_clip(clip.to(self._vae_dtype)).float() for clip in pixels])
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Clips ``[B, F, H, W, 3]`` uint8 RGB on the CPU, rounded as the pipelines do, of scaled latents
         ``[B, C, F, H, W]``; one at a time, as :meth:`encode`."""
-        with torch.inference_mode():
+        with torch.inference_mode(), _products_in_tf32(self.vae_precision == "tf32"):
             clips = [self.decode_clip(one) for one in latents.to(self.device, torch.float32)]
-            return torch.stack([_to_bytes(clip).permute(1, 2, 3, 0).cpu() for clip in clips])
+            return torch.stack([_to_bytes(clip.float()).permute(1, 2, 3, 0).cpu() for clip in clips])
+
+    def keep_for_inversion(self, prompt: str = "", guidance_scale: float = 1.0) -> None:
+        """Encodes a prompt, as :meth:`network` takes it, and lets go of all that inversion needs no more: the text
+        encoder, the VAE's decoder and what else the pipeline has. :meth:`describe` says of them what it did before.
+
+        Afterwards other prompts raise ValueError, and no clip can be decoded.
+        """
+        self.network(prompt, guidance_scale)
+        self._described = {name: describe_weights(getattr(self.pipe, name)) for name in ("vae", "text_encoder")}
+        for name, part in self.pipe.components.items():
+            if isinstance(part, torch.nn.Module) and name not in (self.network_name, "vae"):
+                setattr(self.pipe, name, None)
+        self.pipe.vae.decoder = torch.nn.Identity()
 
     def conditioning(self, prompt: str) -> dict[str, torch.Tensor]:
         """:meth:`encode_prompt`, kept for a few prompts; the text encoder leaves the device again."""
         if prompt not in self._prompts:
+            if self.pipe.text_encoder is None:
+                raise ValueError(f"prompt {prompt!r}: the text encoder is gone; load the model again")
             while len(self._prompts) >= _KEPT_PROMPTS:
                 del self._prompts[next(iter(self._prompts))]
             with torch.inference_mode():
@@ -266,6 +295,9 @@ class ModelAdapter(ABC):
     def describe(self, num_inference_steps: int, shape: tuple[int, int, int, int]) -> dict[str, Any]:
         """JSON values that say what records of this model are, for the manifest and ``bank.check``."""
         network, scheduler = getattr(self.pipe, self.network_name), self.pipe.scheduler
+        vae, text_encoder = (
+            self._described.get(name) or describe_weights(getattr(self.pipe, name)) for name in ("vae", "text_encoder")
+        )
         return {
             "family": self.family,
             "pipeline": self.pipeline_class,
@@ -277,10 +309,29 @@ class ModelAdapter(ABC):
             "num_inference_steps": num_inference_steps,
             "scheduler": {"class": type(scheduler).__name__, "config": describe_config(scheduler)},
             "levels": self.levels(num_inference_steps, shape).describe(),
-            "vae": describe_weights(self.pipe.vae) | {"config": describe_config(self.pipe.vae, VAE_SCALING)},
+            "vae": vae | {"config": describe_config(self.pipe.vae, VAE_SCALING)},
             "weights": describe_weights(network) | {"config": describe_config(network)},
-            "text_encoder": describe_weights(self.pipe.text_encoder),
+            "text_encoder": text_encoder,
         }
+
+
+def vae_dtype(precision: str) -> torch.dtype:
+    """What the VAE's weights are in for one of :data:`noisebank.options.VAE_PRECISIONS`."""
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+@contextmanager
+def _products_in_tf32(allowed: bool) -> Iterator[None]:
+    """Lets a GPU round the inputs of float32 convolutions and matrix products to 10 bits."""
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul) if allowed else ()
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = True
+    try:
+        yield
+    finally:
+        for backend, was_allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = was_allowed
 
 
 def _to_bytes(pixels: torch.Tensor) -> torch.Tensor:

@@ -34,12 +34,12 @@ class CogVideoX(ModelAdapter):
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
         vae = self.pipe.vae
-        latents: torch.Tensor = vae.encode(pixels[None]).latent_dist.mode()[0] * vae.config.scaling_factor
+        latents: torch.Tensor = vae.encode(pixels[None]).latent_dist.mode()[0].float() * vae.config.scaling_factor
         return latents
 
     def decode_clip(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self.pipe.vae
-        pixels: torch.Tensor = vae.decode(latents[None] / vae.config.scaling_factor).sample[0]
+        pixels: torch.Tensor = vae.decode((latents[None] / vae.config.scaling_factor).to(vae.dtype)).sample[0]
         return pixels
 
     def network_options(self, frames: int, height: int, width: int) -> dict[str, Any]:

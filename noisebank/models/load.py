@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from noisebank.devices import choose_device
 from noisebank.errors import ConfigError
 from noisebank.hub import split_reference
 from noisebank.inversion.levels import Levels
-from noisebank.models.base import ClipRules, ModelAdapter, family_of
+from noisebank.models.base import ClipRules, ModelAdapter, family_of, vae_dtype
 from noisebank.models.config import check_weights, has_digest, model_digest, read_model_config
 from noisebank.models.schedulers import deterministic_twin
 from noisebank.modules import module_version
@@ -60,17 +61,19 @@ def load_model(
     motion_adapter: str | None = None,
     compile: bool = False,
     digest: str | None = None,
+    vae_precision: str = "float32",
 ) -> ModelAdapter:
     """Load a diffusers pipeline behind the adapter of its family.
 
     Args:
         model: hub id, ``id@revision``, or local folder in diffusers' format; its ``model_index.json`` decides the
             family.
-        dtype: dtype of network and text encoder; the VAE stays in float32.
+        dtype: dtype of network and text encoder.
         device: where network and VAE go; the text encoder only visits it.
         motion_adapter: AnimateDiff: hub id or folder of the motion adapter.
         compile: run the network through ``torch.compile`` (minutes of warm-up, then faster on a GPU).
         digest: what its files must be (:func:`~noisebank.models.model_digest`), or None for whatever they are.
+        vae_precision: what the VAE computes in, as of :class:`~noisebank.models.ModelAdapter`.
 
     Raises:
         ConfigError: no such model, no family for it, a variant or scheduler that cannot be inverted, or another model
@@ -93,7 +96,11 @@ def load_model(
     id, revision = split_reference(model)
     try:
         pipe = getattr(diffusers, config.pipeline_class).from_pretrained(
-            id, revision=revision, dtype={"vae": torch.float32, "default": dtype}, use_safetensors=True, **parts
+            id,
+            revision=revision,
+            dtype={"vae": vae_dtype(vae_precision), "default": dtype},
+            use_safetensors=True,
+            **parts,
         )
     except OSError as error:
         raise ConfigError(f"model {model!r} cannot be loaded: {error}") from error
@@ -106,18 +113,19 @@ def load_model(
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     if compile:
         network.compile()
-    return family(config, pipe, dtype, device)
+    return family(config, pipe, dtype, device, vae_precision)
 
 
 def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> ModelAdapter:
-    """:func:`load_model` of a noise set, on the best device of this machine, in the dtype that ``precision`` says.
+    """:func:`load_model` of a noise set, on this process's device (:func:`noisebank.devices.choose_device`), in the
+    dtype that ``precision`` says.
 
     ``auto`` is float32 on a CPU and bfloat16 on a GPU that has it: no model's activations overflow it, so no clip is
     lost to infinities. Its rounding is the floor of the error, where one warm-started call a step is as good as many;
     a model that runs in float16 gets a smaller error from ``precision: float16`` (the frontier in docs/inversion.md).
 
-    float32 means float32: torch would let convolutions round their inputs to the 10 bits of TF32, those of the VAE too,
-    which is as coarse as float16. That is switched off for the whole process.
+    float32 means float32: torch would let convolutions round their inputs to the 10 bits of TF32, which is as coarse as
+    float16. That is switched off for the whole process; ``vae_precision: tf32`` switches it on for the VAE alone.
     """
     from diffusers.utils import logging as diffusers_logging
 
@@ -125,11 +133,9 @@ def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> Mode
     diffusers_logging.set_verbosity_error()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
-    device, precision = "cpu", "float32"
-    if torch.cuda.is_available():
-        device, precision = "cuda", "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    if options.precision != "auto":
-        precision = options.precision
+    device, precision = choose_device(options.device), options.precision
+    if precision == "auto":
+        precision = "float32" if device == "cpu" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     return load_model(
         options.reference,
         dtype=getattr(torch, precision),
@@ -137,4 +143,5 @@ def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> Mode
         motion_adapter=options.motion_adapter,
         compile=options.compile,
         digest=digest,
+        vae_precision=options.vae_precision,
     )

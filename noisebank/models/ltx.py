@@ -44,14 +44,15 @@ class LTX(ModelAdapter):
         )
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
-        encoded = self.pipe.vae.encode(pixels[None]).latent_dist.mode()
+        encoded = self.pipe.vae.encode(pixels[None]).latent_dist.mode().float()
         latents: torch.Tensor = self.pipe._normalize_latents(encoded, *self._scaling())
         return latents[0]
 
     def decode_clip(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self.pipe.vae
         clean = torch.zeros(1, device=latents.device) if vae.config.timestep_conditioning else None
-        pixels: torch.Tensor = vae.decode(self.pipe._denormalize_latents(latents[None], *self._scaling()), clean).sample
+        denormalized = self.pipe._denormalize_latents(latents[None], *self._scaling()).to(vae.dtype)
+        pixels: torch.Tensor = vae.decode(denormalized, clean).sample
         return pixels[0]
 
     def _scaling(self) -> tuple[torch.Tensor, torch.Tensor, float]:

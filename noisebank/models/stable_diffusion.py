@@ -38,12 +38,13 @@ class StableDiffusionBase(ModelAdapter):
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
         vae = self.pipe.vae
         chunks = torch.split(pixels.transpose(0, 1), FRAMES_PER_ENCODE)
-        latents = torch.cat([vae.encode(chunk).latent_dist.mode() for chunk in chunks])
+        latents = torch.cat([vae.encode(chunk).latent_dist.mode().float() for chunk in chunks])
         return latents.mul(vae.config.scaling_factor).transpose(0, 1)
 
     def decode_clip(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self.pipe.vae
-        chunks = torch.split(latents.transpose(0, 1) / vae.config.scaling_factor, FRAMES_PER_ENCODE)
+        latents = (latents.transpose(0, 1) / vae.config.scaling_factor).to(vae.dtype)
+        chunks = torch.split(latents, FRAMES_PER_ENCODE)
         return torch.cat([vae.decode(chunk).sample for chunk in chunks]).transpose(0, 1)
 
 

@@ -39,12 +39,13 @@ class Wan(ModelAdapter):
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
         mean, std = self._scaling()
-        latents: torch.Tensor = (self.pipe.vae.encode(pixels[None]).latent_dist.mode()[0] - mean) / std
+        latents: torch.Tensor = (self.pipe.vae.encode(pixels[None]).latent_dist.mode()[0].float() - mean) / std
         return latents
 
     def decode_clip(self, latents: torch.Tensor) -> torch.Tensor:
         mean, std = self._scaling()
-        pixels: torch.Tensor = self.pipe.vae.decode((latents * std + mean)[None]).sample[0]
+        vae = self.pipe.vae
+        pixels: torch.Tensor = vae.decode((latents * std + mean)[None].to(vae.dtype)).sample[0]
         return pixels
 
     def _scaling(self) -> tuple[torch.Tensor, torch.Tensor]:

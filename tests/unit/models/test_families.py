@@ -1,7 +1,9 @@
 """Every family through its own diffusers pipeline: video -> latents -> noise -> ``pipe(latents=...)`` -> latents."""
 
+import gc
 import inspect
 import sys
+import weakref
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from noisebank.models import (
     family_of,
     from_pipeline,
     load_clip_rules,
+    load_for_inversion,
     load_model,
     pipeline_config,
     pipeline_inputs,
@@ -89,6 +92,53 @@ def test_round_trip_through_the_real_pipeline(adapters, family):
     assert error["fixed-point"] < 2e-3
     assert error["fixed-point"] < error["ddim"] / 20
     assert error["float16"] < error["fixed-point"] + 1.4e-2
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_what_inversion_needs_no_more_leaves_memory_and_changes_nothing(folders, adapters, family):
+    whole, kept = adapters[family], load_model(str(folders[family]))
+    gone = [weakref.ref(part) for part in (kept.pipe.text_encoder, kept.pipe.vae.decoder)]
+    kept.keep_for_inversion("a dog")
+    gc.collect()
+    assert [part() for part in gone] == [None, None]
+    latents = kept.encode(clip_of(family))
+    assert torch.equal(latents, whole.encode(clip_of(family)))
+    at = torch.full((1,), 500)
+    assert torch.equal(kept.network("a dog")(latents, at), whole.network("a dog")(latents, at))
+    shape = tuple(latents.shape[1:])
+    assert kept.describe(4, shape) == whole.describe(4, shape)
+    with pytest.raises(ValueError, match="prompt 'a cat': the text encoder is gone"):
+        kept.network("a cat")
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_vae_in_bfloat16_errs_by_its_rounding(folders, adapters, family):
+    coarse = load_model(str(folders[family]), vae_precision="bfloat16")
+    latents = adapters[family].encode(clip_of(family))
+    error = relative_error(coarse.encode(clip_of(family)), latents).item()
+    assert 1e-4 < error < 5e-2
+    assert coarse.encode(clip_of(family)).dtype == torch.float32
+    decoded = coarse.decode(latents)
+    difference = (decoded.float() - adapters[family].decode(latents).float()).abs().mean().item()
+    assert decoded.dtype == torch.uint8 and difference < 4
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_tf32_is_for_the_vae_alone(folders, monkeypatch, precision):
+    adapter = load_model(str(folders["modelscope"]), vae_precision=precision)
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    load_for_inversion(NoiseOptions(model=str(folders["modelscope"])))  # (which switches it off)
+    allowed = []
+    encode = type(adapter).encode_clip
+
+    def look(self, pixels):
+        allowed.append([backend.allow_tf32 for backend in backends])
+        return encode(self, pixels)
+
+    monkeypatch.setattr(type(adapter), "encode_clip", look)
+    adapter.encode(clip_of("modelscope"))
+    assert allowed == [[precision == "tf32"] * 2]
+    assert [backend.allow_tf32 for backend in backends] == [False, False]
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from noisebank.models import load_for_inversion
+from noisebank.models import load, load_for_inversion
 from noisebank.options import NoiseOptions
 
 
@@ -17,21 +17,23 @@ from noisebank.options import NoiseOptions
     [
         (False, False, "auto", ("cpu", torch.float32)),
         (False, False, "bfloat16", ("cpu", torch.bfloat16)),
-        (True, True, "auto", ("cuda", torch.bfloat16)),
-        (True, False, "auto", ("cuda", torch.float16)),
-        (True, True, "float32", ("cuda", torch.float32)),
+        (True, True, "auto", ("cuda:0", torch.bfloat16)),
+        (True, False, "auto", ("cuda:0", torch.float16)),
+        (True, True, "float32", ("cuda:0", torch.float32)),
     ],
 )
 def test_the_device_and_its_precision(
     monkeypatch: pytest.MonkeyPatch, cuda: bool, bf16: bool, precision: str, expected: tuple[str, torch.dtype]
 ) -> None:
     loaded: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(load, "choose_device", lambda wanted: "cuda:0" if cuda else "cpu")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
     monkeypatch.setattr("noisebank.models.load.load_model", lambda model, **options: loaded.append((model, options)))
-    load_for_inversion(NoiseOptions(model="a", precision=precision, motion_adapter="m", compile=True), "d")
+    wanted = {"precision": precision, "vae_precision": "tf32"}
+    load_for_inversion(NoiseOptions(model="a", motion_adapter="m", compile=True, **wanted), "d")
     device, dtype = expected
     options = {"device": device, "dtype": dtype, "motion_adapter": "m", "compile": True, "digest": "d"}
+    options["vae_precision"] = "tf32"
     assert loaded == [("a", options)]
 
 
