@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, and a computation on one thread."""
+"""A process that ends with the one that started it, how many work beside it, and a computation on one thread."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+_workers = 1
+
+
+def share_machine(workers: int) -> None:
+    """Tells this process that it is one of so many workers of a job on this machine."""
+    global _workers
+    _workers = max(1, workers)
+
+
+def local_workers() -> int:
+    """How many processes work for the job on this machine, this one included, as far as it was told."""
+    return _workers
 
 
 def end_with(parent: int) -> None:

@@ -14,9 +14,11 @@ from noisebank.options import Config
 from noisebank.stages.configured import all_stages
 from noisebank.stages.stage import ShardWork, Stage
 from noisebank.storage import open_store
+from transforms.following import FollowClips
 from transforms.plan import MakePlan
 from transforms.publish import CheckClips, CheckPlan, Publish, RecordRun
 from transforms.shards import BuildIndex, MakeShards, SpreadShards
+from transforms.trial import TryModels
 from transforms.work import Done, ReadTasks
 
 BUILD, COMMIT = "build", "commit"
@@ -33,6 +35,7 @@ def build_pipeline(
     plan: str | None = None,
     fingerprints: Mapping[str, str] | None = None,
     models: Mapping[str, Any] | None = None,
+    try_models: bool = False,
 ) -> None:
     """Adds a build, or one stage of it, to a pipeline; each step waits for those before it, and commit is the last.
 
@@ -42,22 +45,26 @@ def build_pipeline(
             find the shards of the stages before them finished.
         plan: path of the open plan to work on; None to make one.
         fingerprints, models: of the stages, for a new plan (:func:`noisebank.stages.configured.identify_stages`).
+        try_models: whether a build tries out the models of the stages over clips before it fetches anything.
     """
     bank = config.bank
+    first, *following = all_stages(config)
     kinds = _FOLLOWS.get(stage, (CAPTIONS, INDEX, NOISE))
     if plan is None:
         passing = passing_plan_path(run_id) if stage == BUILD else ""
         plans = pipeline | "Plan" >> MakePlan(config, fingerprints or {}, models or {}, passing=passing)
         plans |= "CheckPlan" >> CheckPlan(config)
+        if try_models and stage == BUILD:
+            tried = tuple(one for one in following if one.name.is_over_clips and one.has_model)
+            plans |= "TryModels" >> TryModels(bank, tried, run_id)
     else:
         plans = pipeline | "Plan" >> beam.Create([plan])
     plans |= "Announce" >> beam.Map(_announce, bank, run_id)
 
     def shards(of: Stage, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         make = stage in (BUILD, NOISE if of.name.is_over_clips else of.name.kind)
-        return work | f"Make {of.name.name}" >> MakeShards(bank, of, make, make or stage == COMMIT)
+        return work | f"Make {of.name.name}" >> MakeShards(bank, of, make, make or stage == COMMIT, run_id)
 
-    first, *following = all_stages(config)
     made = {CLIPS: shards(first, plans | f"Tasks {CLIPS}" >> ReadTasks(bank, CLIPS))}
     if stage in (BUILD, CLIPS):
         plans |= "CheckClips" >> CheckClips(config, made[CLIPS], warn=stage != BUILD)
@@ -78,6 +85,31 @@ def build_pipeline(
     else:
         own = {INDEX: index} if index is not None else {name: made[name] for name in made if name != CLIPS} or made
         _ = plans | "Record" >> RecordRun(bank, run_id, own)
+
+
+def follow_pipeline(
+    pipeline: beam.Pipeline, config: Config, *, run_id: str, plan: str, pause: float, workers: int
+) -> None:
+    """Adds the stages over clips, of clips that are being made meanwhile, to a pipeline.
+
+    Args:
+        run_id: unique to this run.
+        plan: path of the open plan.
+        pause: seconds between two looks for finished clips.
+        workers: among how many the shards are shared out.
+    """
+    bank = config.bank
+    plans = pipeline | "Plan" >> beam.Create([plan]) | "Announce" >> beam.Map(_announce, bank, run_id)
+    made = {}
+    for stage in all_stages(config):
+        if stage.name.is_over_clips:
+            name = stage.name.name
+            follow: beam.PTransform = FollowClips(config, name, pause, workers)
+            if stage.accelerator:  # (work with other hints would not be done beside it)
+                follow = follow.with_resource_hints(accelerator=stage.accelerator)
+            work = plans | f"Follow {name}" >> follow
+            made[name] = work | f"Make {name}" >> MakeShards(bank, stage, job=run_id)
+    _ = plans | "Record" >> RecordRun(bank, run_id, made)
 
 
 def _announce(path: str, bank: str, run_id: str) -> str:

@@ -30,6 +30,25 @@ JOBS = {
     "noise": "invert the clips of that plan (on GPU workers)",
     "commit": "publish what the stages made of that plan",
 }
+FOLLOW_S, MAX_PAUSE_S = 10.0, 86_400.0
+OWN_FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "plan": (
+        ("--probe",),
+        {"action": "store_true", "help": "also load the models and invert a made-up clip for two steps"},
+    ),
+    "noise": (
+        ("--follow",),
+        {
+            "nargs": "?",
+            "const": FOLLOW_S,
+            "type": float,
+            "metavar": "SECONDS",
+            "help": "invert shards as another process finishes their clips; looks for them every so many seconds "
+            f"(default: {FOLLOW_S:g})",
+        },
+    ),
+}
+"""What a command understands beside the options."""
 LISTS_HELP = """\
 members of a list by name:  --noise.modelscope.batch_size 4   --sources.webvid.path new.csv
 whole lists as YAML:        --sources '[{kind: webvid, path: results_10M_train.csv}]'
@@ -53,7 +72,11 @@ def add_job_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     members = (line for section, options in sections.items() for line in members_help(section, options))
     lists = "\n".join([*members, LISTS_HELP])
     for name, help in JOBS.items():
-        add_options(add(name, help, run_job, takes_rest=True), Config, "build", lists)
+        parser = add(name, help, run_job, takes_rest=True)
+        add_options(parser, Config, "build", lists)
+        if name in OWN_FLAGS:
+            words, options = OWN_FLAGS[name]
+            parser.add_argument(*words, **options)
     add_rewrite_command(add, _help)
     parser = add(
         "synthesize", "clips for prompts that no video is near to, as a source of a bank", synthesize, takes_rest=True
@@ -144,7 +167,12 @@ def run_job(arguments: argparse.Namespace) -> Outcome:
 
     config, beam = read_config(arguments)
     name = arguments.command
-    return _report(plan_only(config, beam) if name == "plan" else run_stages(config, beam, name), name)
+    if name == "plan":
+        return _report(plan_only(config, beam, arguments.probe), name)
+    follow = getattr(arguments, "follow", None)
+    if follow is not None and not 0 < follow <= MAX_PAUSE_S:
+        raise ConfigError(f"--follow: {follow:g} is not allowed; from above 0 to {MAX_PAUSE_S:g} seconds are")
+    return _report(run_stages(config, beam, name, follow), name)
 
 
 def synthesize(arguments: argparse.Namespace) -> Outcome:

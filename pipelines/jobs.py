@@ -17,17 +17,18 @@ from apache_beam.runners.runner import PipelineState
 from noisebank import errors
 from noisebank.commits.runs import collect_run
 from noisebank.config import config_from_mapping
+from noisebank.devices import count_gpus
 from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError, SnapshotExpired
 from noisebank.format.manifest import Snapshot, latest_snapshot
 from noisebank.options import Config
 from noisebank.planning.plan import Plan, check_files, differences, open_plans, plan_path, read_plan, removal_problems
 from noisebank.planning.redone import redone_problems
-from noisebank.stages.configured import identify_stages, pin_revisions
+from noisebank.stages.configured import all_stages, identify_stages, pin_revisions
 from noisebank.storage import Store, open_store
-from pipelines.graph import build_pipeline
+from pipelines.graph import build_pipeline, follow_pipeline
 from pipelines.progress import watch_run
-from runners.local import local_runner
-from runners.options import beam_options, check_addresses, check_models, runs_elsewhere
+from runners.local import count_workers, local_runner, use_every_gpu
+from runners.options import beam_options, check_addresses, check_models, is_local, runs_elsewhere
 from transforms.plan import MakePlan
 
 _log = logging.getLogger(__name__)
@@ -37,8 +38,17 @@ _FILE_GONE = re.compile(r"^the job failed: (\w+\.)*FileNotFoundError: ")
 _RAISED = re.compile(r"noisebank\.errors\.(\w+): (.*?)(?: \[while running .*)?$", re.MULTILINE)
 
 
-def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dict[str, Any]:
+def run_stages(
+    config: Config, beam_arguments: Sequence[str], stage: str, follow: float | None = None
+) -> dict[str, Any]:
     """Runs a build, or one stage of it as :func:`build_pipeline` names them, to its end.
+
+    Args:
+        config: of the build.
+        beam_arguments: command-line words that are Beam's.
+        stage: what to run.
+        follow: of ``noise``: seconds between two looks for clips that somebody else finishes meanwhile; None: all of
+            them are finished.
 
     Returns:
         The summary of ``noisebank build --json``; of a stage on its own: ``plan`` (hash), ``planned`` (when), ``rows``
@@ -48,6 +58,10 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
         NoiseBankError: the job failed or published nothing; says why.
     """
     options = beam_options([*beam_arguments, *(f"--beam_plugin={module}" for module in config.modules)])
+    if stage in ("build", "noise") and any(noise.device in ("auto", "cuda") for noise in config.noise):
+        use_every_gpu(options, beam_arguments, 1 if config.bank.startswith("memory:") else count_gpus())
+    if follow is not None and not is_local(options):
+        raise ConfigError("--follow: it runs on this machine alone; leave out --runner")
     check_addresses(options, [config.bank, *(path for source in config.sources for path in source.addresses)])
     check_models(options, models_to_load(config, stage))
     store = open_store(config.bank)
@@ -57,6 +71,9 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
     if stage in ("build", "clips"):
         config = pin_revisions(config)
         known["fingerprints"], known["models"] = identify_stages(config, latest)
+        known["try_models"] = not runs_elsewhere(options)
+        if stage == "build" and not known["try_models"]:
+            _log.info("workers on other machines try out their models when they load them, not before the first fetch")
     else:
         plan = _plan_to_work_on(store, latest, config, stage)
         if latest and plan.hash == latest.plan:
@@ -67,9 +84,11 @@ def run_stages(config: Config, beam_arguments: Sequence[str], stage: str) -> dic
         known["plan"] = plan.path
     try:
         with watch_run(store, run_id, stage):
-            run_pipeline(
-                options, lambda pipeline: build_pipeline(pipeline, config, run_id=run_id, stage=stage, **known)
-            )
+            if follow is None:
+                run_pipeline(options, lambda p: build_pipeline(p, config, run_id=run_id, stage=stage, **known))
+            else:
+                share = {"pause": follow, "workers": count_workers(options)}
+                run_pipeline(options, lambda p: follow_pipeline(p, config, run_id=run_id, **known, **share))
     except NoiseBankError as error:
         if stage != "build" or not latest or not _may_be_of_a_vacuum(error, store, latest):
             raise
@@ -139,8 +158,13 @@ def _summarise_published(plan: Plan, latest: Snapshot) -> dict[str, Any]:
     }
 
 
-def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
+def plan_only(config: Config, beam_arguments: Sequence[str], probe: bool = False) -> dict[str, Any]:
     """What a build would do, in counts, and why it would refuse to, if so; nothing is written to the bank.
+
+    Args:
+        config: of the build.
+        beam_arguments: command-line words that are Beam's.
+        probe: also try out the models of the stages over clips here; ``probe`` of the result says what was found.
 
     Raises:
         ConfigError: the workers would run on other machines; also as :func:`run_stages`.
@@ -159,7 +183,18 @@ def plan_only(config: Config, beam_arguments: Sequence[str]) -> dict[str, Any]:
         rows = plan.row_counts | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
         refused = [*removal_problems(plan, config), *redone_problems(plan, config)]
         redone = {stage: counts for stage, counts in plan.redone.items() if counts["redone"]}
-        return {"parent": plan.parent, "rows": rows, "stages": plan.todo(), "redone": redone, "refused": refused}
+        summary = {"parent": plan.parent, "rows": rows, "stages": plan.todo(), "redone": redone, "refused": refused}
+        return summary | ({"probe": _try_models(config, plan)} if probe else {})
+
+
+def _try_models(config: Config, plan: Plan) -> dict[str, Any]:
+    """What trying out the models of the stages over clips found, by stage."""
+    found = {}
+    for stage in all_stages(config):
+        if stage.name.is_over_clips and stage.has_model:
+            model = stage.load_model(plan.models[stage.name.name]["digest"])
+            found[stage.name.name] = stage.try_out(model, plan)
+    return found
 
 
 def run_pipeline(options: PipelineOptions, build: Any) -> None:

@@ -52,6 +52,11 @@ def beam_options(words: Sequence[str]) -> PipelineOptions:
     return PipelineOptions([*words, f"--runner={LOCAL}"] if is_local else list(words))
 
 
+def is_local(options: PipelineOptions) -> bool:
+    """Whether Beam's own runner for one machine is asked for."""
+    return bool(options.view_as(beam.StandardOptions).runner == LOCAL)
+
+
 def runs_elsewhere(options: PipelineOptions) -> bool:
     """Whether the workers run on other machines than this, as far as the options tell."""
     name = _name_runner(options)

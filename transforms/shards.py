@@ -4,6 +4,7 @@ RunInference, which keeps one in a process."""
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ class MakeShards(beam.PTransform):
     Args:
         make: whether missing shards are made; if not, one that is missing is an error.
         verify: whether shards that are found are read and compared; a damaged one counts as missing.
+        job: whose models are kept (:func:`kept_model`); of none by default.
 
     Input: :class:`~noisebank.stages.stage.ShardWork`, a task of the stage, or one with the receipt of new clips.
     Output: :class:`.work.Done`, one a shard.
@@ -56,11 +58,14 @@ class MakeShards(beam.PTransform):
     stage: Stage
     make: bool = True
     verify: bool = True
+    job: str = ""
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         if not (self.stage.has_model and self.make):
             return work | beam.FlatMap(self.finish)  # (no model is loaded)
-        run = RunInference(ShardHandler(self.stage.load_model, self.finish, self.stage.name.kind))
+        name = self.stage.name
+        keep = (self.job, name.name) if self.job else None
+        run = RunInference(ShardHandler(self.stage.load_model, self.finish, name.kind, keep))
         if self.stage.accelerator:
             run = run.with_resource_hints(accelerator=self.stage.accelerator)
         return work | run | beam.FlatMap(lambda done: done)
@@ -73,6 +78,19 @@ class MakeShards(beam.PTransform):
         return [Done(work, run_and_count(job, writer, self.make, self.verify))] if job else []
 
 
+_kept: dict[tuple[str, str], LazyModel] = {}
+_keeping = threading.Lock()
+
+
+def kept_model(job: str, stage: str, load: Callable[[str], Any]) -> LazyModel:
+    """The model of a stage that this process keeps for a job, from one of its steps to the next; those of other jobs
+    leave its memory."""
+    with _keeping:
+        for key in [key for key in _kept if key[0] != job]:
+            del _kept[key]
+        return _kept.setdefault((job, stage), LazyModel(load))
+
+
 class ShardHandler(ModelHandler[Any, list[Any], LazyModel]):
     """For Beam's RunInference: makes shards one at a time, with a model that is loaded when the first one needs it.
 
@@ -80,14 +98,21 @@ class ShardHandler(ModelHandler[Any, list[Any], LazyModel]):
         load: loads the model of a digest.
         finish: what comes of a shard's work.
         name: of the kind of work, for Beam's metrics.
+        keep: job and stage whose model it is (:func:`kept_model`); by default it is the handler's own.
     """
 
-    def __init__(self, load: Callable[[str], Any], finish: Callable[[Any, LazyModel], list[Any]], name: str) -> None:
+    def __init__(
+        self,
+        load: Callable[[str], Any],
+        finish: Callable[[Any, LazyModel], list[Any]],
+        name: str,
+        keep: tuple[str, str] | None = None,
+    ) -> None:
         super().__init__(max_batch_size=1)
-        self._load, self._finish, self._name = load, finish, name
+        self._load, self._finish, self._name, self._keep = load, finish, name, keep
 
     def load_model(self) -> LazyModel:
-        return LazyModel(self._load)
+        return kept_model(*self._keep, self._load) if self._keep else LazyModel(self._load)
 
     def run_inference(
         self, batch: Sequence[Any], model: LazyModel, inference_args: dict[str, Any] | None = None

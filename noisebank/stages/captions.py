@@ -53,7 +53,7 @@ class CaptionsStage(Stage):
 
     def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ShardJob:
         rows = rows_to_embed(store, read_task(store, work.task), plan.source_names, work.clips)
-        return self.shard(rows, plan.fingerprints[CAPTIONS], lambda: model.get(plan.models[CAPTIONS]["digest"]))
+        return self.shard(rows, plan.fingerprints[CAPTIONS], lambda: self.get_model(model, plan))
 
     def shard(self, rows: pa.Table, fingerprint: str, load: Callable[[], Embedder]) -> ShardJob:
         """The job of one captions file, or none if there are no rows; its ``info`` has ``dim``, and

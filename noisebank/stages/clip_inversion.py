@@ -216,6 +216,19 @@ def find_failure(error: float, max_error: float) -> RowFailure | None:
     return None
 
 
+def use_device(device: torch.device) -> None:
+    """Makes a GPU the one that this thread works on: events and pinned memory go by that, not by where tensors are."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def batch_size_of(adapter: ModelAdapter, options: NoiseOptions, shape: tuple[int, int, int, int]) -> int:
+    """Clips that go through the network together: what the options say, or :func:`choose_batch_size`."""
+    if isinstance(options.batch_size, int):
+        return options.batch_size
+    return choose_batch_size(adapter, shape, options.prompt, options.guidance_scale)
+
+
 @lru_cache(maxsize=8)  # (once a process, so that its shards are all made alike)
 def choose_batch_size(
     adapter: ModelAdapter, shape: tuple[int, int, int, int], prompt: str = "", guidance_scale: float = 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import logging
 import math
 import resource
 import sys
@@ -39,13 +40,24 @@ from noisebank.models import (
 )
 from noisebank.models.config import absolute_path
 from noisebank.options import Config, NoiseOptions, fingerprint
-from noisebank.stages.clip_inversion import ClipInverter, ClipRecord, MeteredNetwork, choose_batch_size, find_failure
+from noisebank.planning.plan import Plan
+from noisebank.processes import local_workers
+from noisebank.stages.clip_inversion import (
+    ClipInverter,
+    ClipRecord,
+    MeteredNetwork,
+    batch_size_of,
+    find_failure,
+    use_device,
+)
 from noisebank.stages.job import failure_of
 from noisebank.stages.measuring import measure_clips
 from noisebank.stages.over_clips import KEYS, StageOverClips, Written
 from noisebank.stages.stage import Identity
+from noisebank.stages.trial import try_inversion
 from noisebank.video.frames import decode_mp4
 
+_log = logging.getLogger(__name__)
 _FREE = ("max_residual", "network_calls", "stalled_steps")
 _ERRORS = ("reconstruction_error", "stored_reconstruction_error")
 _SAID = ("inverter", "prompt", "guidance_scale", "num_inference_steps", "dtype")
@@ -97,7 +109,15 @@ class NoiseStage(StageOverClips):
         return known if known and has_digest(known, model, adapter) else model_digest(model, adapter)
 
     def load_model(self, digest: str) -> ModelAdapter:
-        return load_for_inversion(self.options, digest)
+        adapter = load_for_inversion(self.options, digest)
+        adapter.keep_for_inversion(self.options.prompt, self.options.guidance_scale)
+        return adapter
+
+    def try_out(self, model: ModelAdapter, plan: Plan) -> dict[str, Any]:
+        name = self.name.name
+        trial = try_inversion(model, self.options, cast(Shape, tuple(plan.models[name]["shape"])))
+        _log.info("%s: %s", name, trial.describe(plan.todo()[name]["rows"], local_workers()))
+        return vars(trial)
 
     def write(
         self,
@@ -114,6 +134,7 @@ class NoiseStage(StageOverClips):
         """
         adapter: ModelAdapter = model()
         began = time.perf_counter()
+        use_device(adapter.device)
         if adapter.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(adapter.device)
         shape = cast(Shape, tuple(plan["shape"]))
@@ -193,15 +214,13 @@ class _Inversion:
         self.shape = shape
         self.clips = {row["id"]: row for row in clips.select(["id", "num", "sha256"]).to_pylist()}
         self.network = MeteredNetwork(adapter.network(options.prompt, options.guidance_scale), adapter.device)
-        batch_size = options.batch_size
-        if not isinstance(batch_size, int):
-            batch_size = choose_batch_size(adapter, shape, options.prompt, options.guidance_scale)
+        batch_size = batch_size_of(adapter, options, shape)
         store = functools.partial(storage_roundtrip, dtype=options.dtype)
         self.inverter = ClipInverter(adapter, options, self.network, store, batch_size)
 
     def outcomes(self, samples: Iterator[ShardSample]) -> Iterator[ClipRecord | RowFailure]:
         """The record or failure of every clip, in the order of the tar."""
-        with ThreadPoolExecutor(1) as ahead:
+        with ThreadPoolExecutor(1, initializer=use_device, initargs=(self.adapter.device,)) as ahead:
             decoded = ahead.submit(self._decode_batch, samples)
             while (batch := decoded.result()).failures:
                 decoded = ahead.submit(self._decode_batch, samples)

@@ -150,7 +150,7 @@ class StageOverClips(Stage):
         stage = self.name.name
         planned = plan.models.get(stage, {})
         tar, clips = _read_wanted_clips(store, work, records_a_file(planned))
-        return self.shard(tar, clips, plan.fingerprints[stage], planned, lambda: model.get(planned["digest"]))
+        return self.shard(tar, clips, plan.fingerprints[stage], planned, lambda: self.get_model(model, plan))
 
     def shard(
         self, tar: str, clips: pa.Table, fingerprint: str, planned: Mapping[str, Any], model: Callable[[], Any]

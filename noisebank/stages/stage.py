@@ -69,11 +69,15 @@ class LazyModel:
         self._model: Any = None
         self.turn = threading.Lock()
 
-    def get(self, digest: str) -> Any:
-        """The model. Libraries load through state of the whole process, so no two models are loaded at once."""
+    def get(self, digest: str, try_out: Callable[[Any], object] | None = None) -> Any:
+        """The model; one that is loaded now is tried out first. Libraries load through state of the whole process, so
+        no two models are loaded at once."""
         if self._model is None:
             with _loading:
-                self._model = self._load(digest)
+                model = self._load(digest)
+            if try_out:
+                try_out(model)
+            self._model = model
         return self._model
 
 
@@ -121,6 +125,22 @@ class Stage(ABC):
     def split(self, plan: Plan, work: ShardWork) -> list[ShardWork]:
         """The shards that work comes to, each a job of its own: one, unless a stage makes several files of a tar."""
         return [work]
+
+    def try_out(self, model: Any, plan: Plan) -> dict[str, Any]:
+        """Uses the model that was just loaded on something made up, so that one which does not work fails in seconds,
+        and tells the log how long the plan will take; by default nothing.
+
+        Returns:
+            What was found, plain JSON.
+
+        Raises:
+            JobFailed: it does not work.
+        """
+        return {}
+
+    def get_model(self, model: LazyModel, plan: Plan) -> Any:
+        """Its model, loaded and tried out if it is not there."""
+        return model.get(plan.models[self.name.name]["digest"], lambda loaded: self.try_out(loaded, plan))
 
     @abstractmethod
     def job(self, store: Store, plan: Plan, work: ShardWork, model: LazyModel) -> ShardJob | None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from noisebank.decode import Dialect, decode
 from noisebank.errors import FAILURE_CODES, NoiseBankError, RowFailure
 from noisebank.options import option
+from noisebank.processes import local_workers
 
 if TYPE_CHECKING:
     from noisebank.video.worker import Answer
@@ -41,7 +42,8 @@ class Sandbox:
     """A pool of decoding processes, started when first needed; safe to use from many threads.
 
     Args:
-        size: processes, by default one a core that this process may use (affinity and container quotas count).
+        size: processes, by default one a core that this process may use (affinity and container quotas count), shared
+            out where several work for the job on this machine.
         deadline_s: seconds that one request may take.
         module: what the processes run.
     """
@@ -51,7 +53,7 @@ class Sandbox:
     ) -> None:
         import joblib  # (a quarter of a second, which only those who decode should pay)
 
-        self.size = size or joblib.cpu_count()
+        self.size = size or -(-joblib.cpu_count() // local_workers())
         self._start = functools.partial(_Child, module, deadline_s)
         self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()  # None: one to be started
         for _ in range(self.size):
