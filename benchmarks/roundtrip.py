@@ -130,18 +130,18 @@ def _record_bytes(shape: tuple[int, ...], dtype: str) -> int:
     return 2 * values if dtype == "float16" else values + 4 * math.prod(shape[:2])
 
 
-def library_inversion(adapter: ModelAdapter, latents: torch.Tensor) -> torch.Tensor | None:
+def library_inversion(adapter: ModelAdapter, latents: torch.Tensor, steps: int = STEPS) -> torch.Tensor | None:
     """A plain loop over diffusers' ``DDIMInverseScheduler``, where it applies (it knows no flow matching)."""
     from diffusers import DDIMInverseScheduler
 
     if adapter.scheduler_class == "FlowMatchEulerDiscreteScheduler":
         return None
     scheduler = DDIMInverseScheduler.from_config(adapter.pipe.scheduler.config)
-    scheduler.set_timesteps(STEPS)
+    scheduler.set_timesteps(steps)
     network = adapter.network()
     with torch.inference_mode():
         for timestep in scheduler.timesteps:
-            prediction = network(latents, timestep.expand(len(latents)))
+            prediction = network(latents, timestep.expand(len(latents)).to(latents.device))
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
     return latents
 
