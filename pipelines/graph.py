@@ -104,11 +104,8 @@ def follow_pipeline(
     for stage in all_stages(config):
         if stage.name.is_over_clips:
             name = stage.name.name
-            follow: beam.PTransform = FollowClips(config, name, pause, workers)
-            if stage.accelerator:  # (work with other hints would not be done beside it)
-                follow = follow.with_resource_hints(accelerator=stage.accelerator)
-            work = plans | f"Follow {name}" >> follow
-            made[name] = work | f"Make {name}" >> MakeShards(bank, stage, job=run_id)
+            work = plans | f"Follow {name}" >> FollowClips(config, name, pause, workers)
+            made[name] = work | f"Make {name}" >> MakeShards(bank, stage, job=run_id, spread=False)
     _ = plans | "Record" >> RecordRun(bank, run_id, made)
 
 

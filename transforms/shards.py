@@ -49,6 +49,8 @@ class MakeShards(beam.PTransform):
         make: whether missing shards are made; if not, one that is missing is an error.
         verify: whether shards that are found are read and compared; a damaged one counts as missing.
         job: whose models are kept (:func:`kept_model`); of none by default.
+        spread: whether shards may be made by another worker than the one that has the work; if not, each is made before
+            the next piece of work is asked for, which RunInference, a batch behind, does not do.
 
     Input: :class:`~noisebank.stages.stage.ShardWork`, a task of the stage, or one with the receipt of new clips.
     Output: :class:`.work.Done`, one a shard.
@@ -59,8 +61,11 @@ class MakeShards(beam.PTransform):
     make: bool = True
     verify: bool = True
     job: str = ""
+    spread: bool = True
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
+        if not self.spread:
+            return work | beam.FlatMap(self._finish_at_once)
         if not (self.stage.has_model and self.make):
             return work | beam.FlatMap(self.finish)  # (no model is loaded)
         name = self.stage.name
@@ -76,6 +81,11 @@ class MakeShards(beam.PTransform):
         plan, writer = plan_of(self.bank, work.plan), writer_of(self.bank, work.plan)
         job = self.stage.job(writer.store, plan, work, model)
         return [Done(work, run_and_count(job, writer, self.make, self.verify))] if job else []
+
+    def _finish_at_once(self, work: ShardWork) -> list[Done]:
+        model = kept_model(self.job, self.stage.name.name, self.stage.load_model)
+        with model.turn:
+            return self.finish(work, model)
 
 
 _kept: dict[tuple[str, str], LazyModel] = {}

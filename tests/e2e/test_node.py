@@ -92,6 +92,25 @@ def test_noise_that_follows_clips_gives_the_files_of_a_build(
     assert project.files() == whole.files()
 
 
+def test_shards_are_inverted_before_the_clips_of_others_are_finished(project: Project) -> None:
+    project.configure(clips={**project.config["clips"], "maxcount": 2})
+    project.write_list(project.rows(6))
+    assert project.run("clips").exit_code == 0
+    unfinished, *_ = sorted(project.bank.glob("clips/*.json"))
+    held = unfinished.read_bytes()
+    unfinished.unlink()
+    with ThreadPoolExecutor(1) as pool:
+        noise = pool.submit(run_stages, load_config(project.config_file), [], "noise", 0.05)
+        try:
+            while len(list(project.bank.glob("noise/small/*.json"))) < 2:
+                assert not noise.done(), noise.result()
+                time.sleep(0.01)
+            assert not noise.done()
+        finally:
+            unfinished.write_bytes(held)
+        assert noise.result()["stages"]["noise/small"]["done"] == 6
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
