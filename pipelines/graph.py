@@ -104,8 +104,8 @@ def follow_pipeline(
     for stage in all_stages(config):
         if stage.name.is_over_clips:
             name = stage.name.name
-            work = plans | f"Follow {name}" >> FollowClips(config, name, pause, workers)
-            made[name] = work | f"Make {name}" >> MakeShards(bank, stage, job=run_id, spread=False)
+            work = plans | f"Follow {name}" >> FollowClips(config, stage, pause, workers)
+            made[name] = work | f"Make {name}" >> MakeShards(bank, stage, job=run_id, at_once=True)
     _ = plans | "Record" >> RecordRun(bank, run_id, made)
 
 

@@ -8,7 +8,7 @@ import apache_beam as beam
 
 from noisebank.options import Config
 from noisebank.stages.following import Follower
-from noisebank.stages.stage import ShardWork
+from noisebank.stages.stage import ShardWork, Stage
 from noisebank.storage import open_store
 from transforms.work import plan_of, step
 
@@ -20,7 +20,7 @@ class FollowClips(beam.PTransform):
     What follows in the graph must be fused with it: a worker does a shard before it looks for the next one.
 
     Args:
-        stage: its name.
+        stage: the stage.
         pause: seconds between two looks at the bank.
         workers: among how many the shards are shared out.
 
@@ -28,7 +28,7 @@ class FollowClips(beam.PTransform):
     """
 
     config: Config
-    stage: str
+    stage: Stage
     pause: float
     workers: int = 1
 
@@ -43,5 +43,7 @@ class FollowClips(beam.PTransform):
     def _follow(self, share: tuple[str, int]) -> Iterator[ShardWork]:
         path, number = share
         bank = self.config.bank
-        follower = Follower(open_store(bank), plan_of(bank, path), self.config, self.pause)
-        return follower.find_work(self.stage, number, self.workers)
+        plan = plan_of(bank, path)
+        follower = Follower(open_store(bank), plan, self.config, self.pause)
+        for work in follower.find_work(self.stage.name.name, number, self.workers):
+            yield from self.stage.split(plan, work)

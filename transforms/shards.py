@@ -49,8 +49,7 @@ class MakeShards(beam.PTransform):
         make: whether missing shards are made; if not, one that is missing is an error.
         verify: whether shards that are found are read and compared; a damaged one counts as missing.
         job: whose models are kept (:func:`kept_model`); of none by default.
-        spread: whether shards may be made by another worker than the one that has the work; if not, each is made before
-            the next piece of work is asked for, which RunInference, a batch behind, does not do.
+        at_once: whether each shard is made before the next piece of work is asked for; RunInference is a batch behind.
 
     Input: :class:`~noisebank.stages.stage.ShardWork`, a task of the stage, or one with the receipt of new clips.
     Output: :class:`.work.Done`, one a shard.
@@ -61,10 +60,10 @@ class MakeShards(beam.PTransform):
     make: bool = True
     verify: bool = True
     job: str = ""
-    spread: bool = True
+    at_once: bool = False
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
-        if not self.spread:
+        if self.at_once:
             return work | beam.FlatMap(self._finish_at_once)
         if not (self.stage.has_model and self.make):
             return work | beam.FlatMap(self.finish)  # (no model is loaded)
