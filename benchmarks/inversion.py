@@ -30,7 +30,6 @@ import torch
 
 from benchmarks.published import MODELSCOPE_CLIP, SHRUNKEN, WAN_CLIP, clips_of, modelscope, wan
 from benchmarks.roundtrip import library_inversion
-from noisebank.errors import RowFailure
 from noisebank.fixtures.small_models import make_small_model
 from noisebank.format.noise_file import storage_roundtrip
 from noisebank.inversion import Inversion, Network, invert, reconstruct, relative_error
@@ -120,11 +119,17 @@ def _inverted(
 
 def _measured(
     adapter: ModelAdapter, network: Network, frames: torch.Tensor, batch_size: int, steps: int
-) -> list[ClipRecord | RowFailure]:
-    """What the noise stage does with clips, the error of each stored record included."""
-    options = NoiseOptions(num_inference_steps=steps, measured=1.0, max_reconstruction_error=10**6)
-    store = functools.partial(storage_roundtrip, dtype="float16")
-    return ClipInverter(adapter, options, network, store, batch_size).invert(frames, range(len(frames)))
+) -> list[float]:
+    """What the noise stage does with clips that are all measured: the errors of their stored records."""
+    options = NoiseOptions(num_inference_steps=steps)
+    inverter = ClipInverter(
+        adapter, options, network, functools.partial(storage_roundtrip, dtype="float16"), batch_size
+    )
+    made = inverter.invert(frames, range(len(frames)))
+    records = [record for record in made if isinstance(record, ClipRecord)]
+    return inverter.measure(
+        range(len(records)), lambda i: (inverter.store(records[i].noise[None])[0], records[i].latents)
+    )
 
 
 def _error(

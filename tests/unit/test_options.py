@@ -30,7 +30,15 @@ OTHER_VALUES: dict[str, Any] = {"size": (64, 80), "fps": 8.0, "frames": 5, "batc
 HOW_NOT_WHAT = {
     "ClipOptions": {"maxcount"},
     "CaptionOptions": {"revision", "batch_size"},
-    "NoiseOptions": {"revision", "batch_size", "accelerator", "device", "compile", "measured", "max_reconstruction_error"},
+    "NoiseOptions": {
+        "revision",
+        "batch_size",
+        "accelerator",
+        "device",
+        "compile",
+        "measured",
+        "max_reconstruction_error",
+    },
 }
 """Options that say how the work is done, or what is accepted; not what comes out."""
 
