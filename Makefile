@@ -9,7 +9,7 @@ export PYTHONPATH :=
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types check bench engines $(GO_ENGINES) $(NPM_ENGINES) clean
+.PHONY: demo test lint types check bench peers engines $(GO_ENGINES) $(NPM_ENGINES) clean
 
 $(STAMP): setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -30,6 +30,14 @@ types: $(STAMP)
 	$(VENV)/bin/mypy
 
 check: lint types test
+
+.venv-peers/.installed: benchmarks/peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
+	touch $@
+
+peers: $(STAMP) .venv-peers/.installed  ## beside video2dataset, autofaiss and a loop over diffusers (needs ffmpeg)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.peers
 
 bench: $(STAMP)  ## one table of ratios, measured in one run
 	$(VENV)/bin/python -m benchmarks

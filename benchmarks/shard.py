@@ -41,9 +41,9 @@ def run(clips: int = 128) -> dict[str, float]:
         served = Path(folder, "served")
         served.mkdir()
         for number in range(DISTINCT):
-            _source(served / f"{number}.mp4", number)
+            source(served / f"{number}.mp4", number)
         near, far = multiprocessing.get_context("spawn").Pipe()
-        server = multiprocessing.get_context("spawn").Process(target=_serve, args=(str(served), far), daemon=True)
+        server = multiprocessing.get_context("spawn").Process(target=serve, args=(str(served), far), daemon=True)
         server.start()
         url = near.recv()
         uris = [f"{url}/{number % DISTINCT}.mp4?{number}" for number in range(clips)]
@@ -93,13 +93,13 @@ def _cpu(side: Callable[[list[str], Path], None], uris: list[str], folder: Path)
     return now() - began
 
 
-def _source(path: Path, seed: int) -> None:
-    """A textured picture that pans, with a little grain."""
+def source(path: Path, seed: int, frames: int = 125) -> None:
+    """A textured picture of 640 x 360 that pans, with a little grain; 25 frames a second."""
     rng = np.random.default_rng(seed)
     field = np.cumsum(np.cumsum(rng.normal(size=(720, 1280, 3)), 0), 1)
     field = 20 + 200 * (field - field.min()) / (field.max() - field.min())
     grain = rng.normal(size=(360, 640, 1)) * 6
-    pictures = (field[n : n + 360, 2 * n : 2 * n + 640] + grain for n in range(125))
+    pictures = (field[n : n + 360, 2 * n : 2 * n + 640] + grain for n in range(frames))
     write_video(path, (picture.clip(0, 255).astype(np.uint8) for picture in pictures), options={})
 
 
@@ -108,7 +108,8 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Silent."""
 
 
-def _serve(folder: str, ready: Connection) -> None:
+def serve(folder: str, ready: Connection) -> None:
+    """Serves a folder over loopback HTTP; tells its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=folder))
     ready.send(f"http://127.0.0.1:{server.server_port}")
     server.serve_forever()
