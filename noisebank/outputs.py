@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +16,8 @@ from noisebank.errors import ConfigError, NoiseBankError
 
 if TYPE_CHECKING:
     import torch
+
+_LOCK = ".noisebank.lock"
 
 
 def check_folder(output: str) -> None:
@@ -40,6 +47,43 @@ def write_whole(path: Path, data: bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what killed runs of :func:`write_whole` left in a folder, and nothing else."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", path.name) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keeps other runs of the same command out of a folder for as long as the block runs, by a file that is gone
+    afterwards.
+
+    Raises:
+        NoiseBankError: one is at work there; or the file system has no locks.
+    """
+    path = folder / _LOCK
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = os.path.samestat(os.fstat(file), path.lstat())
+        except (BlockingIOError, FileNotFoundError):
+            is_ours = False  # (another's, or of a run that has just ended)
+        except OSError as error:
+            raise NoiseBankError(
+                f"{folder}: files cannot be locked there ({error}); name a folder on another disk"
+            ) from error
+        if not is_ours:
+            raise NoiseBankError(f"{folder}: another run writes there; wait for its end, or name another folder")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(file)
 
 
 def _with_sorted_header(data: bytes) -> bytes:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from noisebank.errors import ConfigError, NoiseBankError
 from noisebank.options import LARGEST_SEED, SMALLEST_SEED
-from noisebank.outputs import save_latents, write_whole
+from noisebank.outputs import lock_folder, remove_parts, save_latents, write_whole
 from noisebank.progress import ReportProgress, silent
 from noisebank.prompts import read_prompts
 
@@ -115,7 +115,7 @@ def sample_list(
     asked: Mapping[str, Any],
     progress: ReportProgress = silent,
 ) -> Sampled:
-    """Writes the noise of every row to ``folder``, which is made if need be; one run at a time.
+    """Writes the noise of every row to ``folder``, which is made if need be; a second run there is refused.
 
     A file is kept if it is whole and says that it was made of the same prompt, seed, snapshot and options.
 
@@ -130,32 +130,43 @@ def sample_list(
         progress: called with the rows done and the rows there are.
 
     Raises:
-        ConfigError: ``folder`` is a file.
-        NoiseBankError: as :meth:`noisebank.NoiseBank.sample`.
+        ConfigError: ``folder`` is a file, or has something else where a file is to be.
+        NoiseBankError: another run writes there; or as :meth:`noisebank.NoiseBank.sample`.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output: {folder} is a file; with a list of prompts name a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)  # (it would tell of the run before)
-    for left in folder.glob(".*.tmp"):
-        left.unlink(missing_ok=True)
-    usable, kept = [row for row in rows if not row.problem], 0
+    with lock_folder(folder):
+        usable = [row for row in rows if not row.problem]
+        for path in (folder / MANIFEST, *(folder / row.file for row in usable)):
+            if path.exists() and not path.is_file():
+                raise ConfigError(f"--output: {path} is no file, where one is to be; move it, or name another folder")
+        (folder / MANIFEST).unlink(missing_ok=True)  # (it would tell of the run before)
+        remove_parts(folder)
+        made = _make_missing(bank, usable, folder, options, asked, progress)
+        write_whole(folder / MANIFEST, b"".join(_manifest_line(folder, row) for row in rows))
+    return Sampled(made, len(usable) - made, tuple(row for row in rows if row.problem))
+
+
+def _make_missing(
+    bank: NoiseBank,
+    usable: Sequence[Row],
+    folder: Path,
+    options: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    progress: ReportProgress,
+) -> int:
+    """Writes the files that are not there as they are wanted; how many they were."""
     wanted = {row.number: _wanted(bank, asked, row) for row in usable}
-    missing = []
-    for row in usable:
-        if _said(folder / row.file).items() >= wanted[row.number].items():
-            kept += 1
-        else:
-            missing.append(row)
+    missing = [row for row in usable if not _said(folder / row.file).items() >= wanted[row.number].items()]
     for done, (row, mixed, at) in enumerate(_mix(bank, missing, options), 1):
         hit = mixed.hits[at]
         said = metadata_of(mixed, bank, {**asked, "seed": row.seed}, at) | wanted[row.number]
         save_latents(
             folder / row.file, mixed.latents[at : at + 1], said | {"caption": hit.caption, "score": repr(hit.score)}
         )
-        progress(kept + done, len(usable))
-    write_whole(folder / MANIFEST, b"".join(_manifest_line(folder, row) for row in rows))
-    return Sampled(len(missing), kept, tuple(row for row in rows if row.problem))
+        progress(len(usable) - len(missing) + done, len(usable))
+    return len(missing)
 
 
 def _mix(bank: NoiseBank, rows: Iterable[Row], options: Mapping[str, Any]) -> Iterator[tuple[Row, NoiseSample, int]]:

@@ -99,7 +99,7 @@ def test_a_killed_run_goes_on_and_nothing_is_made_twice(
     before = stamps(out)
     assert len(before) == 9 and not (out / "manifest.jsonl").exists()
     (out / "000003.safetensors").write_bytes((out / "000003.safetensors").read_bytes()[:-1])
-    (out / ".0123.tmp").write_bytes(b"half a file")
+    (out / f".{'0f' * 16}.tmp").write_bytes(b"half a file")
     document = sample(bank_folder, prompts)
     assert (document["made"], document["kept"]) == (28, 8)
     assert {name for name, stamp in stamps(out).items() if before.get(name) == stamp} == before.keys() - {
@@ -111,6 +111,45 @@ def test_a_killed_run_goes_on_and_nothing_is_made_twice(
         path.unlink()
     sample(bank_folder, prompts)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+
+
+def test_files_of_others_stay(bank_folder: Path, tmp_path: Path) -> None:
+    prompts, out = write_prompts(tmp_path, PROMPTS[:1]), tmp_path / "out"
+    out.mkdir()
+    others = {".my-notes.tmp", f".{'0f' * 16}.tmp.txt", f"{'0f' * 16}.tmp"}
+    for name in others:
+        (out / name).write_text("mine")
+    sample(bank_folder, prompts)
+    assert {path.name for path in out.iterdir()} == others | {"000000.safetensors", "manifest.jsonl"}
+
+
+def test_a_second_run_in_a_folder_is_refused(
+    bank_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, out, seconds = write_prompts(tmp_path, PROMPTS[:2]), tmp_path / "out", list[Ran]()
+    save = sampling.save_latents
+
+    def save_while_another_starts(*arguments: Any) -> None:
+        seconds.append(noisebank("sample", bank_folder, "-f", prompts, "-o", out))
+        save(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "save_latents", save_while_another_starts)
+        assert sample(bank_folder, prompts)["made"] == 2
+    assert [ran.exit_code for ran in seconds] == [1, 1]
+    assert all(f"{out}: another run writes there" in ran.stderr for ran in seconds)
+    assert sample(bank_folder, prompts)["kept"] == 2
+
+
+@pytest.mark.parametrize("name", ["000001.safetensors", "manifest.jsonl"])
+def test_a_folder_where_a_file_is_to_be_is_named_before_anything_is_made(
+    bank_folder: Path, tmp_path: Path, name: str
+) -> None:
+    prompts, there = write_prompts(tmp_path, PROMPTS[:2]), tmp_path / "out" / name
+    there.mkdir(parents=True)
+    ran = noisebank("sample", bank_folder, "-f", prompts, "-o", tmp_path / "out")
+    assert ran.exit_code == 2 and f"{there} is no file" in ran.stderr and "move it" in ran.stderr
+    assert [*there.parent.iterdir()] == [there]
 
 
 @pytest.mark.parametrize("change", ["prompt", "seed", "eta", "snapshot"])
