@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import logging
 import os
 import re
+import stat
 import threading
+import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisebank.errors import ConfigError
+from noisebank.errors import ConfigError, NoiseBankError
 
 FOLDER = Path("/tmp/noisebank-devices")
 """Where the locks are: one place on a machine, as TMPDIR, which may be a job's own, is not."""
+VARIABLE = "NOISEBANK_DEVICES"
+"""The environment variable that names another folder."""
+WAIT_S = 60.0
+"""How long a claim waits for those of others, each of which takes milliseconds."""
 _GUARD = "claiming"
+_log = logging.getLogger(__name__)
 _held: list[Claim] = []
 _choosing = threading.Lock()
 
@@ -55,24 +62,62 @@ def claim_device(names: Sequence[str], folder: Path | None = None) -> Claim:
 
     Args:
         names: of the devices to choose from, as file names; any, but the same for all processes.
-        folder: of the locks, :data:`FOLDER` by default.
+        folder: of the locks; by default that which :data:`VARIABLE` names, else :data:`FOLDER`.
 
     Raises:
-        OSError: the folder cannot be made or written.
+        ConfigError: the folder cannot be made or written, or is something else.
+        NoiseBankError: somebody has kept all others from claiming for :data:`WAIT_S` seconds.
     """
     if not names:
         raise ValueError("names: at least one device is wanted")
-    folder = FOLDER if folder is None else folder
-    folder.mkdir(exist_ok=True)
-    with suppress(PermissionError):  # (another user's, who has done so)
-        folder.chmod(0o1777)
-    guard = _open(folder / _GUARD)
+    if folder is None:
+        folder = Path(os.environ.get(VARIABLE) or FOLDER)
     try:
-        fcntl.flock(guard, fcntl.LOCK_EX)  # (one at a time: else two could both pass over a slot)
-        slots = ((name, slot) for slot in itertools.count() for name in names)
-        return next(claim for name, slot in slots if (claim := _try_to_claim(folder, name, slot)))
+        _make_folder(folder)
+        guard = _open(folder / _GUARD)
+        try:
+            _wait_for(guard, folder / _GUARD)  # (one at a time: else two could both pass over a slot)
+            slots = ((name, slot) for slot in itertools.count() for name in names)
+            return next(claim for name, slot in slots if (claim := _try_to_claim(folder, name, slot)))
+        finally:
+            os.close(guard)
+    except OSError as error:
+        raise ConfigError(
+            f"GPUs are claimed by files in {folder}, which cannot be used: {error}; let its owner open it to all "
+            f"(chmod 1777, its files 644), or name another in {VARIABLE}, the same for all processes of this machine"
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes the folder, for all users; one that is there is left as it is, and must be no link to elsewhere."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise
+        return
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(file, 0o1777)
     finally:
-        os.close(guard)
+        os.close(file)
+
+
+def _wait_for(guard: int, path: Path) -> None:
+    """Locks the file that makes claims one at a time."""
+    end = time.monotonic() + WAIT_S
+    for look in itertools.count():
+        try:
+            return fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise NoiseBankError(
+                    f"no GPU can be claimed: somebody has kept {path} locked for {WAIT_S:g} s (fuser {path} says who); "
+                    f"end that process, or name another folder in {VARIABLE}"
+                ) from None
+        if look == 20:
+            _log.info("waits for the lock of %s to claim a GPU, for %g s at most", path, WAIT_S)
+        time.sleep(0.05)
 
 
 def _try_to_claim(folder: Path, name: str, slot: int) -> Claim | None:
@@ -87,11 +132,13 @@ def _try_to_claim(folder: Path, name: str, slot: int) -> Claim | None:
 
 def _open(path: Path) -> int:
     """A file to lock, of whichever user's."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # (a pipe in its place would block)
     try:
-        return os.open(path, flags | os.O_CREAT, 0o644)
-    except PermissionError:  # (the kernel refuses O_CREAT where another user has made it in a sticky folder)
+        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
         return os.open(path, flags)
+    os.fchmod(file, 0o644)  # (a umask may have kept other users out)
+    return file
 
 
 def list_gpus() -> list[str]:
