@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from noisebank.errors import ConfigError
 from noisebank.ids import Mask
 from noisebank.options import SourceOptions
-from noisebank.sources.block import Block
+from noisebank.sources.block import QUOTED, Block
 from noisebank.sources.files import expand, open_lists
 from noisebank.sources.formats import FORMATS
 from noisebank.sources.layouts import layout_of, register_layout
@@ -28,7 +28,7 @@ from noisebank.sources.template import add_rendered, columns_of, is_template
 from noisebank.sources.where import filter_reasons
 
 __all__ = ["FORMATS", "Block", "Fields", "ListFile", "Range", "check_columns", "cut_ranges", "expand"]
-__all__ += ["open_lists", "read_fields", "read_range", "register_layout"]
+__all__ += ["open_lists", "read_columns", "read_fields", "read_range", "register_layout"]
 
 RANGE_BYTES = 16 << 20
 FILE_SHIFT = 44
@@ -52,7 +52,7 @@ def check_columns(file: ListFile) -> list[str]:
             column and those found.
     """
     format, source = FORMATS[file.format], file.source
-    found = format.columns(file)
+    found = read_columns(file)
     layout = layout_of(source)
     for column in layout.columns(source) if format.is_open or layout.is_folder else _wanted_columns(source):
         if found.count(column) != 1:
@@ -61,6 +61,23 @@ def check_columns(file: ListFile) -> list[str]:
                 f"source {file.source_name}: {file.name}: column {column!r} {problem}; found: {', '.join(found)}"
             )
     return found
+
+
+def read_columns(file: ListFile) -> list[str]:
+    """All columns of a list, whatever its source wants of them.
+
+    Raises:
+        ConfigError: it has none, and what is there instead.
+    """
+    if found := FORMATS[file.format].columns(file):
+        return found
+    with file.open() as stream:
+        head = stream.read(QUOTED).strip()
+    problem = "there is no row in it"
+    if head:
+        begins = f"it begins with {head.decode(errors='replace')!r}"
+        problem = f"no line of its first MiB is a JSON object, nor is it a whole JSON document; {begins}"
+    raise ConfigError(f"source {file.source_name}: {file.name}: {problem}")
 
 
 def cut_ranges(file: ListFile, number: int, range_bytes: int = RANGE_BYTES) -> Iterator[Range]:

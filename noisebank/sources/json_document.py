@@ -55,25 +55,36 @@ def _open(path: Path) -> TextIO:
 
 
 def _elements(text: str, file: TextIO) -> Iterator[str]:
-    """The elements of an array from behind its bracket, each on one line; where one is damaged, the rest is one."""
-    at = 0
+    """The elements of an array from behind its bracket, and of those that follow it, each on one line; where one is
+    damaged, or something else follows, the rest is one, and so is the end that an array lacks."""
+    at, inside = 0, True
     while True:
-        while at < len(text) and text[at] in " \t\r\n,":
+        while at < len(text) and text[at] in (" \t\r\n," if inside else " \t\r\n"):
             at += 1
-        if text[at : at + 1] == "]":
+        if at < len(text) and text[at] == ("]" if inside else "["):
+            at, inside = at + 1, not inside
+            continue
+        if at < len(text) and not inside:
+            yield f"behind the end of the array: {_quote(text[at:])}"
             return
         try:
             _, end = _decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
             more = file.read(max(_CHUNK, len(text) - at))
             if not more:
-                if text[at:].strip():
-                    yield " ".join(text[at : at + _QUOTED].split())
+                if inside:
+                    rest = _quote(text[at:])
+                    yield f"the array cannot be read from here on: {rest}" if rest else "the array has no end"
                 return
             text, at = text[at:] + more, 0
             continue
         yield text[at:end].replace("\n", " ").replace("\r", " ")  # (there are none inside of texts)
         at = end
+
+
+def _quote(text: str) -> str:
+    """The beginning of some text on one line."""
+    return " ".join(text[:_QUOTED].split())
 
 
 def _value(text: str) -> Any:

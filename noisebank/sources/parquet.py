@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from noisebank.sources.block import QUOTED, Block
 from noisebank.sources.list_file import ListFile
-from noisebank.video.cells import cell_uri
+from noisebank.video.cells import cell_uri, is_video
 
 BATCH_ROWS = 1 << 16
 _BATCH_VIDEOS = 16
@@ -44,7 +44,7 @@ def blocks(file: ListFile, span: tuple[int, int], header: list[str], wanted: lis
     with file.open() as stream:
         parquet = pq.ParquetFile(stream, pre_buffer=False)
         group, row = _groups(parquet).index(span), span[0]
-        videos = {name: _has_bytes(parquet, group, name) for name in wanted if _is_video(parquet, name)}
+        videos = {name: _has_bytes(parquet, group, name) for name in wanted if is_video(parquet.schema_arrow, name)}
         unknown = [f"{name}.bytes" for name, has_bytes in videos.items() if has_bytes is None]
         columns = [f"{name}.path" if name in videos else name for name in wanted] + unknown
         rows = _BATCH_VIDEOS if unknown else BATCH_ROWS
@@ -58,12 +58,6 @@ def blocks(file: ListFile, span: tuple[int, int], header: list[str], wanted: lis
             }
             yield Block(pa.table(texts), bad)
             row += batch.num_rows
-
-
-def _is_video(parquet: pq.ParquetFile, name: str) -> bool:
-    """Whether a column has videos as Hugging Face's ``Video``, the bytes or the path of each."""
-    type = parquet.schema_arrow.field(name).type
-    return pa.types.is_struct(type) and {"bytes", "path"} <= {type.field(i).name for i in range(type.num_fields)}
 
 
 def _has_bytes(parquet: pq.ParquetFile, group: int, name: str) -> bool | None:

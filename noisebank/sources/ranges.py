@@ -60,7 +60,7 @@ def _entries(cell: Any, captions: dict[str, Any]) -> tuple[list[tuple[Any, Any]]
     """The ranges of a row, and what is wrong with it, if so."""
     nothing = [(None, None)]
     ranges = cell if _is_nested(cell) else [cell]
-    if not all(isinstance(pair, list) and len(pair) == 2 for pair in ranges) or not ranges:
+    if not ranges or not all(map(_is_pair, ranges)):
         return nothing, f"bad_range: [start, end], or a list of such, is wanted, not {_spell(cell)!r:.{QUOTED}}"
     if _is_nested(cell):
         for name, value in captions.items():
@@ -68,6 +68,11 @@ def _entries(cell: Any, captions: dict[str, Any]) -> tuple[list[tuple[Any, Any]]
             if count != len(ranges):
                 return nothing, f"bad_range: {len(ranges)} ranges and {count} of {name}"
     return [(start, end) for start, end in ranges], ""
+
+
+def _is_pair(value: Any) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2
+    return is_pair and all(item is None or isinstance(item, (str, int, float)) for item in value)
 
 
 def _is_nested(cell: Any) -> bool:
@@ -87,7 +92,16 @@ def _parse(cell: Any) -> Any:
             found = ast.literal_eval(cell.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             return cell
-    return found if isinstance(found, list) else cell
+    return found if isinstance(found, list) and _is_text(found) else cell
+
+
+def _is_text(found: list[Any]) -> bool:
+    """Whether what a cell spells can be written again; lone surrogates, which escapes can spell, cannot."""
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _to_array(values: list[Any]) -> pa.Array:

@@ -17,7 +17,7 @@ from typing import Any
 from noisebank.config import config_from_mapping
 from noisebank.errors import ConfigError
 from noisebank.format.shards import VIDEO_EXTENSIONS
-from noisebank.sources import FORMATS, check_columns, cut_ranges, open_lists, read_range
+from noisebank.sources import FORMATS, check_columns, cut_ranges, open_lists, read_columns, read_range
 from noisebank.storage import open_store
 
 _LISTS = tuple(suffix for format in FORMATS.values() for suffix in format.suffixes if suffix != ".tar")
@@ -188,7 +188,7 @@ def _columns(path: Path) -> list[str]:
     source = config_from_mapping({"sources": [{**_table("-", "-"), "path": str(path)}]}).sources[0]
     with tempfile.TemporaryDirectory(prefix="noisebank-") as scratch:
         (file,) = open_lists(source, open_store(scratch), "lists")
-        return FORMATS[file.format].columns(file)
+        return read_columns(file)
 
 
 def _roots(path: Path) -> Iterator[dict[str, str]]:

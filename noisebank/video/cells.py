@@ -53,7 +53,8 @@ def read_cell(cell: VideoCell) -> bytes:
     """The video of a cell.
 
     Raises:
-        RowFailure: ``missing_file``: there is no such file, it is another by now, or the cell is empty; ``bad_uri``: it
+        RowFailure: ``missing_file``: there is no such file, it is another by now, it has no such column of
+            videos, or the cell is empty; ``bad_uri``: it
             is where no part of a file can be read.
     """
     import pyarrow as pa
@@ -74,7 +75,22 @@ def read_cell(cell: VideoCell) -> bytes:
     return video
 
 
+def is_video(schema: Any, name: str) -> bool:
+    """Whether a column of an Arrow schema has videos as Hugging Face's ``Video``, the bytes or the path of each."""
+    from pyarrow import types
+
+    place = schema.get_field_index(name)  # (-1: none, or several)
+    if place < 0 or not types.is_struct(type := schema.field(place).type):
+        return False
+    fields = {type.field(i).name: type.field(i).type for i in range(type.num_fields)}
+    return {"bytes", "path"} <= fields.keys() and any(
+        is_bytes(fields["bytes"]) for is_bytes in (types.is_binary, types.is_large_binary)
+    )
+
+
 def _find(parquet: Any, cell: VideoCell) -> bytes | None:
+    if not is_video(parquet.schema_arrow, cell.column):
+        raise RowFailure("missing_file", f"{cell}: the file has no such column of videos")
     first = 0
     for group in range(parquet.metadata.num_row_groups):
         rows = parquet.metadata.row_group(group).num_rows

@@ -48,7 +48,9 @@ def fetch(uri: str, destination: Path, options: FetchOptions, range_ms: tuple[in
     if member := parse_member(uri):
         _fetch_member(member, destination, options)
     elif cell := parse_cell(uri):
-        destination.write_bytes(read_cell(cell))
+        video = read_cell(cell)
+        _check_size(str(cell), len(video), options)
+        destination.write_bytes(video)
     elif (kind := kind_of(uri)) == "local":
         path = Path(uri)
     elif kind == "youtube":

@@ -71,6 +71,21 @@ def test_other_numbers_of_captions_than_of_ranges_cost_their_row_alone(tmp_path:
     assert [row["position"] for row in rows] == [0, 0, 1, 2, 3, 4, 5, 5], "all clips of a row stand in that row"
 
 
+@pytest.mark.parametrize(
+    "cell", ["[[['0','1'],['2','3']]]", "[{'a': 1}, '2']", "['0', ['1', '2']]", "[(1, 2), (3, 4)]"]
+)
+def test_a_range_of_other_than_two_times_costs_its_row_alone(tmp_path: Path, cell: str) -> None:
+    bad, good = (PANDA | {"timestamp": times, "caption": "a dog"} for times in (cell, "['0', '1']"))
+    rows = rows_of(tmp_path, **write_panda(tmp_path / "panda.csv", bad, good))
+    assert [(row["invalid"] or "").partition(":")[0] for row in rows] == ["bad_range", ""]
+
+
+def test_a_caption_that_spells_what_is_no_text_costs_its_row_alone(tmp_path: Path) -> None:
+    rows = [PANDA | {"timestamp": "[['0', '1']]", "caption": text} for text in (r'["\ud800", "x"]', '["a dog"]')]
+    found = rows_of(tmp_path, **write_panda(tmp_path / "panda.csv", *rows))
+    assert [row["caption"] for row in found] == [r'["\ud800", "x"]', "a dog"]
+
+
 def test_one_range_a_row_has_one_caption(tmp_path: Path) -> None:
     row = PANDA | {"timestamp": "['0:00:01', '0:00:02.5']", "caption": "[music] a band"}
     (row,) = rows_of(tmp_path, **write_panda(tmp_path / "koala.csv", row))
@@ -112,6 +127,42 @@ def test_a_bad_element_of_an_array_costs_itself_and_a_cut_one_the_rest(tmp_path:
     path.write_bytes(b'[{"vid": "a", "caption": "one"}, 7, {"vid": "\xff", "caption": "x"}, {"vid": "b", "capt')
     rows = rows_of(tmp_path, **SOURCE, path=str(path))
     assert [(row["invalid"] or "").partition(":")[0] for row in rows] == ["", "bad_json", "bad_utf8", "bad_json"]
+
+
+@pytest.mark.parametrize(
+    ("behind", "problem"),
+    [
+        ('[{"vid": "a", "caption": "one"}]\n[{"vid": "b", "caption": "two"}]\n', None),
+        ('[{"vid": "a", "caption": "one"}]\n{"vid": "b", "caption": "two"}', "behind the end of the array: {"),
+        ('[{"vid": "a", "caption": "one"},\n', "the array has no end"),
+    ],
+)
+def test_what_follows_an_array_and_an_end_that_it_lacks_are_rows(
+    tmp_path: Path, behind: str, problem: str | None
+) -> None:
+    (tmp_path / "list.json").write_text(behind)
+    first, second = rows_of(tmp_path, **SOURCE, path=str(tmp_path / "list.json"))
+    assert first["invalid"] is None
+    assert (second["invalid"] is None) if problem is None else (problem in second["invalid"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        (
+            "list.json",
+            '{"videos": [{"vid": "a", "caption',
+            r"nor is it a whole JSON document; it begins with '{\"videos",
+        ),
+        ("list.json", "[]", "there is no row in it"),
+        ("list.json", "", "there is no row in it"),
+        ("list.csv", "", "there is no row in it"),
+    ],
+)
+def test_a_list_without_a_row_says_so(tmp_path: Path, name: str, text: str, problem: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=rf"source table: .*{name}: .*{problem}"):
+        rows_of(tmp_path, **SOURCE, path=str(tmp_path / name))
 
 
 def test_an_array_is_read_element_by_element(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

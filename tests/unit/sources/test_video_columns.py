@@ -47,9 +47,19 @@ def test_a_file_that_was_rewritten_or_is_gone_gives_no_other_video(tmp_path: Pat
         f"0.parquet#video@0+{size + 1}": "it was rewritten",
         f"1.parquet#video@0+{size}": "No such file",
         f"0.parquet#video@7+{size}": "no bytes in it",
+        f"0.parquet#nope@0+{size}": "no such column of videos",
+        f"0.parquet#caption@0+{size}": "no such column of videos",
     }.items():
-        with pytest.raises(RowFailure, match=rf"missing_file.*#video, row [18]: .*{problem}"):
+        with pytest.raises(RowFailure, match=rf"missing_file.*#[a-z]+, row [18]: .*{problem}"):
             fetch(f"{tmp_path}/{uri}", tmp_path / "fetched", FetchOptions())
+
+
+def test_a_cell_above_the_limit_is_not_written(tmp_path: Path) -> None:
+    write(tmp_path / "0.parquet", {"bytes": b"v" * 9, "path": None})
+    uri = f"{tmp_path}/0.parquet#video@0+{(tmp_path / '0.parquet').stat().st_size}"
+    with pytest.raises(RowFailure, match=r"too_large: .*0\.parquet#video, row 1: 9 bytes, fetch\.max_bytes is 8"):
+        fetch(uri, tmp_path / "fetched", FetchOptions(max_bytes=8))
+    assert not (tmp_path / "fetched").exists()
 
 
 def test_the_address_of_a_cell_is_read_back() -> None:
