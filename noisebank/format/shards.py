@@ -55,8 +55,8 @@ class ForeignSample:
     """Of the video member; empty where there is none."""
     offset: int
     size: int
-    caption: str
-    """From ``.txt``, else from ``caption`` or ``text`` of ``.json``; empty where there is neither."""
+    caption: str | list[str]
+    """From ``.txt``, else from ``caption`` or ``text`` of ``.json``, lists too; empty where there is neither."""
     invalid: str = ""
     """Why it cannot be used, ``"code: message"``; empty where it can."""
     info: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -214,10 +214,13 @@ def _sample(key: str, group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Iterat
             yield ForeignSample("", "", 0, 0, "", f"bad_utf8: {error.reason} in the name {name!r}")
             return
         try:
-            info = _info(group)
-            yield ForeignSample(own, *member, _caption(group, info), info=info)
+            info, problem = _info(group)
+            caption = _caption(group, info)
+            yield ForeignSample(own, *member, caption, "" if any(caption) else problem, info)
         except (UnicodeDecodeError, UnicodeEncodeError) as error:
             yield ForeignSample(own, *member, "", f"bad_utf8: {error.reason} in the caption of {key!r}")
+        except RowFailure as failure:
+            yield ForeignSample(own, *member, "", str(failure))
 
 
 def _is_video(extension: str) -> int:
@@ -226,28 +229,42 @@ def _is_video(extension: str) -> int:
     return VIDEO_EXTENSIONS.index(last) + 1 if last in VIDEO_EXTENSIONS else 0
 
 
-def _caption(group: dict[str, tuple[tarfile.TarInfo, bytes]], info: Mapping[str, Any]) -> str:
-    """The caption of a sample, empty if it has none; UnicodeError if it is no text."""
-    caption = group["txt"][1].decode().strip() if "txt" in group else ""
-    if not caption:
-        caption = next((info[k].strip() for k in _CAPTION_KEYS if isinstance(info.get(k), str)), "")
-        caption.encode()  # (JSON can spell lone surrogates, which are no text)
-    return caption
+def _caption(group: dict[str, tuple[tarfile.TarInfo, bytes]], info: Mapping[str, Any]) -> str | list[str]:
+    """The caption of a sample, or all that its json lists, empty if it has none; UnicodeError or RowFailure if it is no
+    text."""
+    member, text = group.get("txt", (None, b""))
+    if member is not None and member.size > _MAX_TEXT_BYTES:
+        raise RowFailure("too_large", _too_large(member))
+    if caption := text.decode().strip():
+        return caption
+    found = next((info[k] for k in _CAPTION_KEYS if isinstance(info.get(k), (str, list)) and info[k]), "")
+    texts = found if isinstance(found, list) else [found]
+    if not all(isinstance(text, str) for text in texts):
+        raise RowFailure("bad_json", f"{group['json'][0].name}: a list of texts is wanted as caption")
+    "".join(texts).encode()  # (JSON can spell lone surrogates, which are no text)
+    return [text.strip() for text in texts] if isinstance(found, list) else found.strip()
 
 
-def _info(group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> dict[str, Any]:
-    """What the json of a sample has; nothing, if there is none, or no object in it."""
+def _too_large(member: tarfile.TarInfo) -> str:
+    return f"{member.name} has {member.size} bytes, at most {_MAX_TEXT_BYTES} are read"
+
+
+def _info(group: dict[str, tuple[tarfile.TarInfo, bytes]]) -> tuple[dict[str, Any], str]:
+    """What the json of a sample has, and why that is nothing, ``"code: message"``; nothing, if there is none."""
     if "json" not in group:
-        return {}
+        return {}, ""
+    member, text = group["json"]
+    if member.size > _MAX_TEXT_BYTES:
+        return {}, f"too_large: {_too_large(member)}"
     try:
-        document = json.loads(group["json"][1].decode("utf-8-sig"))
+        document = json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
         if "txt" in group and group["txt"][1].strip():
-            return {}  # (the caption is there without it)
+            return {}, ""  # (the caption is there without it)
         raise
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+    except (ValueError, RecursionError) as error:
+        return {}, f"bad_json: {member.name}: {error}"
+    return (document, "") if isinstance(document, dict) else ({}, f"bad_json: {member.name}: an object is wanted")
 
 
 def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:

@@ -93,11 +93,12 @@ def parse_records(
         except (ValueError, csv.Error, RecursionError) as error:
             bad[len(rows)] = f"{code}: {error}: {record[:QUOTED].decode(errors='replace')!r}"
         rows.append([None] * len(columns))
-    arrays = [_to_array([row[i] for row in rows]) for i in range(len(columns))]
+    arrays = [to_array([row[i] for row in rows]) for i in range(len(columns))]
     return Block(pa.table(dict(zip(columns, arrays, strict=True))), bad)
 
 
-def _to_array(cells: list[Cell]) -> pa.Array:
+def to_array(cells: list[Cell]) -> pa.Array:
+    """A column of cells, as text; as lists of it where one is a list."""
     if not any(isinstance(cell, list) for cell in cells):
         return pa.array(cells, pa.string())
     return pa.array([[cell] if isinstance(cell, str) else cell for cell in cells], LISTS)

@@ -20,7 +20,7 @@ from braceexpand import braceexpand
 
 from noisebank.errors import ConfigError
 from noisebank.options import SourceOptions
-from noisebank.sources.folder import find_folders, write_list
+from noisebank.sources.folder import find_folders, match_paths, write_list
 from noisebank.sources.formats import FORMATS
 from noisebank.sources.json_document import is_document, write_lines
 from noisebank.sources.layouts import layout_of
@@ -121,10 +121,7 @@ def _matches(pattern: str) -> list[str]:
             return []
     if separator:
         raise ConfigError(f"path {pattern!r}: a local path, http(s)://, gs://, s3:// or az:// is wanted")
-    found = [pattern]
-    if glob.has_magic(pattern) and not Path(pattern).exists():
-        found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (it takes absolute patterns)
-    files = [str(Path(path).absolute()) for path in found if Path(path).is_file()]
+    files = [str(Path(path).absolute()) for path in match_paths(pattern) if Path(path).is_file()]
     for path in files:
         try:
             path.encode()

@@ -6,6 +6,7 @@ list lead to files that are there. Where none are, the list's own addresses are 
 
 from __future__ import annotations
 
+import glob
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from noisebank.config import config_from_mapping
 from noisebank.errors import ConfigError
 from noisebank.format.shards import VIDEO_EXTENSIONS
 from noisebank.sources import FORMATS, check_columns, cut_ranges, open_lists, read_columns, read_range
+from noisebank.sources.folder import match_paths
 from noisebank.storage import open_store
 
 _LISTS = tuple(suffix for format in FORMATS.values() for suffix in format.suffixes if suffix != ".tar")
@@ -129,7 +131,7 @@ def recognise(path: Path) -> Recognised:
     files = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
     tars = [file for file in files if file.suffix == ".tar"]
     if tars:
-        return _recognise_tars(path / "*.tar", tars)
+        return _recognise_tars(Path(glob.escape(str(path)), "*.tar"), tars)
     problems = []
     for lists in (_find_lists(files), _find_lists(sorted(path.glob("*/*")))):
         for file in lists:
@@ -138,12 +140,13 @@ def recognise(path: Path) -> Recognised:
             except ConfigError as error:
                 problems.append(str(error))
                 continue
-            others = sorted(other.name for other in lists if not other.match(found.source["path"]))
+            taken = match_paths(found.source["path"])
+            others = sorted(other.name for other in lists if str(other) not in taken)
             return replace(found, others=tuple(others))
     if not any(entry.suffix.lower()[1:] in VIDEO_EXTENSIONS for entry in path.rglob("*")):
         seen = "; ".join(problems) or ", ".join(entry.name for entry in islice(sorted(path.iterdir()), 5)) or "nothing"
         raise ConfigError(f"{path}: neither videos nor a list of them, nor tars, were found: {seen}")
-    return _try("a folder of videos with captions beside them", {"kind": "folder", "path": str(path)})
+    return _try("a folder of videos with captions beside them", {"kind": "folder", "path": str(path)}, path)
 
 
 def _find_lists(files: Sequence[Path]) -> list[Path]:
@@ -169,14 +172,16 @@ def recognise_list(path: Path) -> Recognised:
                 f"{', '.join(columns)}; write a source of kind table, with uri and caption"
             )
         known = Layout("a list", frozenset(), _table(uri, caption))
-    plain = {**known.source, "path": str(path.with_name(_SHARD.sub(r"-*\1", path.name)))}
+    plain = {**known.source, "path": str(path)}
+    if _SHARD.search(path.name):
+        plain["path"] = _SHARD.sub(r"-*\1", glob.escape(str(path.parent)) + "/" + glob.escape(path.name))
     guesses = [{**plain, **copy, **root} for root in _roots(path) for copy in known.copies]
-    tried = (_try(known.name, guess) for guess in guesses)
-    return next((found for found in tried if found.videos), None) or _try(known.name, plain)
+    tried = (_try(known.name, guess, path.parent) for guess in guesses)
+    return next((found for found in tried if found.videos), None) or _try(known.name, plain, path.parent)
 
 
 def _recognise_tars(path: Path, tars: Sequence[Path]) -> Recognised:
-    found = _try("webdataset tars", {"kind": "webdataset", "path": str(path)}, tars[:1])
+    found = _try("webdataset tars", {"kind": "webdataset", "path": str(path)}, tars[0].parent, tars[:1])
     keys = [row["id"] for tar in tars[:2] for row in _rows({"kind": "webdataset", "path": str(tar)})]
     if len(set(keys)) < len(keys):  # (each tar counts from 0)
         found.source["id"] = "{tar}_{key}"
@@ -200,11 +205,11 @@ def _roots(path: Path) -> Iterator[dict[str, str]]:
         yield from ({"root": str(folder)} for folder in folders)
 
 
-def _try(layout: str, source: dict[str, Any], tars: Sequence[Path] = ()) -> Recognised:
-    """A source with what its first rows come to; ``tars``: those of them that are looked into."""
+def _try(layout: str, source: dict[str, Any], folder: Path, tars: Sequence[Path] = ()) -> Recognised:
+    """A source in a folder, with what its first rows come to; ``tars``: those of them that are looked into."""
     rows = _rows({**source, "path": [str(tar) for tar in tars]} if tars else source)
     usable = [row for row in rows if not row["invalid"]]
-    base = Path(source.get("root") or (source["path"] if source["kind"] == "folder" else Path(source["path"]).parent))
+    base = Path(source.get("root") or folder)
     here = sum((base / row["uri"].partition("#")[0]).is_file() for row in usable if "://" not in row["uri"])
     return Recognised(layout, source, len(rows), len(usable), here)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from noisebank.errors import RowFailure
 from noisebank.format.shards import ForeignSample, read_foreign_shard
-from noisebank.sources.block import Block
+from noisebank.sources.block import Block, to_array
 from noisebank.sources.list_file import ListFile, file_path
 from noisebank.video.uris import member_uri
 
@@ -45,7 +45,7 @@ def blocks(file: ListFile, span: tuple[int, int], header: list[str], wanted: lis
             raise RowFailure("bad_tar", f"{name}: no member is a video, so there is nothing to take from it")
     except RowFailure as failure:
         add(ForeignSample("", "", 0, 0, "", str(failure)))
-    columns = {column: pa.array([row[column] for row in rows], pa.string()) for column in wanted}
+    columns = {column: to_array([row[column] for row in rows]) for column in wanted}
     yield Block(pa.table(columns), bad)
 
 

@@ -113,7 +113,7 @@ def test_tars_of_others() -> None:
     assert [(s.key, s.caption, s.invalid) for s in samples] == [
         ("000/clip", "a cat", ""),
         ("b", "a bird", ""),
-        ("c", "", ""),
+        ("c", "", "bad_json: c.json: Expecting value: line 1 column 1 (char 0)"),
         ("d", "no video", ""),
         ("e", "five", ""),
     ]
@@ -144,6 +144,24 @@ def test_a_caption_of_txt_beats_that_of_json() -> None:
     file = foreign({"a/x.mp4": b"v", "a/x.txt": "größe\n".encode(), "a/x.json": b'{"caption": "other"}'})
     (sample,) = read_foreign_shard(file)
     assert sample == ForeignSample("a/x", "a/x.mp4", 512, 1, "größe")
+
+
+def test_captions_that_are_lists_are_several_and_a_json_that_tells_nothing_is_named() -> None:
+    jsons = {
+        "a": b'{"caption": ["a dog", " an old dog"]}',
+        "b": b"[1]",
+        "c": b'{"text": [{"en": "x"}]}',
+        "d": b'{"n": 1}',
+    }
+    jsons["e"] = b" " * (1 << 20) + b"{}"
+    file = foreign({name: data for key in jsons for name, data in ((f"{key}.mp4", b"v"), (f"{key}.json", jsons[key]))})
+    assert [(s.caption, s.invalid) for s in read_foreign_shard(file)] == [
+        (["a dog", "an old dog"], ""),
+        ("", "bad_json: b.json: an object is wanted"),
+        ("", "bad_json: c.json: a list of texts is wanted as caption"),
+        ("", ""),
+        ("", "too_large: e.json has 1048578 bytes, at most 1048576 are read"),
+    ]
 
 
 def test_names_and_captions_that_are_no_utf8_cost_their_sample() -> None:

@@ -145,6 +145,14 @@ def test_conditions_on_the_json_of_a_tar(tmp_path: Path) -> None:
     assert [row["invalid"] for row in rows] == [None, *reasons]
 
 
+def test_captions_of_a_tar_that_are_a_list_are_captions_of_one_clip(tmp_path: Path) -> None:
+    captions = json.dumps({"caption": ["a dog", "an old dog"]}).encode()
+    path = write_tar(tmp_path / "0.tar", a_json=captions, a_mp4=b"video", b_mp4=b"video", b_txt=b"a cat")
+    first, second = rows_of(tmp_path, kind="webdataset", path=str(path))
+    assert (first["caption"], first["captions"]) == ("a dog", ["a dog", "an old dog"])
+    assert (second["caption"], second["captions"]) == ("a cat", None)
+
+
 def test_a_tar_without_a_video_is_an_invalid_row(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", a_jpg=b"picture", b_npy=b"numbers")
     (row,) = rows_of(tmp_path, kind="webdataset", path=str(path))

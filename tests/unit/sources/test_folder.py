@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +35,7 @@ def test_a_folder_is_listed_with_the_captions_beside_its_videos(tmp_path: Path) 
         "a.mp4": ("a dog", ""),
         "c.mp4": ("", "empty_caption"),
         "b'd.mp4'": ("", "bad_utf8"),
-        "e.MP4": ("", "empty_caption"),
+        "e.MP4": ("", "bad_json"),
         "f.avi": ("twice", ""),
         "f.mp4": ("twice", "same_key"),
         "sub/b.webm": ("a bird", ""),
@@ -41,6 +43,45 @@ def test_a_folder_is_listed_with_the_captions_beside_its_videos(tmp_path: Path) 
     by_uri = {row["uri"]: row for row in rows}
     assert by_uri["a.mp4"]["id"] == "mine-a"
     assert by_uri["sub/b.webm"]["captions"] == info["caption"]
+
+
+def test_linked_folders_are_followed_and_listed_once(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", a_mp4=b"v", sub__b_mp4=b"v")
+    write(tmp_path / "elsewhere", c_mp4=b"v", deep__d_mp4=b"v")
+    for link, target in {"all": folder, "away": tmp_path / "elsewhere", "a_sub": folder / "sub"}.items():
+        (folder / link).symlink_to(target)
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path)
+    rows = rows_of(tmp_path / "bank", kind="folder", path=str(folder))
+    assert [row["uri"] for row in rows] == ["a.mp4", "away/c.mp4", "away/deep/d.mp4", "sub/b.mp4"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, scandir = write(tmp_path / "mine", a_mp4=b"v", sub__b_mp4=b"v"), os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # (root may read all)
+    with pytest.raises(ConfigError, match=r"folder .*/mine/sub: Permission denied"):
+        rows_of(tmp_path, kind="folder", path=str(folder))
+
+
+def test_a_caption_is_a_regular_file_of_a_size(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", a_mp4=b"v", b_mp4=b"v", b_txt=b"x" * ((1 << 20) + 1))
+    os.mkfifo(folder / "a.txt")
+    rows = rows_of(tmp_path, kind="folder", path=str(folder))
+    assert [row["invalid"] for row in rows] == [
+        "missing_file: a.txt: not a regular file",
+        "too_large: b.txt: more than 1048576 bytes, which is no caption",
+    ]
+
+
+def test_the_name_of_a_folder_may_have_what_a_glob_means(tmp_path: Path) -> None:
+    folder = write(tmp_path / "take[1]*?", a_mp4=b"v", a_txt=b"a dog")
+    (row,) = rows_of(tmp_path, kind="folder", path=str(folder))
+    assert (row["uri"], row["caption"]) == ("a.mp4", "a dog")
 
 
 def test_conditions_on_the_json_beside_a_video(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from noisebank.errors import ConfigError
+from noisebank.options import SourceOptions
+from noisebank.sources import expand
 from noisebank.sources.recognise import recognise
 from tests.support.bank import write_csv
 from tests.support.projects import noisebank
@@ -44,6 +46,20 @@ def test_tars_that_count_from_0_each_are_told_apart(tmp_path: Path) -> None:
     assert recognise(tmp_path).source == {
         "kind": "webdataset", "path": str(tmp_path / "*.tar"), "id": "{tar}_{key}",
     }  # fmt: skip
+
+
+def test_tars_and_lists_in_a_folder_whose_name_has_what_a_glob_means(tmp_path: Path) -> None:
+    tars, lists = tmp_path / "tars[1]", tmp_path / "lists[1]"
+    lists.mkdir()
+    tars.mkdir()
+    with tarfile.open(tars / "0.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("000.mp4"))
+    assert expand(SourceOptions("webdataset", (recognise(tars).source["path"],))) == [str(tars / "0.tar")]
+    for name in ("train-00000-of-00002.csv", "train-00001-of-00002.csv"):
+        write_csv(lists / name, [["a.mp4", "a dog"]], ["path", "text"])
+    (lists / "a.mp4").write_bytes(b"v")
+    found = recognise(lists)
+    assert (found.rows, found.videos, found.others) == (2, 2, ())
 
 
 def test_a_configuration_that_is_there_is_not_written_over(tmp_path: Path) -> None:
