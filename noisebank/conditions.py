@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 WANTED = "like '>= 0.4': >=, <=, >, < and a number; ==, !=, in, not in, contains or matches and text"
 _CONDITION = re.compile(r"\s*(>=|<=|==|!=|>|<|(?:not\s+in|in|contains|matches)(?=[\s\[]))\s*(.*?)\s*", re.DOTALL)
 _ORDERED = (">=", "<=", ">", "<")
+_EQUAL = ("==", "!=")
+_SIGNS = tuple("=<>~!")
+NUMBER = r"^\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*$"
+"""What is a number, in a condition and in a cell: decimal digits of ASCII, nothing between them."""
 
 
 class Condition(NamedTuple):
@@ -45,12 +49,17 @@ def parse_condition(column: str, text: str) -> Condition:
     Condition(column='score', operator='>=', operand='0.4')
 
     Raises:
-        ValueError: it has no operand, one that is no number where one is wanted, or no valid pattern.
+        ValueError: it has no operand, one that is no number where one is wanted, one that begins as an operator does,
+            or no valid pattern.
     """
     match = _CONDITION.fullmatch(text)
     operator, operand = (" ".join(match[1].split()), match[2]) if match else ("==", text.strip())
     if not operand or (operator in _ORDERED and _number(operand) is None):
         raise ValueError(f"conditions {WANTED}; not {text!r} of {column!r}")
+    if operator in _EQUAL and operand.startswith(_SIGNS):
+        raise ValueError(
+            f"conditions {WANTED}; {text!r} of {column!r} has no such operator (text like it: 'in {text}')"
+        )
     if operator == "matches":
         try:
             re.compile(operand)
@@ -88,12 +97,11 @@ def _pairs(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _listed(given: Any) -> list[Any]:
+    if isinstance(given, (list, tuple)) and not given:
+        raise ValueError(f"at least one condition a column {WANTED}")
     return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
+    number = float(text) if re.match(NUMBER, text, re.ASCII) else math.inf
     return number if math.isfinite(number) else None

@@ -27,6 +27,8 @@ CLIPS = 12
 """Clips in the gallery unless said otherwise: about 60 kB each."""
 _SETTINGS = ("model", "family", "inverter", "num_inference_steps", "dtype", "shape")
 _CODES = 12
+_NOT_HTML = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\t\n"}
+"""Control characters, which no HTML may have and no caption needs."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def render(url: str, facts: Facts, sets: Sequence[SetFacts], cards: Sequence[Car
         difference=facts.difference,
         codes=[*_compare_codes(facts)],
     )
-    return text
+    return text.translate(_NOT_HTML)
 
 
 def _plot(facts: Facts, sets: Sequence[SetFacts]) -> dict[Any, Markup]:

@@ -24,7 +24,7 @@ from noisebank.sources.layouts import layout_of, register_layout
 from noisebank.sources.list_file import ListFile
 from noisebank.sources.ranges import split_ranges
 from noisebank.sources.rows import Fields, listed_rows, read_fields
-from noisebank.sources.template import add_rendered, columns_of, is_template
+from noisebank.sources.template import add_rendered, check_template, columns_of, is_template
 from noisebank.sources.where import filter_reasons
 
 __all__ = ["FORMATS", "Block", "Fields", "ListFile", "Range", "check_columns", "cut_ranges", "expand"]
@@ -33,6 +33,9 @@ __all__ += ["open_lists", "read_columns", "read_fields", "read_range", "register
 RANGE_BYTES = 16 << 20
 FILE_SHIFT = 44
 """A row's position is the number of its file shifted by this, plus the start of its range, plus its place there."""
+
+_UPWARDS = r"(?:^|/)\.\.(?:[/#]|$)"
+_SCHEME = r"^[A-Za-z][A-Za-z0-9+.-]*://"
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,11 @@ def check_columns(file: ListFile) -> list[str]:
 
     Raises:
         ConfigError: one that is needed is missing or there twice, or the file is not of its format; names the file, the
-            column and those found.
+            column and those found. Or a template has a brace too many.
     """
     format, source = FORMATS[file.format], file.source
+    for name in (source.id, source.uri):
+        check_template(name)
     found = read_columns(file)
     layout = layout_of(source)
     for column in layout.columns(source) if format.is_open or layout.is_folder else _wanted_columns(source):
@@ -132,6 +137,8 @@ def _list_rows(block: Block, file: ListFile, base: int, position: int) -> pa.Tab
     if file.is_http:
         what = "a list behind HTTP may not name files of this machine:"
         fields.refuse(_names_local_files(fields.uri, file), "bad_uri", what, fields.uri)
+    elif file.root and not is_template(source.uri):
+        fields.refuse(_leads_out(fields.uri, file), "bad_uri", "this leads out of the source's root:", fields.uri)
     rows = listed_rows(fields, file.source_name, base, position, source.rhythm)
     if entries is None:
         return rows
@@ -144,3 +151,10 @@ def _names_local_files(uri: pa.Array, file: ListFile) -> Mask:
     if file.root:
         local = pc.or_(local, pc.match_substring(uri, ".."))
     return np.asarray(local.fill_null(False))
+
+
+def _leads_out(uri: pa.Array, file: ListFile) -> Mask:
+    """Which addresses are local paths elsewhere than in the root of their source; the list's own cells are not."""
+    elsewhere = pc.or_(pc.starts_with(uri, "/"), pc.match_substring_regex(uri, _UPWARDS))
+    allowed = pc.or_(pc.match_substring_regex(uri, _SCHEME), pc.starts_with(uri, f"{file.name}#"))
+    return np.asarray(pc.and_not(elsewhere, allowed).fill_null(False))

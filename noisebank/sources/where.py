@@ -8,12 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from noisebank.conditions import Condition
+from noisebank.conditions import NUMBER, Condition
 from noisebank.errors import ConfigError
 from noisebank.ids import Mask
 from noisebank.sources.block import Block
 
-_NUMBER = r"^\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*$"
 _COMPARE = {">=": pc.greater_equal, "<=": pc.less_equal, ">": pc.greater, "<": pc.less}
 _TRUTH = ("true", "false")
 
@@ -80,7 +79,7 @@ def _holds_lists(column: pa.Array, condition: Condition) -> Mask:
 def _numbers(column: pa.Array) -> pa.Array:
     """A column as float64, null where it has no number."""
     if pa.types.is_string(column.type):
-        plain = pc.match_substring_regex(column, _NUMBER)
+        plain = pc.match_substring_regex(column, NUMBER)
         column = pc.utf8_trim_whitespace(pc.if_else(plain, column, None))
     return column.cast(pa.float64(), safe=False)
 

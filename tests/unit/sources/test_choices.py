@@ -87,7 +87,17 @@ def test_the_reason_names_column_value_and_what_is_wanted() -> None:
     ]
 
 
-@pytest.mark.parametrize("where", [{"a": ">= much"}, {"a": ""}, {"a": "matches ("}, "a", 7, {"a": None}, {"a": {}}])
+ODD_CONDITIONS = ["=> 3", "= 3", "=< 3", "~ x", "! x", "=== 3", "!== 3", ">= 1_0", ">= ٣", "< nan"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        *({"a": condition} for condition in [">= much", "", "matches (", None, {}, [], *ODD_CONDITIONS]),
+        "a",
+        7,
+    ],
+)
 def test_a_condition_that_makes_no_sense_is_a_configuration_error(where: Any) -> None:
     with pytest.raises(ConfigError, match=r"sources\[0\]\.where: .* is not allowed; wanted: "):
         config_from_mapping({"sources": [{"kind": "webvid", "path": "a.csv", "where": where}]})
@@ -198,6 +208,40 @@ def test_no_value_of_a_template_leads_out_of_its_folder(tmp_path: Path, row: lis
     good, bad = rows_of(tmp_path, **source)
     assert (good["uri"], good["invalid"]) == ("a1.mp4", None)
     assert bad["invalid"].startswith("bad_uri: ") and bad["invalid"].endswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("template", "values", "problem"),
+    [
+        ("{a}/{b}.mp4", ("file://x", "1"), "'a' leads out of its folder: 'file://x'"),
+        ("{a}{b}", ("http:", "/"), "'b' leads out of its folder: '/'"),
+        ("{a}/{b}", ("http:/", "x"), "its columns lead out of their folder: 'http://x'"),
+        ("https://example.org/{a}/{b}.mp4", ("x", "%2E%2e"), "'b' leads out of its folder: '%2E%2e'"),
+        ("{a}{b}", ("x/.", "%2e/y"), "its columns lead out of their folder: 'x/.%2e/y'"),
+        ("https://example.org/{a}/{b}.mp4", ("x", "y"), None),
+        ("{a}", ("https://example.org/a.mp4", ""), None),
+    ],
+)
+def test_no_value_of_a_template_is_an_address_elsewhere(
+    template: str, values: tuple[str, str], problem: str | None
+) -> None:
+    bad = add_rendered(Block(pa.table({"a": [values[0]], "b": [values[1]]})), template).bad
+    assert (bad == {}) if problem is None else bad[0].endswith(problem)
+
+
+def test_a_template_with_a_brace_left_over_is_refused(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "list.csv", [["a", "a dog"]], ["name", "text"])
+    with pytest.raises(ConfigError, match=r"template '\{name\}\}\.mp4': a brace stands alone"):
+        rows_of(tmp_path, kind="table", path=str(path), uri="{name}}.mp4", caption="text")
+
+
+def test_no_address_leads_out_of_a_root(tmp_path: Path) -> None:
+    addresses = ["a.mp4", "a..b/c.mp4", "https://example.org/../a.mp4", "../a.mp4", "x/../../a.mp4", "/etc/a.mp4"]
+    path = write_csv(tmp_path / "list.csv", [[uri, "a dog"] for uri in addresses], ["name", "text"])
+    source = {"kind": "table", "path": str(path), "uri": "name", "caption": "text"}
+    assert not any(row["invalid"] for row in rows_of(tmp_path, **source))
+    reasons = [row["invalid"] for row in rows_of(tmp_path, **source, root=str(tmp_path))]
+    assert reasons == [None] * 3 + [f"bad_uri: this leads out of the source's root: {uri!r}" for uri in addresses[3:]]
 
 
 def test_a_template_is_no_format_string() -> None:

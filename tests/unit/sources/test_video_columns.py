@@ -54,6 +54,14 @@ def test_a_file_that_was_rewritten_or_is_gone_gives_no_other_video(tmp_path: Pat
             fetch(f"{tmp_path}/{uri}", tmp_path / "fetched", FetchOptions())
 
 
+def test_cells_are_taken_where_their_source_has_a_root(tmp_path: Path) -> None:
+    source = write(tmp_path / "0.parquet", {"bytes": b"one", "path": None}, {"bytes": None, "path": "/etc/a.mp4"})
+    (tmp_path / "root").mkdir()
+    cell, elsewhere = rows_of(tmp_path, **source, root=str(tmp_path / "root"))
+    assert cell["invalid"] is None and cell["uri"].startswith(f"{tmp_path}/0.parquet#video@0+")
+    assert elsewhere["invalid"].startswith("bad_uri: this leads out of ")
+
+
 def test_a_cell_above_the_limit_is_not_written(tmp_path: Path) -> None:
     write(tmp_path / "0.parquet", {"bytes": b"v" * 9, "path": None})
     uri = f"{tmp_path}/0.parquet#video@0+{(tmp_path / '0.parquet').stat().st_size}"
