@@ -97,17 +97,23 @@ def name_changes(store: Store, snapshot: Snapshot, now: MadeWith, models: Mappin
 def redone_problems(plan: Plan, config: Config) -> list[str]:
     """Why a plan should not be carried out: it makes more of a stage's records again than ``max_redone`` allows; [] if
     none does."""
-    problems = []
-    for stage, counts in sorted(plan.redone.items()):
-        if counts["redone"] > config.max_redone * counts["records"]:
-            changed = "; ".join(plan.made_otherwise.get(stage, ()))
-            problems.append(
-                f"{stage}: {counts['redone']} of {counts['records']} records would be made again"
-                f"{', and what follows from them' if stage == CLIPS else ''}, more than max_redone "
-                f"{config.max_redone:g}. What changed: {changed or 'nothing that is on record'}. Take that back, give "
-                "a noise set another name to have both, or let it through with --max-redone 1"
-            )
-    return problems
+    refused = {
+        stage: counts
+        for stage, counts in sorted(plan.redone.items())
+        if counts["redone"] > config.max_redone * counts["records"]
+    }
+    also = "".join(
+        f" Also changed, for {stage}: {'; '.join(said)}."  # (it would be made again with the clips, or after them)
+        for stage, said in sorted(plan.made_otherwise.items())
+        if said and stage not in refused
+    )
+    return [
+        f"{stage}: {counts['redone']} of {counts['records']} records would be made again"
+        f"{', and what follows from them' if stage == CLIPS else ''}, more than max_redone {config.max_redone:g}. "
+        f"What changed: {'; '.join(plan.made_otherwise.get(stage, ())) or 'nothing that is on record'}.{also} Take "
+        "that back, give a noise set another name to have both, or let it through with --max-redone 1"
+        for stage, counts in refused.items()
+    ]
 
 
 def _say(stage: str, name: str, before: Any, now: Any) -> str:

@@ -68,6 +68,16 @@ def test_another_option_of_a_noise_set_or_another_captions_model_is_refused(bank
     assert f"the model's files was {old!r}, is 'beef'; the model was 'toy', is 'other'. " in captions
 
 
+def test_changes_of_all_stages_are_named_also_where_only_the_clips_count(bank: Bank) -> None:
+    """The records of the noise set follow from the clips, whether its own options changed or not."""
+    bank.fingerprints = FINGERPRINTS | {"clips": "c2", "noise/toy": "n2"}
+    changed = plan(bank, clips={"size": 128}, noise=[{**SETS[0], "inverter": "ddim"}])
+    assert redone(changed) == {"clips": 20}
+    (problem,) = problems(bank, changed)
+    assert "What changed: clips.size was 256, is 128. Also changed, for noise/toy: noise.toy.inverter was" in problem
+    assert problem.count("clips.size") == 1 and "captions" not in problem
+
+
 def test_a_new_set_redoes_nothing(bank: Bank) -> None:
     bank.fingerprints = FINGERPRINTS | {"noise/second": "n9"}
     added = plan(bank, noise=[*SETS, {"name": "second", "model": "toy"}])
