@@ -19,6 +19,7 @@ from noisebank.stages.clips import clip_inputs
 from noisebank.stages.stage import ShardWork
 from noisebank.storage import Store
 
+_SAY_S, _SAY_AGAIN_S = 60.0, 300.0
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +58,7 @@ class Follower:
         waiting = self._list_shards()
         mine = set(list(waiting)[number::followers])
         failed = FailureCount(self.store, self.plan, self._read_parent())
+        waited, say_at = 0.0, _SAY_S
         while waiting:
             self._check_plan()
             finished = self._find_finished(waiting)
@@ -68,10 +70,18 @@ class Follower:
                 task = waiting.pop(inputs)
                 if inputs in mine:
                     yield ShardWork(self.plan.path, task, replace(receipt, failures=()))
+            if finished:
+                waited, say_at = 0.0, _SAY_S
+            elif waited >= say_at:
+                _log.info(
+                    "%s: waits for %d shards of clips, none finished for %d minutes; they come from 'noisebank clips', "
+                    "on the same list and options",
+                    stage, len(waiting), waited // 60,
+                )  # fmt: skip
+                say_at = waited + _SAY_AGAIN_S
             if waiting:
-                if not finished:
-                    _log.debug("%s: waits for %d shards of clips", stage, len(waiting))
                 self.sleep(self.pause)
+                waited += self.pause
 
     def _list_shards(self) -> dict[str, Task]:
         """The shards of clips of the plan, by their inputs hash."""

@@ -126,18 +126,18 @@ def test_files_of_others_stay(bank_folder: Path, tmp_path: Path) -> None:
 def test_a_second_run_in_a_folder_is_refused(
     bank_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompts, out, seconds = write_prompts(tmp_path, PROMPTS[:2]), tmp_path / "out", list[Ran]()
-    save = sampling.save_latents
+    prompts, out, second = write_prompts(tmp_path, PROMPTS[:2]), tmp_path / "out", list[Ran]()
+    save, starts = sampling.save_latents, iter(range(1))
 
     def save_while_another_starts(*arguments: Any) -> None:
-        seconds.append(noisebank("sample", bank_folder, "-f", prompts, "-o", out))
+        if next(starts, None) is not None:
+            second.append(noisebank("sample", bank_folder, "-f", prompts, "-o", out))
         save(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "save_latents", save_while_another_starts)
         assert sample(bank_folder, prompts)["made"] == 2
-    assert [ran.exit_code for ran in seconds] == [1, 1]
-    assert all(f"{out}: another run writes there" in ran.stderr for ran in seconds)
+    assert second[0].exit_code == 1 and f"{out}: another run writes there" in second[0].stderr
     assert sample(bank_folder, prompts)["kept"] == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,26 @@ def test_a_damaged_receipt_is_waited_for(bank: Bank) -> None:
 
     assert len(list(follower(bank, plan, mend).find_work(STAGE))) == 3
     assert len(paused) == 1
+
+
+def test_whoever_waits_in_vain_reads_so_after_a_minute_and_each_few_minutes(
+    bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_clips(bank)
+    bank.make(plan, stages=("clips",))
+    receipts, pauses = hide_receipts(bank), iter(range(200))
+
+    def finish_late(_: float) -> None:
+        if next(pauses) in (8, 61, 71):  # (pauses of 7 s each)
+            key, data = receipts.popitem()
+            bank.store.put(key, data)
+
+    with caplog.at_level(logging.INFO, "noisebank.stages.following"):
+        assert len(list(follower(bank, plan, finish_late).find_work(STAGE))) == 3
+    said = [
+        re.search(r"waits for (\d) shards of clips, none finished for (\d) minutes", text) for text in caplog.messages
+    ]
+    assert [found and found.groups() for found in said] == [("2", "1"), ("2", "6"), ("1", "1")]
 
 
 def never(_: float) -> None:
