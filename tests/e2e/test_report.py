@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from tests.support.browser import NAMES, Browser, find_browser
 from tests.support.projects import CAPTIONS, Project, Row, noisebank
 
 MARKUP = "<img src=x onerror=window.taken=1></article><script>window.taken=1</script>{{ 7 * 7 }} &lt;b&gt; \"'`"
+CONTROLS = "\x01\x07\x1b\x1f\x7f"
 HOSTILE = {
     "markup": MARKUP,
-    "direction": "\u202eesrever \u05e9\u05dc\u05d5\u05dd \u2066 an unclosed isolate",
+    "direction": "\u202eesrever \u05e9\u05dc\u05d5\u05dd \u2066 an unclosed isolate" + CONTROLS,
     "emoji": "👩‍👩‍👧‍👦🏴‍☠️ e\u0301\u0301\u0301\u0301 ﷽ 🦊",
     "long": "W" * 10_000,
 }
@@ -100,10 +102,15 @@ def test_the_same_bank_gives_the_same_page(bank: Project, page: Path, replays: P
     assert again.read_bytes() == page.read_bytes()
 
 
+def test_the_page_has_no_character_that_html_may_not_have(page: Path) -> None:
+    text = page.read_text()
+    assert "an unclosed isolate<" in text and not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+
+
 def test_captions_of_others_are_shown_as_text(browser: Browser, page: Path) -> None:
     browser.open(page)
     shown = texts(browser, ".caption")
-    assert {*HOSTILE.values(), CAPTIONS[0], CAPTIONS[6]} == {*shown}
+    assert {*(text.removesuffix(CONTROLS) for text in HOSTILE.values()), CAPTIONS[0], CAPTIONS[6]} == {*shown}
     assert browser.evaluate("document.querySelectorAll('script, .caption *, .text *, .foreign img').length") == 0
     assert browser.evaluate("window.taken === undefined")
     assert any(ADDRESS.rpartition("videos/")[2] in text for text in texts(browser, ".foreign"))
