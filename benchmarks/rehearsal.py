@@ -10,6 +10,7 @@ it has 15% as many rows, all new; all of them fail.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -317,7 +318,7 @@ def _in_process(step: str, bank: Path, *words: str) -> dict[str, Any]:
 def _run_step(step: str, bank: Path, words: list[str]) -> dict[str, Any]:
     """Runs a step in this process: seconds of wall and CPU, and peak memory, of which so much was the start-up's."""
     for name in _IMPORTS.get(step, "noisebank.reader.pinned").split(", "):
-        __import__(name)
+        importlib.import_module(name)
     base, wall, cpu = peak_mb(), time.perf_counter(), time.process_time()
     found = STEPS[step](bank, *words)
     used = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
