@@ -127,8 +127,18 @@ def _normalise(config: Config) -> Config:
 def to_mapping(config: Config) -> dict[str, Any]:
     """The configuration as plain JSON and YAML values; :func:`config_from_mapping` gives it back."""
     given = dataclasses.asdict(config, dict_factory=lambda items: {k: v for k, v in items if v is not None})
+    for section in given.keys() & SECTIONS.keys():
+        for options, member in zip(getattr(config, section), given[section], strict=True):
+            for name in _later_defaults(options):
+                member.pop(name, None)
     plain: dict[str, Any] = json.loads(json.dumps(given))
     return plain
+
+
+def _later_defaults(options: Any) -> list[str]:
+    """The options that were not there at first and are at their defaults: unsaid, as in plans from before them."""
+    fields = dataclasses.fields(options)
+    return [f.name for f in fields if not f.metadata["since_first"] and getattr(options, f.name) == f.default]
 
 
 def flag_names(options: type[Any] = Config) -> dict[str, dataclasses.Field[Any]]:

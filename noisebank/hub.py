@@ -34,13 +34,13 @@ _NOT_READ_AGAIN = 1 << 26
 _SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 
 
-def split_reference(model: str) -> tuple[str, str | None]:
+def split_reference(model: str | Path) -> tuple[str, str | None]:
     """The id and the revision of a reference; of a folder no revision.
 
     >>> split_reference("damo-vilab/text-to-video-ms-1.7b@main")
     ('damo-vilab/text-to-video-ms-1.7b', 'main')
     """
-    id, at, revision = model.partition("@")
+    id, at, revision = (model := str(model)).partition("@")
     return (model, None) if not at or not revision or Path(model).is_dir() else (id, revision)
 
 

@@ -204,7 +204,7 @@ class NoiseOptions:
     measured: float = _share(
         0.05,
         "share of the clips that are sampled again from their records, at num_inference_steps network calls each, and "
-        "with them those with the largest residuals; 0: none, 1: all",
+        "with them those with the largest residuals; 0 is none, 1 all",
     )
     max_reconstruction_error: float = _unhashed(
         0.5, "a record that is measured to give its clip back worse than this is a failure", minimum=0, maximum=10**6

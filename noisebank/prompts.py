@@ -47,8 +47,8 @@ def read_prompts(path: str | Path, also: Sequence[str] = ()) -> pa.Table:
     Returns:
         Text columns ``prompt`` (as it stands; empty where it cannot be read), ``id`` (as listed; where the list has
         none, 16 hexadecimal digits of the prompt's XXH64), ``invalid`` (null, or ``"code: message"`` of a row that
-        cannot be used: ``empty_prompt``, ``long_prompt``, ``bad_utf8``, ``ragged_row``, ``bad_json``) and those of
-        ``also``. Blank lines are no rows. Ids need not be unique, nor prompts.
+        cannot be used: ``empty_prompt``, ``long_prompt``, ``bad_utf8``, ``ragged_row``, ``bad_json``,
+        ``bad_list``) and those of ``also``. Blank lines are no rows. Ids need not be unique, nor prompts.
 
     Raises:
         ConfigError: a file is missing, cannot be read, is of another format or has no column ``prompt``; or the list

@@ -33,11 +33,14 @@ class SourceOptions:
         None, "take frames at this rate, in place of the clips section's", minimum=0.001, maximum=1000
     )
     root: str | None = option(None, "folder that relative uris start from, in place of the list's")
-    cut: bool = option(False, "the files are the clips already: times name a clip and are not applied")
+    cut: bool = option(
+        False, "the files are the clips already: times name a clip and are not applied", since_first=False
+    )
     where: tuple[tuple[str, str], ...] = option(
         (),
         "conditions on columns, or on a tar's json ({score: '>= 5'}); other rows are filtered",
         parse=parse_where,
+        since_first=False,
     )
     limit: int | None = option(
         None,

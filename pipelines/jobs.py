@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
@@ -19,9 +20,19 @@ from noisebank.commits.runs import collect_run
 from noisebank.config import config_from_mapping
 from noisebank.devices import count_gpus
 from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError, SnapshotExpired
-from noisebank.format.manifest import Snapshot, latest_snapshot
+from noisebank.format.manifest import EMPTY, Snapshot, latest_snapshot
+from noisebank.format.stage_names import nest
 from noisebank.options import Config
-from noisebank.planning.plan import Plan, check_files, differences, open_plans, plan_path, read_plan, removal_problems
+from noisebank.planning.plan import (
+    Plan,
+    check_files,
+    differences,
+    open_plans,
+    plan_path,
+    planned_models,
+    read_plan,
+    removal_problems,
+)
 from noisebank.planning.redone import redone_problems
 from noisebank.stages.configured import all_stages, identify_stages, pin_revisions
 from noisebank.storage import Store, open_store
@@ -70,7 +81,7 @@ def run_stages(
     latest = latest_snapshot(store)
     if stage in ("build", "clips"):
         config = pin_revisions(config)
-        known["fingerprints"], known["models"] = identify_stages(config, latest)
+        known["fingerprints"], known["models"] = identify_stages(config, latest or _unpublished(store))
         known["try_models"] = not runs_elsewhere(options)
         if stage == "build" and not known["try_models"]:
             _log.info("workers on other machines try out their models when they load them, not before the first fetch")
@@ -99,6 +110,13 @@ def run_stages(
         return summary
     plan = read_plan(store, summary.get("plan") or known["plan"])
     return {**summary, "plan": plan.hash, "planned": plan.created, "rows": summary.get("rows") or plan.row_counts}
+
+
+def _unpublished(store: Store) -> Snapshot | None:
+    """What a bank without a snapshot knows of its models, so that what earlier versions finished is taken up: their
+    digests of models were others."""
+    models = planned_models(store)
+    return replace(EMPTY, models=nest(models)) if models else None
 
 
 def _may_be_of_a_vacuum(error: NoiseBankError, store: Store, before: Snapshot) -> bool:

@@ -24,8 +24,8 @@ FORMAT = 1
 """Version of the bank's layout; readers refuse later ones."""
 
 FOLDER = "snapshots"
-LATER: dict[str, Any] = {"stages": {}}
-"""What older snapshots of this format do not say."""
+LATER = frozenset({"stages", "made_with"})
+"""Members that older snapshots of this format do not have; each has a default."""
 _NAME = re.compile(r"snapshots/([0-9]{8})\.json")
 
 
@@ -198,6 +198,8 @@ class Snapshot:
 EMPTY = Snapshot(0, "", None, "", "", "")
 """What a bank is before its first commit; never stored."""
 
+_DEFAULTS: dict[str, Any] = {name: value for name, value in asdict(EMPTY).items() if name in LATER}
+
 
 def open_apart(uri: str | Path, what: str) -> Store:
     """The store of a folder that is no bank.
@@ -274,7 +276,7 @@ def read_snapshot(store: Store, number: int | None = None) -> Snapshot:
         raise UnsupportedFormat(
             f"{path}: format {format}, this version reads up to {FORMAT}; install a newer noisebank"
         )
-    snapshot: Snapshot = decode(LATER | document, Snapshot, f"{path}: snapshot")
+    snapshot: Snapshot = decode(_DEFAULTS | document, Snapshot, f"{path}: snapshot")
     if snapshot.number != number:
         raise BankDamaged(f"{path}: says that it is snapshot {snapshot.number}; files were swapped")
     models = decode(snapshot.models, _Models, f"{path}: snapshot.models")

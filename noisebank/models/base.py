@@ -247,9 +247,12 @@ class ModelAdapter(ABC):
         """Encodes a prompt, as :meth:`network` takes it, and lets go of all that inversion needs no more: the text
         encoder, the VAE's decoder and what else the pipeline has. :meth:`describe` says of them what it did before.
 
-        Afterwards other prompts raise ValueError, and no clip can be decoded.
+        Afterwards other prompts raise ValueError, and no clip can be decoded; with the same prompt it may be called
+        again.
         """
         self.network(prompt, guidance_scale)
+        if self._described:
+            return
         self._described = {name: describe_weights(getattr(self.pipe, name)) for name in ("vae", "text_encoder")}
         for name, part in self.pipe.components.items():
             if isinstance(part, torch.nn.Module) and name not in (self.network_name, "vae"):

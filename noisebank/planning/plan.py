@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -204,6 +205,27 @@ def open_plans(store: Store, parent_uuid: str, *, refused: bool = False) -> list
         if plan is not None and plan.parent_uuid == parent_uuid:
             found.append(plan)
     return sorted(found, key=lambda plan: (plan.created, plan.hash), reverse=True)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What a plan of any version says of its models."""
+
+    parent_uuid: str
+    created: str
+    models: Mapping[str, Any]
+
+
+def planned_models(store: Store) -> dict[str, Any]:
+    """What the newest plan for a bank without a snapshot says of the models, by stage; of any version of noisebank,
+    whose finished work is still good."""
+    plans = [_Planned("", "", {})]
+    for hash in _hashes(store, _PLAN):
+        with suppress(BankDamaged):
+            document = unseal(store.read(plan_path(hash)), hash)
+            wanted = {name: document.get(name) for name in ("parent_uuid", "created", "models")}
+            plans.append(decode(wanted, _Planned, hash))
+    return dict(max((plan for plan in plans if not plan.parent_uuid), key=lambda plan: plan.created).models)
 
 
 @dataclass(frozen=True)

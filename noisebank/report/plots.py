@@ -71,7 +71,7 @@ def histogram(values: npt.NDArray[np.float64], label: str, about: str) -> Markup
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     edges, is_wide = choose_bins(values)
     with mpl.rc_context(_STYLE):
@@ -80,6 +80,9 @@ def histogram(values: npt.NDArray[np.float64], label: str, about: str) -> Markup
         axes.hist(np.maximum(values, edges[0]), bins=edges.tolist(), color=_COLOURS["bar"])
         if is_wide:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if edges[-1] < 100 * edges[0] else (1,), numticks=6))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.axvline(float(np.median(values)), color=_COLOURS["mark"], linewidth=1.4, linestyle=(0, (3, 2)))

@@ -140,5 +140,6 @@ def test_repair_and_a_build_give_back_the_same_rows(
     assert project.look("verify")["ok"]
     healed = answers(project.bank, embedder)
     assert set(healed["hits"]) == set(expected["hits"])
-    assert all(torch.equal(healed[id][0], expected[id][0]) for id, _, _ in expected["hits"])
+    for id, _, _ in expected["hits"]:  # (batches of other sizes: other last bits)
+        torch.testing.assert_close(healed[id][0], expected[id][0], rtol=1e-3, atol=1e-3)
     assert project.failures() == {"mine-gone": "missing_file"}

