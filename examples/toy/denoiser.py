@@ -35,7 +35,7 @@ class Denoiser:
         torch.manual_seed(recipe.seed + 1)
         self.recipe, self.steps, self.step = recipe, steps, 0
         self.tokenizer, self.scheduler = make_tokenizer(), modelscope_scheduler()
-        self.weights = _weigh_levels(self.scheduler.alphas_cumprod, recipe.snr_limit)
+        self.levels = Levels(self.scheduler.alphas_cumprod)
         self.text_encoder, self.unet = make_text_encoder(self.tokenizer), make_unet()
         self.parameters = [*self.unet.parameters(), *self.text_encoder.parameters()]
         self.average = EMAModel(self.parameters, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75)
@@ -56,20 +56,18 @@ class Denoiser:
     def descend(self, latents: Any, world: World) -> float:
         """One step of the optimizer; returns the loss.
 
-        The squared error of the predicted noise, weighted by :func:`_weigh_levels`, at timesteps that are spread
-        evenly over the batch.
+        The squared error of the predicted noise at, and weighted by, :class:`Levels`.
         """
         rng = np.random.default_rng([self.recipe.seed, 2, self.step])
         clean, captions = self._draw_batch(latents, world, rng)
         count = len(clean)
-        places = (rng.random() + np.arange(count) / count) % 1
-        timesteps = torch.from_numpy((places * self.scheduler.config.num_train_timesteps).astype(np.int64))
+        timesteps = self.levels.draw(count, rng)
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         with torch.autocast("cpu", torch.bfloat16):
             predicted = self.unet(noisy, timesteps, encoder_hidden_states=self._embed(captions)).sample
         errors = (predicted.float() - noise).square().mean(dim=(1, 2, 3, 4))
-        loss = (errors * self.weights[timesteps]).mean()
+        loss = (errors * self.levels.weights[timesteps]).mean()
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -114,15 +112,23 @@ class Denoiser:
         return pipe
 
 
-def _weigh_levels(alphas_cumprod: torch.Tensor, snr_limit: float) -> torch.Tensor:
-    """Weight of the error of the noise at every timestep, 1 in the mean.
+class Levels:
+    """How often each timestep is trained, and what its error weighs: together, the loss of v-prediction.
 
-    min(SNR, limit) / SNR (arXiv 2303.09556) where there is little noise; and 1 / sqrt(abar) where there is much: there
-    colour, place and motion are decided, but a wrong clip costs only abar in the error of the noise.
+    The error of v is the error of the noise over abar (arXiv 2202.00512). Where there is much noise a wrong clip costs
+    only abar in the error of the noise, but there colour, shape and motion are decided. Half of that, 1 / sqrt(abar),
+    is how often a timestep is drawn, and half is its weight: every batch has noisy clips, and none outweighs the rest.
     """
-    snr = alphas_cumprod / (1 - alphas_cumprod)
-    weights = snr.clamp(max=snr_limit) / snr / alphas_cumprod.sqrt()
-    return weights / weights.mean()
+
+    def __init__(self, alphas_cumprod: torch.Tensor) -> None:
+        density = (1 / alphas_cumprod.double().sqrt()).numpy()
+        self.weights = torch.from_numpy(density / np.average(density, weights=density)).float()
+        self.shares = np.cumsum(density / density.sum())
+
+    def draw(self, count: int, rng: np.random.Generator) -> torch.Tensor:
+        """Timesteps, int64 ``[count]``, spread evenly over the shares."""
+        places = (rng.random() + np.arange(count) / count) % 1
+        return torch.from_numpy(np.minimum(np.searchsorted(self.shares, places), len(self.shares) - 1))
 
 
 def train_denoiser(

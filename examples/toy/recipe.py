@@ -29,15 +29,14 @@ class Recipe:
     saturation_weight: float = 4.0
 
     clips: int = 10_000
-    steps: int = 24_000
+    steps: int = 14_000
     batch: int = 16
     rate: float = 8e-4
     ema_decay: float = 0.9995
     caption_dropout: float = 0.1
     word_dropout: float = 0.02
-    snr_limit: float = 5.0
 
-    overfit_steps: int = 600
+    overfit_steps: int = 1800
     overfit_clips: int = 16
 
     judged_clips: int = 400

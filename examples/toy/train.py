@@ -89,7 +89,11 @@ def _overfit(recipe: Recipe, vae: Any, latents: Any, out: Path, clock: Clock) ->
     world = World(recipe.seed, "train")
     rows = [world.row(number) for number in range(len(latents))]
     clips = generate(
-        denoiser.pipeline(vae), [row.caption for row in rows], list(range(len(rows))), recipe.inference_steps, 1.0
+        denoiser.pipeline(vae),
+        [row.caption for row in rows],
+        list(range(len(rows))),
+        recipe.inference_steps,
+        recipe.guidance_scale,
     )
     draw_sheet(out / "overfit-samples.png", clips, [row.caption for row in rows])
     accuracy = Accuracy()
