@@ -34,6 +34,8 @@ from noisebank.format.manifest import read_snapshot
 from noisebank.storage import open_store
 
 BATCH = 8
+FULL = 500
+"""Clips in a shard, as those of a large pool have; the default makes small ones of a pool as small as this."""
 COLUMNS = {
     "noise": ("caption", "noise"),
     "unchecked": ("caption", "noise"),
@@ -47,7 +49,7 @@ def run(count: int = 512, rounds: int = 5) -> dict[str, float]:
     best: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="noisebank-bench-") as name:
         folder = Path(name)
-        pool = make_pool(folder, count, frames=SHAPE[1], size=2 * SHAPE[2], noise=noise, spatial_ratio=2)
+        pool = make_pool(folder, count, frames=SHAPE[1], size=2 * SHAPE[2], noise=noise, spatial_ratio=2, maxcount=FULL)
         pool.build("bank", count)
         for _ in range(rounds):
             for what, columns in COLUMNS.items():

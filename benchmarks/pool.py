@@ -63,7 +63,14 @@ def caption(number: int, is_edited: bool = False) -> str:
 
 
 def make_pool(
-    folder: Path, clips: int, *, frames: int, size: int, noise: Sequence[Mapping[str, Any]], spatial_ratio: int = 8
+    folder: Path,
+    clips: int,
+    *,
+    frames: int,
+    size: int,
+    noise: Sequence[Mapping[str, Any]],
+    spatial_ratio: int = 8,
+    maxcount: int = 512,
 ) -> Pool:
     """Makes a pool and the configuration of its banks.
 
@@ -74,6 +81,7 @@ def make_pool(
         size: side of a clip in pixels.
         noise: options of the noise sets, but for the model: all take one small model of ModelScope's family.
         spatial_ratio: pixels a latent of that model, on either side.
+        maxcount: clips in a shard, as in configurations.
     """
     model = str(make_small_model("modelscope", folder / "model", spatial_ratio=spatial_ratio))
     distinct = [
@@ -87,7 +95,7 @@ def make_pool(
         "sources": [
             {"kind": "table", "path": str(folder / "list.csv"), "id": "id", "uri": "uri", "caption": "caption"}
         ],
-        "clips": {"frames": frames, "frame_stride": 1, "size": size},
+        "clips": {"frames": frames, "frame_stride": 1, "size": size, "maxcount": maxcount},
         "captions": {"model": str(packaged_captions_model())},
         "noise": [{"model": model, **options} for options in noise],
     }
