@@ -203,8 +203,8 @@ class World:
 
 
 def noise_sets(model: Path) -> list[dict[str, Any]]:
-    """Two noise sets, of two steps and of one; the noise is a function of the clip alone."""
-    options = {"model": str(model), "inverter": "ddim", "measured": 0}
+    """Two noise sets, of two steps and of one; in batches of one, so that noise is a function of the clip alone."""
+    options = {"model": str(model), "inverter": "ddim", "measured": 0, "batch_size": 1}
     return [{"name": name, "num_inference_steps": 2 - i, **options} for i, name in enumerate(SETS)]
 
 
