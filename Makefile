@@ -3,13 +3,14 @@ VENV := .venv
 PYTHON ?= python3.11
 STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/engines
-GO_ENGINES := versitygw fake-gcs-server
+GO_ENGINES := versitygw fake-gcs-server prism
 NPM_ENGINES := azurite-blob
+JARS := $(ENGINES)/flink/lib
 export PYTHONPATH :=
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types check bench peers engines $(GO_ENGINES) $(NPM_ENGINES) clean
+.PHONY: demo test lint types check bench peers engines $(GO_ENGINES) $(NPM_ENGINES) flink clean
 
 $(STAMP): setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -42,13 +43,14 @@ peers: $(STAMP) .venv-peers/.installed  ## beside video2dataset, autofaiss and a
 bench: $(STAMP)  ## one table of ratios, measured in one run
 	$(VENV)/bin/python -m benchmarks
 
-# What tests run against, each under the name of its program: object stores now. Add a Go or npm package by a line here
-# and its name above; what is missing is skipped by name.
+# What tests run against, each under the name of its program: object stores, Beam's own runner Prism, and Flink. Add a
+# Go or npm package by a line here and its name above; what is missing is skipped by name.
 versitygw: PACKAGE := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 fake-gcs-server: PACKAGE := github.com/fsouza/fake-gcs-server@v1.56.0
+prism: PACKAGE := github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
 azurite-blob: PACKAGE := azurite@3.37.0
 
-engines: $(GO_ENGINES) $(NPM_ENGINES)  ## real servers for tests, from package registries (needs Go and npm)
+engines: $(GO_ENGINES) $(NPM_ENGINES) flink  ## real servers for tests, from package registries (Go, npm and Maven)
 
 $(GO_ENGINES): %: $(ENGINES)/bin/%
 
@@ -59,6 +61,13 @@ $(GO_ENGINES:%=$(ENGINES)/bin/%):
 
 $(NPM_ENGINES:%=$(ENGINES)/node_modules/.bin/%):
 	npm install --silent --no-audit --no-fund --prefix $(ENGINES) $(PACKAGE)
+
+flink: $(JARS)/.fetched
+
+$(JARS)/.fetched: tests/support/flink/pom.xml
+	rm -rf $(JARS)
+	mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(JARS)
+	touch $@
 
 clean:
 	rm -rf demo bench build dist *.egg-info
