@@ -6,19 +6,16 @@ import logging
 import re
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
 from noisebank.commits.runs import collect_run
 from noisebank.config import config_from_mapping
-from noisebank.devices import count_gpus
 from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError, SnapshotExpired
 from noisebank.format.manifest import EMPTY, Snapshot, latest_snapshot
 from noisebank.format.stage_names import nest
@@ -38,8 +35,9 @@ from noisebank.stages.configured import all_stages, identify_stages, pin_revisio
 from noisebank.storage import Store, open_store
 from pipelines.graph import build_pipeline, follow_pipeline
 from pipelines.progress import watch_run
-from runners.local import count_workers, local_runner, use_every_gpu
-from runners.options import beam_options, check_addresses, check_models, is_local, runs_elsewhere
+from runners.engine import Engine, Needs
+from runners.engines import find_engine
+from runners.local import LocalEngine
 from transforms.plan import MakePlan
 
 _log = logging.getLogger(__name__)
@@ -68,21 +66,18 @@ def run_stages(
     Raises:
         NoiseBankError: the job failed or published nothing; says why.
     """
-    options = beam_options([*beam_arguments, *(f"--beam_plugin={module}" for module in config.modules)])
-    if stage in ("build", "noise") and any(noise.device in ("auto", "cuda") for noise in config.noise):
-        use_every_gpu(options, beam_arguments, 1 if config.bank.startswith("memory:") else count_gpus())
-    if follow is not None and not is_local(options):
+    engine = find_engine([*beam_arguments, *(f"--beam_plugin={module}" for module in config.modules)])
+    if follow is not None and not isinstance(engine, LocalEngine):
         raise ConfigError("--follow: it runs on this machine alone; leave out --runner")
-    check_addresses(options, [config.bank, *(path for source in config.sources for path in source.addresses)])
-    check_models(options, models_to_load(config, stage))
+    engine.prepare(find_needs(config, stage))
     store = open_store(config.bank)
     run_id = uuid.uuid4().hex
     known: dict[str, Any] = {}
     latest = latest_snapshot(store)
     if stage in ("build", "clips"):
         config = pin_revisions(config)
-        known["fingerprints"], known["models"] = identify_stages(config, latest or _unpublished(store))
-        known["try_models"] = not runs_elsewhere(options)
+        known["fingerprints"], known["models"] = identify_stages(config, _known(store, latest))
+        known["try_models"] = not engine.runs_elsewhere
         if stage == "build" and not known["try_models"]:
             _log.info("workers on other machines try out their models when they load them, not before the first fetch")
     else:
@@ -95,11 +90,11 @@ def run_stages(
         known["plan"] = plan.path
     try:
         with watch_run(store, run_id, stage):
-            if follow is None:
-                run_pipeline(options, lambda p: build_pipeline(p, config, run_id=run_id, stage=stage, **known))
+            if follow is not None and isinstance(engine, LocalEngine):
+                share = {"pause": follow, "workers": engine.count_workers()}
+                run_pipeline(engine, lambda p: follow_pipeline(p, config, run_id=run_id, **known, **share))
             else:
-                share = {"pause": follow, "workers": count_workers(options)}
-                run_pipeline(options, lambda p: follow_pipeline(p, config, run_id=run_id, **known, **share))
+                run_pipeline(engine, lambda p: build_pipeline(p, config, run_id=run_id, stage=stage, **known))
     except NoiseBankError as error:
         if stage != "build" or not latest or not _may_be_of_a_vacuum(error, store, latest):
             raise
@@ -112,11 +107,11 @@ def run_stages(
     return {**summary, "plan": plan.hash, "planned": plan.created, "rows": summary.get("rows") or plan.row_counts}
 
 
-def _unpublished(store: Store) -> Snapshot | None:
-    """What a bank without a snapshot knows of its models, so that what earlier versions finished is taken up: their
-    digests of models were others."""
-    models = planned_models(store)
-    return replace(EMPTY, models=nest(models)) if models else None
+def _known(store: Store, latest: Snapshot | None) -> Snapshot | None:
+    """What a bank knows of its models. One without a snapshot knows those of its plans, so that what earlier versions
+    finished is taken up: their digests of models were others."""
+    models = planned_models(store) if latest is None else None
+    return replace(EMPTY, models=nest(models)) if models else latest
 
 
 def _may_be_of_a_vacuum(error: NoiseBankError, store: Store, before: Snapshot) -> bool:
@@ -127,11 +122,16 @@ def _may_be_of_a_vacuum(error: NoiseBankError, store: Store, before: Snapshot) -
     return now is not None and now.vacuum != before.vacuum
 
 
-def models_to_load(config: Config, stage: str) -> list[str]:
-    """The models, hub ids or folders, that the workers of a stage load."""
-    captions = [config.captions.model] if stage in ("build", "captions") else []
+def find_needs(config: Config, stage: str) -> Needs:
+    """What a stage, or a whole build, asks of its engine."""
     noise = config.noise if stage in ("build", "noise") else ()
-    return captions + [path for options in noise for path in (options.model, options.motion_adapter) if path]
+    captions = [config.captions.model] if stage in ("build", "captions") else []
+    return Needs(
+        addresses=[config.bank, *(path for source in config.sources for path in source.addresses)],
+        models=captions + [path for options in noise for path in (options.model, options.motion_adapter) if path],
+        on_gpu={one.name: one.accelerator or "" for one in noise if one.device in ("auto", "cuda")},
+        modules=config.modules,
+    )
 
 
 def _plan_to_work_on(store: Store, latest: Snapshot | None, config: Config, stage: str) -> Plan:
@@ -187,16 +187,17 @@ def plan_only(config: Config, beam_arguments: Sequence[str], probe: bool = False
     Raises:
         ConfigError: the workers would run on other machines; also as :func:`run_stages`.
     """
-    options = beam_options(beam_arguments)
-    if runs_elsewhere(options):
+    engine = find_engine(beam_arguments)
+    if engine.runs_elsewhere:
         raise ConfigError(
             "plan: it leaves nothing where other machines could read it, so it runs here alone; leave out --runner"
         )
-    latest = latest_snapshot(open_store(config.bank))
+    store = open_store(config.bank)
+    latest = latest_snapshot(store)
     config = pin_revisions(config)
-    fingerprints, models = identify_stages(config, latest)
+    fingerprints, models = identify_stages(config, _known(store, latest))
     with tempfile.TemporaryDirectory(prefix="noisebank-plan-") as scratch:
-        run_pipeline(options, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
+        run_pipeline(engine, lambda p: p | MakePlan(config, fingerprints, models, out=scratch))
         (plan,) = open_plans(open_store(scratch), latest.uuid if latest else "")
         rows = plan.row_counts | {"failed": 0, "in_bank": latest.in_bank if latest else 0}
         refused = [*removal_problems(plan, config), *redone_problems(plan, config)]
@@ -215,7 +216,7 @@ def _try_models(config: Config, plan: Plan) -> dict[str, Any]:
     return found
 
 
-def run_pipeline(options: PipelineOptions, build: Any) -> None:
+def run_pipeline(engine: Engine, build: Callable[[beam.Pipeline], Any]) -> None:
     """Runs a pipeline.
 
     Raises:
@@ -223,7 +224,7 @@ def run_pipeline(options: PipelineOptions, build: Any) -> None:
             job was cancelled, or with Beam's own error.
     """
     try:
-        pipeline = beam.Pipeline(local_runner(options), options)
+        pipeline = beam.Pipeline(engine.runner(), engine.options)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"Beam options: {error}") from error
     build(pipeline)
@@ -231,8 +232,8 @@ def run_pipeline(options: PipelineOptions, build: Any) -> None:
         state = pipeline.run().wait_until_finish()
     except Exception as error:  # (runners raise what they like)
         raise _unwrap(error) from error
-    if state != PipelineState.DONE:
-        raise JobFailed(f"the job ended as {state}; run the same command again to go on from what is finished")
+    if problem := engine.conclude(state):
+        raise JobFailed(f"{problem}; run the same command again to go on from what is finished")
 
 
 def _unwrap(error: Exception) -> NoiseBankError:

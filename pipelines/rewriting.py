@@ -29,17 +29,17 @@ from noisebank.rewriting.shard import REWRITES
 from noisebank.storage import Store, open_store
 from pipelines.jobs import run_pipeline
 from pipelines.progress import watching
-from runners.options import beam_options, check_addresses, check_models
+from runners.engine import Needs
+from runners.engines import find_engine
 from transforms.rewriting import RewritePrompts, load_rewriter
 
 
 def run_rewriting(arguments: argparse.Namespace, options: RewriteOptions) -> Outcome:
     """Rewrites a list of prompts and publishes the rewrites in a folder."""
     model = _language_model(arguments)
-    runner = beam_options(arguments.rest)
+    engine = find_engine(arguments.rest)
     bank, out = open_store(arguments.bank).url, open_rewrites_store(arguments.out)
-    check_addresses(runner, [arguments.bank, arguments.out])
-    check_models(runner, [model.model])
+    engine.prepare(Needs([arguments.bank, arguments.out], [model.model]))
     if model.endpoint:
         load_rewriter(model, options, "")  # (refuses an address or a key that cannot be one)
     prompts = read_prompts(arguments.prompts)
@@ -60,7 +60,7 @@ def run_rewriting(arguments: argparse.Namespace, options: RewriteOptions) -> Out
     try:
         if plan.todo:
             with _watch(out, plan):
-                run_pipeline(runner, lambda pipeline: pipeline | beam.Create(plan.todo) | make)
+                run_pipeline(engine, lambda pipeline: pipeline | beam.Create(plan.todo) | make)
     finally:
         out.delete(plan.path)
     remove_finished_work(out)

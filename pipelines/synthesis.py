@@ -31,7 +31,8 @@ from noisebank.synthesis.prompts import (
 )
 from pipelines.jobs import run_pipeline
 from pipelines.progress import watching
-from runners.options import beam_options, check_addresses, check_models
+from runners.engine import Needs
+from runners.engines import find_engine
 from transforms.synthesis import SynthesizeClips
 
 
@@ -47,9 +48,8 @@ def run_synthesis(options: SynthesisOptions, beam_arguments: Sequence[str]) -> d
         JobFailed: more than ``max_failed`` of the prompts have no clip.
     """
     options = _with_absolute_paths(options)
-    runner = beam_options([*beam_arguments, *(f"--beam_plugin={module}" for module in options.modules)])
-    check_addresses(runner, [options.out])
-    check_models(runner, models_to_load(options))
+    engine = find_engine([*beam_arguments, *(f"--beam_plugin={module}" for module in options.modules)])
+    engine.prepare(find_needs(options))
     store = open_apart(options.out, "synthetic clips")
     digests = check_options(options)
     fingerprint = synthesis_fingerprint(options, digests)
@@ -64,7 +64,7 @@ def run_synthesis(options: SynthesisOptions, beam_arguments: Sequence[str]) -> d
             ShardFolder(store, inputs).plan(shard)
         with _watch(store, fingerprint, shards):
             make = SynthesizeClips(options, fingerprint, digests)
-            run_pipeline(runner, lambda pipeline: pipeline | beam.Create([*shards]) | make)
+            run_pipeline(engine, lambda pipeline: pipeline | beam.Create([*shards]) | make)
         finished = read_finished(store)
     clear_work(store, fingerprint, prompts)
     counts = _count(prompts, duplicates, {prompt.id for shard in cut for prompt in shard}, finished)
@@ -100,12 +100,12 @@ def _absolute(address: str) -> str:
     return address if "://" in address or not address else str(Path(address).absolute())
 
 
-def models_to_load(options: SynthesisOptions) -> list[str]:
-    """The models, hub ids or folders, that the workers load."""
+def find_needs(options: SynthesisOptions) -> Needs:
+    """What the job asks of its engine."""
     named = [options.model, options.motion_adapter, options.images.model]
     if isinstance(options.reward, TransformersRewardOptions):
         named += [options.reward.model, options.reward.processor]
-    return [model for model in named if model]
+    return Needs([options.out], [model for model in named if model], modules=options.modules)
 
 
 @contextmanager

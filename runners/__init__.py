@@ -1,1 +1,1 @@
-"""Where a job runs: Beam's own options, checked, for the local runner, Flink and Dataflow."""
+"""Where a job runs: an engine a file, each with its defaults, its checks and its workers."""

@@ -7,50 +7,59 @@ import multiprocessing
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions
+from apache_beam.options.pipeline_options import DirectOptions, SetupOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from noisebank.devices import count_gpus
+from runners.engine import Engine, Needs
 from runners.logs import is_verbose
-from runners.options import is_local
 
 _log = logging.getLogger(__name__)
+_PROCESSES = "multi_processing"
 
 
-def use_every_gpu(options: PipelineOptions, words: Sequence[str], gpus: int) -> None:
-    """Asks for a worker process for each GPU of this machine.
+class LocalEngine(Engine):
+    """This machine: threads of this process, or worker processes."""
 
-    Args:
-        options: of a job; those of another engine are left alone.
-        words: from the command line; nothing is done where they say how many workers there are.
-        gpus: how many there are; nothing is done for a single one.
-    """
-    is_said = any(word.startswith(("--direct_num_workers", "--direct_running_mode")) for word in words)
-    if is_local(options) and gpus > 1 and not is_said:
-        direct = options.view_as(DirectOptions)
-        direct.direct_num_workers, direct.direct_running_mode = gpus, "multi_processing"
-        _log.info("%d GPUs: a worker process for each (--direct_num_workers and --direct_running_mode change it)", gpus)
+    @property
+    def shares_this_process(self) -> bool:
+        """Whether no worker processes are asked for."""
+        return bool(self.options.view_as(DirectOptions).direct_running_mode != _PROCESSES)
 
+    def prepare(self, needs: Needs) -> None:
+        """Asks for a worker process for each of several GPUs, if a stage may want one, unless the command line or a
+        bank in memory says otherwise; checks what any engine does."""
+        is_said = self.says("--direct_num_workers", "--direct_running_mode")
+        is_shared = any(address.startswith("memory:") for address in needs.addresses)
+        if needs.on_gpu and not is_said and not is_shared:
+            self.use_gpus(count_gpus())
+        super().prepare(needs)
 
-def count_workers(options: PipelineOptions) -> int:
-    """How many workers a job on this machine asks for."""
-    asked: int = options.view_as(DirectOptions).direct_num_workers
-    return asked or multiprocessing.cpu_count()
+    def use_gpus(self, gpus: int) -> None:
+        """A worker process for each of so many; nothing is done for a single one."""
+        if gpus > 1:
+            direct = self.options.view_as(DirectOptions)
+            direct.direct_num_workers, direct.direct_running_mode = gpus, _PROCESSES
+            _log.info(
+                "%d GPUs: a worker process for each (--direct_num_workers and --direct_running_mode change it)", gpus
+            )
 
+    def count_workers(self) -> int:
+        """How many workers a job asks for."""
+        asked: int = self.options.view_as(DirectOptions).direct_num_workers
+        return asked or multiprocessing.cpu_count()
 
-def local_runner(options: PipelineOptions) -> PipelineRunner | None:
-    """The runner of a job on this machine; None for one that Beam finds by its name."""
-    if not is_local(options):
-        return None
-    direct = options.view_as(DirectOptions)
-    if direct.direct_running_mode != "multi_processing":
-        return FnApiRunner()
-    direct.direct_running_mode = None  # (it would put Beam's own command in the place of ours)
-    modules = options.view_as(SetupOptions).beam_plugins or []  # (which this runner does not pass on itself)
-    verbose = ["--verbose"] if is_verbose() else []
-    numbers = [str(os.getpid()), str(count_workers(options))]
-    words = [sys.executable, "-m", "runners.worker", *numbers, *verbose, *modules]
-    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(f"exec {shlex.join(words)}"))
+    def runner(self) -> PipelineRunner:
+        """Beam's own, with our command for its worker processes."""
+        if self.shares_this_process:
+            return FnApiRunner()
+        direct = self.options.view_as(DirectOptions)
+        workers = self.count_workers()
+        direct.direct_running_mode = None  # (it would put Beam's own command in the place of ours)
+        modules = self.options.view_as(SetupOptions).beam_plugins or []  # (which this runner does not pass on itself)
+        verbose = ["--verbose"] if is_verbose() else []
+        words = [sys.executable, "-m", "runners.worker", str(os.getpid()), str(workers), *verbose, *modules]
+        return FnApiRunner(SubprocessSDKEnvironment.from_command_string(f"exec {shlex.join(words)}"))

@@ -9,8 +9,10 @@ from apache_beam.options.pipeline_options import DirectOptions
 from noisebank import processes
 from noisebank.processes import share_machine
 from noisebank.video.sandbox import Sandbox
-from runners.local import count_workers, use_every_gpu
-from runners.options import beam_options
+from runners import local
+from runners.engine import Needs
+from runners.engines import find_engine
+from runners.local import LocalEngine
 
 
 @pytest.mark.parametrize(
@@ -22,17 +24,36 @@ from runners.options import beam_options
         (["--direct_num_workers=1"], 8, (1, "in_memory")),
         (["--direct_running_mode", "in_memory"], 8, (1, "in_memory")),
         (["--direct_num_workers=3", "--direct_running_mode=multi_threading"], 8, (3, "multi_threading")),
-        (["--runner=PrismRunner"], 8, (1, "in_memory")),
     ],
 )
 def test_each_of_several_gpus_gets_a_process_unless_the_user_says_otherwise(
-    words: list[str], gpus: int, expected: tuple[int, str]
+    monkeypatch: pytest.MonkeyPatch, words: list[str], gpus: int, expected: tuple[int, str]
 ) -> None:
-    options = beam_options(words)
-    use_every_gpu(options, words, gpus)
-    direct = options.view_as(DirectOptions)
+    monkeypatch.setattr(local, "count_gpus", lambda: gpus)
+    engine = find_engine(words)
+    engine.prepare(Needs(["./bank"], on_gpu={"noise": ""}))
+    direct = engine.options.view_as(DirectOptions)
     assert (direct.direct_num_workers, direct.direct_running_mode) == expected
-    assert count_workers(options) == expected[0]
+    assert isinstance(engine, LocalEngine) and engine.count_workers() == expected[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        (["--runner=PrismRunner"], Needs(["./bank"], on_gpu={"noise": ""})),
+        ([], Needs(["./bank"])),
+        ([], Needs(["memory://bank"], on_gpu={"noise": ""})),
+    ],
+    ids=["another engine", "no stage that wants a GPU", "a bank in memory"],
+)
+def test_gpus_get_no_processes_where_they_would_not_serve(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], needs: Needs
+) -> None:
+    monkeypatch.setattr(local, "count_gpus", lambda: 8)
+    engine = find_engine(words)
+    engine.prepare(needs)
+    direct = engine.options.view_as(DirectOptions)
+    assert (direct.direct_num_workers, direct.direct_running_mode) == (1, "in_memory")
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 8, 64])

@@ -10,8 +10,8 @@ import pytest
 
 from noisebank.errors import ConfigError, JobFailed
 from noisebank.options import CaptionOptions, Config, NoiseOptions
-from pipelines.jobs import models_to_load, run_pipeline
-from runners.options import beam_options, check_addresses, check_models, runs_elsewhere
+from pipelines.jobs import find_needs, run_pipeline
+from runners.engines import find_engine
 from tests.support.projects import Project
 
 DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=europe-west4", "--temp_location=gs://bucket/tmp")
@@ -38,27 +38,27 @@ DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=europe-west4", "
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_which_workers_run_on_other_machines(words: tuple[str, ...], elsewhere: bool) -> None:
-    assert runs_elsewhere(beam_options(words)) == elsewhere
+    assert find_engine(words).runs_elsewhere == elsewhere
 
 
 def test_dataflow_takes_no_local_path() -> None:
-    options = beam_options(DATAFLOW)
-    check_addresses(options, ["gs://me/bank", "https://host.example/list.csv", "s3://b/x", "az://c/y"])
+    engine = find_engine(DATAFLOW)
+    engine.check_addresses(["gs://me/bank", "https://host.example/list.csv", "s3://b/x", "az://c/y"])
     for address in ("./bank", "/mnt/bank", "file:///mnt/bank", "memory://bank"):
         with pytest.raises(ConfigError, match=f"{address}: workers on other machines .* gs://, s3:// or az://"):
-            check_addresses(options, ["gs://me/bank", address])
+            engine.check_addresses(["gs://me/bank", address])
 
 
 def test_a_cluster_may_share_a_mounted_folder_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    options = beam_options(["--runner=FlinkRunner", "--flink_master=flink.internal:8081"])
+    engine = find_engine(["--runner=FlinkRunner", "--flink_master=flink.internal:8081"])
     with caplog.at_level(logging.WARNING, "runners"):
-        check_addresses(options, ["/mnt/bank", "gs://me/list.csv"])
+        engine.check_addresses(["/mnt/bank", "gs://me/list.csv"])
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["/mnt/bank"]
     with pytest.raises(ConfigError, match="memory://bank"):
-        check_addresses(options, ["memory://bank"])
-    check_addresses(beam_options([]), ["memory://bank", "./bank"])
+        engine.check_addresses(["memory://bank"])
+    find_engine([]).check_addresses(["memory://bank", "./bank"])
     with pytest.raises(ConfigError, match="memory://bank: workers in other processes"):
-        check_addresses(beam_options(["--direct_running_mode=multi_processing"]), ["./bank", "memory://bank"])
+        find_engine(["--direct_running_mode=multi_processing"]).check_addresses(["./bank", "memory://bank"])
     assert len(caplog.records) == 1
 
 
@@ -67,10 +67,10 @@ def test_models_in_local_folders_are_told_to_be_wanted_on_the_workers_too(
 ) -> None:
     models = [str(tmp_path), "sentence-transformers/all-MiniLM-L6-v2"]
     with caplog.at_level(logging.WARNING, "runners"):
-        check_models(beam_options([]), models)
+        find_engine([]).check_models(models)
         assert not caplog.records
         for words in (DATAFLOW, ["--runner=FlinkRunner", "--flink_master=flink.internal:8081"]):
-            check_models(beam_options(words), models)
+            find_engine(words).check_models(models)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2 and all(text.startswith(f"{tmp_path}: workers on other machines load this") for text in said)
 
@@ -82,7 +82,7 @@ def test_models_in_local_folders_are_told_to_be_wanted_on_the_workers_too(
 )
 def test_which_models_the_workers_of_a_stage_load(command: str, loaded: list[str]) -> None:
     noise = (NoiseOptions(model="noise", motion_adapter="adapter"),)
-    assert models_to_load(Config(captions=CaptionOptions(model="captions"), noise=noise), command) == loaded
+    assert find_needs(Config(captions=CaptionOptions(model="captions"), noise=noise), command).models == loaded
 
 
 @pytest.mark.parametrize("command", ["build", "clips", "noise"])
@@ -104,5 +104,5 @@ def test_plan_runs_here_alone(project: Project) -> None:
 @pytest.mark.parametrize("words", [[], ["--direct_running_mode=multi_processing"]], ids=["here", "in a worker"])
 def test_what_nobody_foresaw_is_told_in_one_line(words: list[str]) -> None:
     with pytest.raises(JobFailed) as raised:
-        run_pipeline(beam_options(words), lambda p: p | beam.Create([0]) | beam.Map(lambda zero: 1 // zero))
+        run_pipeline(find_engine(words), lambda p: p | beam.Create([0]) | beam.Map(lambda zero: 1 // zero))
     assert str(raised.value) == "the job failed: ZeroDivisionError: integer division or modulo by zero"

@@ -1,0 +1,112 @@
+"""What every engine is to a job: the runner that Beam is given, defaults for what nobody said, and checks that refuse
+before anything starts what could not run there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineRunner, PipelineState
+
+from noisebank.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job asks of the machines that its engine gives it.
+
+    Args:
+        addresses: of the bank, lists and folders that workers read and write.
+        models: hub ids or folders that workers load.
+        on_gpu: Beam's accelerator hint (empty where none is given) of each stage that may want a GPU, by its name.
+        modules: of the user's, which workers import.
+    """
+
+    addresses: Sequence[str] = ()
+    models: Sequence[str] = ()
+    on_gpu: Mapping[str, str] = field(default_factory=dict)
+    modules: Sequence[str] = ()
+
+
+class Engine:
+    """An engine that Beam finds by the name of its runner, with workers on this machine.
+
+    Args:
+        options: Beam's, of a job.
+        words: the words of the command line that they were read from.
+    """
+
+    def __init__(self, options: PipelineOptions, words: Sequence[str] = ()) -> None:
+        self.options, self.words = options, words
+
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether the workers run on other machines than this, as far as the options tell."""
+        return False
+
+    @property
+    def shares_this_process(self) -> bool:
+        """Whether the workers are threads of this process."""
+        return False
+
+    @property
+    def takes_paths(self) -> bool:
+        """Whether the workers may have a file system in common with this machine."""
+        return True
+
+    def prepare(self, needs: Needs) -> None:
+        """Sets options that nobody said, and refuses a job that cannot run.
+
+        Raises:
+            ConfigError: names what is missing or cannot be, and what to do.
+        """
+        self.check_addresses(needs.addresses)
+        self.check_models(needs.models)
+
+    def runner(self) -> PipelineRunner | None:
+        """What runs a pipeline; None for what Beam finds by its name."""
+        return None
+
+    def conclude(self, state: str | None) -> str:
+        """How a job ended: nothing where all is done, or else what is to be said.
+
+        Args:
+            state: a state of Beam's.
+        """
+        return "" if state == PipelineState.DONE else f"the job ended as {state}"
+
+    def says(self, *names: str) -> bool:
+        """Whether one of these options, such as ``--parallelism``, was given on the command line."""
+        return any(word.partition("=")[0] in names for word in self.words)
+
+    def check_addresses(self, addresses: Sequence[str]) -> None:
+        """Refuses what workers in other processes or on other machines cannot read; warns where a mounted folder may
+        be meant.
+
+        Raises:
+            ConfigError: names the first address that cannot be read.
+        """
+        workers = "on other machines" if self.runs_elsewhere else "in other processes"
+        for address in addresses:
+            scheme, separator, _ = address.partition("://")
+            wanted = f"{address}: workers {workers} cannot read it; use an address such as gs://, s3:// or az://"
+            is_path = not separator or scheme == "file"
+            if (scheme == "memory" and not self.shares_this_process) or (is_path and not self.takes_paths):
+                raise ConfigError(wanted)
+            if is_path and self.runs_elsewhere:
+                _log.warning("%s, unless this is a folder that all of them mount (with hard links)", wanted)
+
+    def check_models(self, models: Sequence[str]) -> None:
+        """Warns of models in local folders: workers on other machines look for them at the same path of their own."""
+        for model in models if self.runs_elsewhere else ():
+            if Path(model).is_dir():
+                _log.warning(
+                    "%s: workers on other machines load this model from the same path; have it in their image, mount "
+                    "the folder there, or give the id of a model on the hub",
+                    model,
+                )
