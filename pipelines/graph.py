@@ -17,7 +17,7 @@ from noisebank.storage import open_store
 from transforms.following import FollowClips
 from transforms.plan import MakePlan
 from transforms.publish import CheckClips, CheckPlan, Publish, RecordRun
-from transforms.shards import BuildIndex, MakeShards, SpreadShards
+from transforms.shards import BuildIndex, MakeShards, SplitWork
 from transforms.trial import TryModels
 from transforms.work import Done, ReadTasks
 
@@ -74,7 +74,7 @@ def build_pipeline(
         name = one.name.name
         if (NOISE if one.name.is_over_clips else name) in kinds:
             tasks = plans | f"Tasks {name}" >> ReadTasks(bank, name)
-            new = follow | f"Spread {name}" >> SpreadShards(bank, one)
+            new = follow | f"Split {name}" >> SplitWork(bank, one)
             made[name] = shards(one, (new, tasks) | f"Shards {name}" >> beam.Flatten())
     index = None
     if INDEX in kinds:

@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 
 
 @step
-class SpreadShards(beam.PTransform):
-    """The shards of a stage that work comes to, spread over the workers.
+class SplitWork(beam.PTransform):
+    """The shards of a stage that work comes to.
 
     Input and output: :class:`~noisebank.stages.stage.ShardWork`.
     """
@@ -35,7 +35,7 @@ class SpreadShards(beam.PTransform):
     stage: Stage
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[ShardWork]:
-        return work | beam.FlatMap(self._split) | beam.Reshuffle()
+        return work | beam.FlatMap(self._split)
 
     def _split(self, work: ShardWork) -> list[ShardWork]:
         return self.stage.split(plan_of(self.bank, work.plan), work)
@@ -43,13 +43,17 @@ class SpreadShards(beam.PTransform):
 
 @step
 class MakeShards(beam.PTransform):
-    """Makes the shards of a stage, or finds those that are made.
+    """Makes the shards of a stage, or finds those that are made, spread over all workers.
+
+    The reshuffle stands right before the work, after all that brings it together, so that no engine runs a shard where
+    what it follows from happened to be.
 
     Args:
         make: whether missing shards are made; if not, one that is missing is an error.
         verify: whether shards that are found are read and compared; a damaged one counts as missing.
         job: whose models are kept (:func:`kept_model`); of none by default.
-        at_once: whether each shard is made before the next piece of work is asked for; RunInference is a batch behind.
+        at_once: whether each shard is made where it is found, before the next piece of work is asked for; RunInference
+            is a batch behind.
 
     Input: :class:`~noisebank.stages.stage.ShardWork`, a task of the stage, or one with the receipt of new clips.
     Output: :class:`.work.Done`, one a shard.
@@ -65,6 +69,7 @@ class MakeShards(beam.PTransform):
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         if self.at_once:
             return work | beam.FlatMap(self._finish_at_once)
+        work |= beam.Reshuffle()
         if not (self.stage.has_model and self.make):
             return work | beam.FlatMap(self.finish)  # (no model is loaded)
         name = self.stage.name

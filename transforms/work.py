@@ -57,7 +57,7 @@ def writer_of(bank: str, path: str) -> BankWriter:
 
 @step
 class ReadTasks(beam.PTransform):
-    """The tasks of a stage, spread over the workers.
+    """The tasks of a stage.
 
     Input: paths of plans. Output: :class:`~noisebank.stages.stage.ShardWork`.
     """
@@ -66,7 +66,7 @@ class ReadTasks(beam.PTransform):
     stage: str
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[ShardWork]:
-        return plans | beam.FlatMap(self._tasks) | beam.Reshuffle()
+        return plans | beam.FlatMap(self._tasks)
 
     def _tasks(self, path: str) -> list[ShardWork]:
         return [ShardWork(path, task) for task in plan_of(self.bank, path).tasks.get(self.stage, ())]
