@@ -13,12 +13,12 @@ _REMARKS = ("apitools not found", "No semi_persistent_directory found")
 """Beam's, on what nobody here needs."""
 
 
-def set_up_logging(verbose: bool) -> None:
-    """Our own log at INFO, libraries' warnings; everything with ``verbose``."""
+def set_up_logging(verbose: bool, who: str = "") -> None:
+    """Our own log at INFO, libraries' warnings; everything with ``verbose``; ``who`` logs, where that is not plain."""
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname).1s %(message)s",
+        format=f"%(asctime)s %(levelname).1s {who}%(message)s",
         datefmt="%H:%M:%S",
         force=True,  # (Beam logs while it is imported, which installs a handler of Python's own)
     )

@@ -6,11 +6,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 from noisebank.modules import import_modules
 from noisebank.processes import end_with, share_machine
-from runners.logs import set_up_logging
+from runners.logs import is_verbose, set_up_logging
 from runners.scratch import hold_scratch_folder
+
+AT_WORK = "NOISEBANK_AT_WORK"
+"""Environment variable with the descriptor of a pipe, into which a worker writes a byte once it is given work."""
+
+
+def worker_command(workers: int, modules: Iterable[str]) -> list[str]:
+    """The command of a worker that ends with this process.
+
+    Args:
+        workers: how many there are on this machine.
+        modules: to import.
+    """
+    verbose = ["--verbose"] if is_verbose() else []
+    return [sys.executable, "-m", "runners.worker", str(os.getpid()), str(workers), *verbose, *modules]
 
 
 def main() -> None:
@@ -20,12 +36,29 @@ def main() -> None:
     end_with(int(sys.argv[1]))
     share_machine(int(sys.argv[2]))
     hold_scratch_folder()
-    set_up_logging("--verbose" in sys.argv)
+    is_pooled = AT_WORK in os.environ
+    set_up_logging("--verbose" in sys.argv, f"[{os.getpid()}] " if is_pooled else "")
     import_modules(word for word in sys.argv[3:] if word != "--verbose")
     os.environ.pop("LOGGING_API_SERVICE_DESCRIPTOR", None)  # (where Beam would send it a second time)
     from apache_beam.runners.worker import sdk_worker_main  # (logs while it is imported)
 
-    sdk_worker_main.main([])
+    _, harness, _ = sdk_worker_main.create_harness(os.environ)
+    if is_pooled:
+        _tell_of_work(harness, int(os.environ.pop(AT_WORK)))
+    harness.run()
+
+
+def _tell_of_work(harness: Any, pipe: int) -> None:
+    """Writes a byte into a pipe as soon as the runner sends work, which it does when it knows of this worker."""
+    create = harness.create_worker
+    os.set_inheritable(pipe, False)  # (a process that outlives this one would keep it open)
+
+    def create_and_tell() -> Any:
+        harness.create_worker = create
+        os.write(pipe, b"1")
+        return create()
+
+    harness.create_worker = create_and_tell
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def emulator(scheme: str, folder: Path, *, conditions: bool = True) -> Iterator[
         folder: for its files.
         conditions: whether it creates objects only if they are absent where it is asked to; only ``gs`` can do without.
     """
-    program, port = find_engine(PROGRAMS[scheme]), _free_port()
+    program, port = find_engine(PROGRAMS[scheme]), free_port()
     address = f"127.0.0.1:{port}"
     with ExitStack() as stack:
         if scheme == "s3":
@@ -124,7 +124,7 @@ def _running(
     server = subprocess.Popen(command, env=merged, cwd=folder, stdout=silent, stderr=silent)
     try:
         until = time.monotonic() + _START_SECONDS
-        while not _listens(port):
+        while not listens(port):
             if server.poll() is not None or time.monotonic() > until:
                 pytest.fail(f"{command[0]} did not start")
             time.sleep(0.05)
@@ -134,12 +134,12 @@ def _running(
         server.wait()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
