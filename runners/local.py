@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import shlex
-import sys
 
 from apache_beam.options.pipeline_options import DirectOptions, SetupOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -15,7 +13,7 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from noisebank.devices import count_gpus
 from runners.engine import Engine, Needs
-from runners.logs import is_verbose
+from runners.worker import worker_command
 
 _log = logging.getLogger(__name__)
 _PROCESSES = "multi_processing"
@@ -60,6 +58,5 @@ class LocalEngine(Engine):
         workers = self.count_workers()
         direct.direct_running_mode = None  # (it would put Beam's own command in the place of ours)
         modules = self.options.view_as(SetupOptions).beam_plugins or []  # (which this runner does not pass on itself)
-        verbose = ["--verbose"] if is_verbose() else []
-        words = [sys.executable, "-m", "runners.worker", str(os.getpid()), str(workers), *verbose, *modules]
-        return FnApiRunner(SubprocessSDKEnvironment.from_command_string(f"exec {shlex.join(words)}"))
+        command = shlex.join(worker_command(workers, modules))
+        return FnApiRunner(SubprocessSDKEnvironment.from_command_string(f"exec {command}"))

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,23 +25,15 @@ import pytest
 import yaml
 
 from tests.support.emulators import free_port, listens
+from tests.support.jars import find_class_path
 
 T = TypeVar("T")
 START_S = 120
-LIB = Path(sysconfig.get_path("scripts")).parent / "engines" / "flink" / "lib"
 _OPENED = ("lang", "lang.reflect", "net", "nio", "text", "time", "util", "util.concurrent")
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 _JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
-_ROOT = Path(__file__).parents[2]
-
-
-def find_flink() -> None:
-    """Skips the test, by name, where Java or the jars are missing."""
-    if shutil.which("java") is None:
-        pytest.skip("java is not installed: a JDK of version 11 or 17 is wanted")
-    if not list(LIB.glob("beam-runners-flink-*.jar")):
-        pytest.skip("the jars of Flink are not installed: make flink")
+ROOT = Path(__file__).parents[2]
 
 
 class FlinkCluster:
@@ -50,6 +41,7 @@ class FlinkCluster:
 
     Args:
         folder: for configurations, logs and temporary files.
+        class_path: of the jars of Flink and of Beam's runner for it.
 
     Attributes:
         rest: host and port of Flink's REST API, which is what ``--flink_master`` names.
@@ -57,8 +49,8 @@ class FlinkCluster:
         pool: address of the worker pool.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, class_path: str) -> None:
+        self.folder, self._class_path = folder, class_path
         ports = [free_port() for _ in range(5)]
         self.rest, self.job_endpoint, self.pool = (f"localhost:{port}" for port in ports[:3])
         self._rpc, self._artifacts = ports[3:]
@@ -109,7 +101,7 @@ class FlinkCluster:
         """Starts a part of Flink's or Beam's."""
         opens = [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in _OPENED]
         frugal = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *memory]
-        self.start(name, ["java", *frugal, *opens, "-cp", f"{LIB}/*", main, *words])
+        self.start(name, ["java", *frugal, *opens, "-cp", self._class_path, main, *words])
 
     def start_task_manager(self, name: str) -> None:
         """Starts a TaskManager of two slots; it is there when :meth:`task_managers` has it."""
@@ -119,7 +111,7 @@ class FlinkCluster:
     def start_pool(self, *words: str) -> None:
         """Starts the worker pool."""
         _, _, port = self.pool.partition(":")
-        python_path = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
+        python_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         command = [sys.executable, "-m", "runners.worker_pool", "--port", port, *words]
         self.start("pool", command, {"PYTHONPATH": python_path})
         self.wait_for(lambda: listens(int(port)), "the worker pool listens")
@@ -198,8 +190,7 @@ class FlinkCluster:
 @contextmanager
 def flink_cluster(folder: Path) -> Iterator[FlinkCluster]:
     """While a cluster of two TaskManagers with two slots each runs, with a job server and a worker pool."""
-    find_flink()
-    cluster = FlinkCluster(folder)
+    cluster = FlinkCluster(folder, find_class_path())
     try:
         cluster.start_all()
         yield cluster
