@@ -130,6 +130,7 @@ def find_needs(config: Config, stage: str) -> Needs:
         addresses=[config.bank, *(path for source in config.sources for path in source.addresses)],
         models=captions + [path for options in noise for path in (options.model, options.motion_adapter) if path],
         on_gpu={one.name: one.accelerator or "" for one in noise if one.device in ("auto", "cuda")},
+        only_gpu=[one.name for one in noise if one.device.startswith("cuda")],
         modules=config.modules,
     )
 

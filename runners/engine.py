@@ -24,12 +24,14 @@ class Needs:
         addresses: of the bank, lists and folders that workers read and write.
         models: hub ids or folders that workers load.
         on_gpu: Beam's accelerator hint (empty where none is given) of each stage that may want a GPU, by its name.
+        only_gpu: names of those that can do without a GPU nowhere.
         modules: of the user's, which workers import.
     """
 
     addresses: Sequence[str] = ()
     models: Sequence[str] = ()
     on_gpu: Mapping[str, str] = field(default_factory=dict)
+    only_gpu: Sequence[str] = ()
     modules: Sequence[str] = ()
 
 
@@ -43,6 +45,15 @@ class Engine:
 
     def __init__(self, options: PipelineOptions, words: Sequence[str] = ()) -> None:
         self.options, self.words = options, words
+
+    def check_unknown(self, words: Sequence[str]) -> None:
+        """Refuses words of the command line that Beam does not know, unless the engine does.
+
+        Raises:
+            ConfigError: names the first one.
+        """
+        if words:
+            raise ConfigError(f"{words[0]}: neither an option of noisebank nor of Beam; see --help")
 
     @property
     def runs_elsewhere(self) -> bool:

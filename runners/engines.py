@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runners.clusters import ClusterEngine, SparkEngine
+from runners.clusters import SparkEngine
 from runners.dataflow import DataflowEngine
 from runners.engine import Engine
 from runners.flink import FlinkEngine
 from runners.local import LocalEngine
 from runners.options import beam_options, name_runner
+from runners.portable import PortableEngine
 
 ENGINES: dict[str, type[Engine]] = {
     "fnapi": LocalEngine,
     "flink": FlinkEngine,
     "spark": SparkEngine,
-    "portable": ClusterEngine,
+    "portable": PortableEngine,
     "dataflow": DataflowEngine,
 }
 
@@ -27,7 +28,9 @@ def find_engine(words: Sequence[str]) -> Engine:
         words: that are Beam's.
 
     Raises:
-        ConfigError: a word is no option of Beam's.
+        ConfigError: a word is no option of Beam's or of the engine's.
     """
-    options = beam_options(words)
-    return ENGINES.get(name_runner(options), Engine)(options, words)
+    options, unknown = beam_options(words)
+    engine = ENGINES.get(name_runner(options), Engine)(options, words)
+    engine.check_unknown(unknown)
+    return engine

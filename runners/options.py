@@ -1,4 +1,4 @@
-"""Beam's options from the command line: everything that is not noisebank's must be Beam's, or it is an error."""
+"""Beam's options from the command line: everything that is not noisebank's must be Beam's, or known to its engine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from noisebank.errors import ConfigError
 LOCAL = "FnApiRunner"
 
 
-def beam_options(words: Sequence[str]) -> PipelineOptions:
-    """Pipeline options from command-line words.
+def beam_options(words: Sequence[str]) -> tuple[PipelineOptions, list[str]]:
+    """Pipeline options from command-line words, and those of the words that Beam does not know.
 
     Without ``--runner`` the job runs in this process on Beam's ``FnApiRunner``, named outright because plain
     ``DirectRunner`` first tries to download another engine.
 
     Raises:
-        ConfigError: a word is no option of Beam's, or its value is not allowed.
+        ConfigError: the value of an option is not allowed.
     """
     parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, exit_on_error=False, conflict_handler="resolve"
@@ -30,10 +30,8 @@ def beam_options(words: Sequence[str]) -> PipelineOptions:
         known, unknown = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise ConfigError(f"Beam options: {error}") from error
-    if unknown:
-        raise ConfigError(f"{unknown[0]}: neither an option of noisebank nor of Beam; see --help")
     is_local = known.runner in (None, "DirectRunner", LOCAL)
-    return PipelineOptions([*words, f"--runner={LOCAL}"] if is_local else list(words))
+    return PipelineOptions([*words, f"--runner={LOCAL}"] if is_local else list(words)), unknown
 
 
 def name_runner(options: PipelineOptions) -> str:

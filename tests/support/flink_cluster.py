@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +118,17 @@ class FlinkCluster:
         self.start("pool", command, {"PYTHONPATH": python_path})
         self.wait_for(lambda: listens(int(port)), "the worker pool listens")
 
+    def job_server_jar(self) -> Path:
+        """A jar for ``--flink_job_server_jar``: a manifest that names the others."""
+        jars = sorted(Path(self._class_path).parent.glob("*.jar"))
+        opens = " ".join(f"java.base/java.{package}" for package in _OPENED)
+        lines = {"Main-Class": _JOB_SERVER, "Class-Path": " ".join(jar.as_uri() for jar in jars), "Add-Opens": opens}
+        path = self.folder / "job-server.jar"
+        with zipfile.ZipFile(path, "w") as jar:
+            wrapped = ["\r\n ".join(re.findall(".{1,70}", f"{key}: {value}")) for key, value in lines.items()]
+            jar.writestr("META-INF/MANIFEST.MF", "\r\n".join(["Manifest-Version: 1.0", *wrapped, ""]))
+        return path
+
     def start_all(self) -> None:
         """Starts all parts, and returns when they are there."""
         conf = str(self.folder / "conf")
@@ -202,9 +215,10 @@ def main() -> None:
     """Keeps a cluster until it is interrupted or terminated."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with flink_cluster(Path(sys.argv[1]).resolve()) as cluster:
-        print(f"--runner=PortableRunner --job_endpoint={cluster.job_endpoint} --environment_type=EXTERNAL "
-              f"--environment_config={cluster.pool}", f"--runner=FlinkRunner --flink_master={cluster.rest}",
-              sep="\n", flush=True)  # fmt: skip
+        pool = f"--environment_type=EXTERNAL --environment_config={cluster.pool}"
+        print(f"--runner=PortableRunner --job_endpoint={cluster.job_endpoint} {pool}")
+        print(f"--runner=FlinkRunner --flink_master={cluster.rest} --flink_job_server_jar={cluster.job_server_jar()}")
+        sys.stdout.flush()
         signal.pause()
 
 
