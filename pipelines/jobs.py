@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
 from noisebank.commits.runs import collect_run
@@ -44,6 +45,8 @@ _log = logging.getLogger(__name__)
 _STEP = re.compile(r" \[while running '.*'\]$", re.DOTALL)
 """What Beam adds to a message."""
 _FILE_GONE = re.compile(r"^the job failed: (\w+\.)*FileNotFoundError: ")
+_CANCELLED = re.compile(r"Pipeline \S+ failed in state CANCELLED: ")
+"""What Beam's client of a job server says of a job that somebody else cancelled."""
 _RAISED = re.compile(r"noisebank\.errors\.(\w+): (.*?)(?: \[while running .*)?$", re.MULTILINE)
 
 
@@ -232,7 +235,9 @@ def run_pipeline(engine: Engine, build: Callable[[beam.Pipeline], Any]) -> None:
     try:
         state = pipeline.run().wait_until_finish()
     except Exception as error:  # (runners raise what they like)
-        raise _unwrap(error) from error
+        if not _CANCELLED.match(str(error)):
+            raise _unwrap(error) from error
+        state = PipelineState.CANCELLED
     if problem := engine.conclude(state):
         raise JobFailed(f"{problem}; run the same command again to go on from what is finished")
 

@@ -28,6 +28,7 @@ import yaml
 
 from tests.support.emulators import free_port, listens
 from tests.support.jars import find_class_path
+from tests.support.portable import PINNED
 
 T = TypeVar("T")
 START_S = 120
@@ -79,7 +80,7 @@ class FlinkCluster:
             **{f"taskmanager.memory.{name}": size for name, size in memory.items()},
             "restart-strategy.type": "fixed-delay",
             "restart-strategy.fixed-delay.attempts": 3,
-            "restart-strategy.fixed-delay.delay": "4 s",
+            "restart-strategy.fixed-delay.delay": "5 s",
             "heartbeat.interval": 1000,
             "heartbeat.timeout": 6000,
             "slot.request.timeout": 20000,
@@ -115,7 +116,7 @@ class FlinkCluster:
         _, _, port = self.pool.partition(":")
         python_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         command = [sys.executable, "-m", "runners.worker_pool", "--port", port, *words]
-        self.start("pool", command, {"PYTHONPATH": python_path})
+        self.start("pool", command, {**PINNED, "PYTHONPATH": python_path})
         self.wait_for(lambda: listens(int(port)), "the worker pool listens")
 
     def job_server_jar(self) -> Path:

@@ -27,7 +27,7 @@ FAILURES = {"missing_file": 1, "not_video": 1}
 STAGES = ("clips", "captions", "index", "noise", "commit")
 ACCELERATOR = "type:nvidia-l4;count:1"
 _SECOND_SET = {"name": "second", "inverter": "fixed-point", "num_inference_steps": 2}
-_PINNED = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+PINNED = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 _OF_ONE_RUN = {"uuid", "created", "run_id", "digest", "plan"}
 """What two snapshots of the same content do not share (a plan is named by the folder of the bank, too)."""
 
@@ -75,7 +75,7 @@ def run_in_folder(
     """The document of a command that ends well, in a process of its own that starts in the project's folder, with one
     thread a worker."""
     line = [sys.executable, "-m", "pipelines.cli", command, "--json", "-c", "bank.yaml", *map(str, words)]
-    merged = {**os.environ, "PYTHONPATH": str(ROOT), **_PINNED, **(environment or {})}
+    merged = {**os.environ, "PYTHONPATH": str(ROOT), **PINNED, **(environment or {})}
     ran = subprocess.run(line, cwd=project.folder, env=merged, capture_output=True, text=True, timeout=seconds)
     assert ran.returncode == 0, ran.stderr
     document: dict[str, Any] = json.loads(ran.stdout)
