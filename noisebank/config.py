@@ -22,6 +22,7 @@ import yaml
 from noisebank.decode import Dialect, alternatives, decode, written_name
 from noisebank.errors import ConfigError
 from noisebank.modules import import_modules
+from noisebank.option_fields import is_unsaid
 from noisebank.options import OPTION_CLASSES, SECTIONS, Config, NoiseOptions, options_class
 
 T = TypeVar("T")
@@ -129,16 +130,11 @@ def to_mapping(config: Config) -> dict[str, Any]:
     given = dataclasses.asdict(config, dict_factory=lambda items: {k: v for k, v in items if v is not None})
     for section in given.keys() & SECTIONS.keys():
         for options, member in zip(getattr(config, section), given[section], strict=True):
-            for name in _later_defaults(options):
-                member.pop(name, None)
+            for field in dataclasses.fields(options):
+                if is_unsaid(field, getattr(options, field.name)):
+                    member.pop(field.name, None)
     plain: dict[str, Any] = json.loads(json.dumps(given))
     return plain
-
-
-def _later_defaults(options: Any) -> list[str]:
-    """The options that were not there at first and are at their defaults: unsaid, as in plans from before them."""
-    fields = dataclasses.fields(options)
-    return [f.name for f in fields if not f.metadata["since_first"] and getattr(options, f.name) == f.default]
 
 
 def flag_names(options: type[Any] = Config) -> dict[str, dataclasses.Field[Any]]:
@@ -234,7 +230,7 @@ def _check_rhythm(where: str, options: dict[str, Any]) -> None:
 
 def _check(config: Config) -> None:
     """What one key alone cannot tell."""
-    _check_names("sources", [source.name or source.kind for source in config.sources])
+    _check_names("sources", [source.label for source in config.sources])
     _check_names("noise", [noise.name for noise in config.noise])
     _check_names("stages", [stage.name for stage in config.stages])
     for i, source in enumerate(config.sources):

@@ -26,3 +26,8 @@ def option(
     limits = {"choices": choices, "minimum": minimum, "maximum": maximum}
     known = {"help": help, "hashed": hashed, "since_first": since_first, "parse": parse}
     return field(default=default, metadata={**known, **limits})
+
+
+def is_unsaid(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether an option was not there at first and is at its default, as if in a plan from before it."""
+    return not field.metadata["since_first"] and bool(value == field.default)

@@ -23,6 +23,7 @@ from noisebank.devices import parse_device
 from noisebank.errors import FAILURE_CODES
 from noisebank.hub import refer
 from noisebank.modules import module_version
+from noisebank.option_fields import is_unsaid
 from noisebank.option_fields import option as option
 from noisebank.source_options import FolderOptions, TableOptions, TarOptions
 from noisebank.source_options import SourceOptions as SourceOptions
@@ -335,9 +336,9 @@ def fingerprint(options: Any, **also: Any) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    later = {f.name: f.default for f in dataclasses.fields(options) if not f.metadata["since_first"]}
-    chosen = output_options(options)
-    content = {name: value for name, value in chosen.items() if name not in later or value != later[name]} | also
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    chosen = output_options(options).items()
+    content = {name: value for name, value in chosen if not is_unsaid(fields[name], value)} | also
     if "model_digest" in also:
         for path in MODEL_PATHS:
             content.pop(path, None)

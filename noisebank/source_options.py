@@ -48,10 +48,14 @@ class SourceOptions:
         minimum=1,
         maximum=10**12,
     )
-
     range: str | None = option(
         None, "table: column of the clip's range, [start, end], or of a list of them, a clip each"
     )
+
+    @property
+    def label(self) -> str:
+        """What the source is called."""
+        return self.name or self.kind
 
     @property
     def addresses(self) -> list[str]:
@@ -83,9 +87,16 @@ class SourceOptions:
 
     def check(self, where: str) -> None:
         """Raises :class:`ConfigError` unless the options fit each other; ``where`` they stand, for the message."""
-        named = next((key for key in ("id", "caption", "start", "end", "range") if getattr(self, key)), None)
+        self._refuse(
+            where,
+            ("id", "caption", "start", "end", "range"),
+            f"only a table names its columns; {self.kind} has its own",
+        )
+
+    def _refuse(self, where: str, names: Iterable[str], why: str) -> None:
+        named = next((name for name in names if getattr(self, name)), None)
         if named:
-            raise ConfigError(f"{where}.{named}: only a table names its columns; {self.kind} has its own")
+            raise ConfigError(f"{where}.{named}: {why}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,9 @@ class TarOptions(SourceOptions):
 
     def check(self, where: str) -> None:
         """Raises :class:`ConfigError` where something is named that the tars say, which is all but ids."""
-        _refuse(self, where, ("uri", "caption", "start", "end", "range", "root"), "its tars say that")
+        self._refuse(
+            where, ("uri", "caption", "start", "end", "range", "root"), f"not for a {self.kind}; its tars say that"
+        )
 
 
 @dataclass(frozen=True)
@@ -115,10 +128,8 @@ class FolderOptions(SourceOptions):
 
     def check(self, where: str) -> None:
         """Raises :class:`ConfigError` where something is named that the files say."""
-        _refuse(self, where, ("id", "uri", "caption", "start", "end", "range", "root"), "its files say that")
-
-
-def _refuse(source: SourceOptions, where: str, names: Iterable[str], why: str) -> None:
-    named = next((name for name in names if getattr(source, name)), None)
-    if named:
-        raise ConfigError(f"{where}.{named}: not for a {source.kind}; {why}")
+        self._refuse(
+            where,
+            ("id", "uri", "caption", "start", "end", "range", "root"),
+            f"not for a {self.kind}; its files say that",
+        )

@@ -124,7 +124,7 @@ def _find_limits(ranges: Sequence[ReadRange], config: Config) -> dict[int, int]:
     limits = {}
     for source in config.sources:
         if source.limit is not None:
-            number = source_number(source.name or source.kind)
+            number = source_number(source.label)
             found = np.unique(np.concatenate([_NONE, *(part.smallest for part in ranges if part.source == number)]))
             if len(found) > source.limit:
                 limits[number] = int(found[source.limit - 1])
@@ -210,7 +210,7 @@ def assemble(
 def _plan_hash(config: Config, survey: Survey, rows: str) -> str:
     """The name of the plan that follows from a survey and the digest of all listed ``rows``, 32 hexadecimal digits; of
     the configuration what changes a plan counts."""
-    names = [" ".join(filter(None, (source.name or source.kind, source.filter))) for source in config.sources]
+    names = [" ".join(filter(None, (source.label, source.filter))) for source in config.sources]
     options = [names, config.clips.maxcount, config.prune, sorted(config.retry_failures)]
     content = [FORMAT, survey.parent_uuid, survey.fingerprints, survey.folders, rows, survey.due, survey.refused]
     return hashlib.sha256(json.dumps([*content, options], sort_keys=True).encode()).hexdigest()[:32]

@@ -297,7 +297,7 @@ def read_task(store: Store, task: Task) -> pa.Table:
 def removal_problems(plan: Plan, config: Config) -> list[str]:
     """Why a plan should not be carried out: a source lost or changed more rows than is allowed; [] if none did."""
     problems = []
-    filters = {source.name or source.kind: source.filter for source in config.sources}
+    filters = {source.label: source.filter for source in config.sources}
     for name, source in sorted(plan.sources.items()):
         for what in ("removed", "changed"):
             limit = getattr(config, f"max_{what}")
@@ -333,7 +333,7 @@ def _decisions(config: Config) -> dict[str, Any]:
     stages: dict[str, Any] = {"clips": config.clips}
     stages |= {f"{section}.{own.name}": own for section, members in lists.items() for own in members}
     return {
-        "sources": sorted(" ".join(filter(None, (s.name or s.kind, s.rhythm, s.filter))) for s in config.sources),
+        "sources": sorted(" ".join(filter(None, (s.label, s.rhythm, s.filter))) for s in config.sources),
         **{section: sorted(own.name for own in members) for section, members in lists.items()},
         **{
             f"{stage}.{name}": tuple(value) if isinstance(value, tuple) else value  # (a Size shows as its numbers)

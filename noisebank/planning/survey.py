@@ -115,7 +115,7 @@ def survey(
 
 def _check_sources_left_out(config: Config, parent: Parent) -> None:
     """One embedding model, one size of clips and one way of inversion in a bank: all of its rows change, or none."""
-    left_out = set(parent.snapshot.sources) - {source.name or source.kind for source in config.sources}
+    left_out = set(parent.snapshot.sources) - {source.label for source in config.sources}
     known = parent.snapshot.stage_fingerprints
     changed = [name for name, now in parent.fingerprints.items() if known.get(name, now) != now]
     if left_out and changed and not config.prune:

@@ -40,7 +40,7 @@ def expand(source: SourceOptions) -> list[str]:
     Raises:
         ConfigError: a file does not exist, nothing matches a glob, or a name is not UTF-8.
     """
-    name = source.name or source.kind
+    name = source.label
     addresses: list[str] = []
     for pattern in source.path:
         for part in expand_braces(pattern):
@@ -74,12 +74,12 @@ def open_lists(source: SourceOptions, store: Store, folder: str) -> list[ListFil
     """
     files, root = [], _find_root(source)
     if layout_of(source).is_folder:
-        keys = (f"{folder}/{source.name or source.kind}-{i}.jsonl" for i in itertools.count())
+        keys = (f"{folder}/{source.label}-{i}.jsonl" for i in itertools.count())
         return [*map(_list_folder, itertools.repeat(source), find_folders(source), itertools.repeat(store), keys)]
     for i, address in enumerate(expand(source)):
         format = _format(source, address)
         if address.startswith(HTTP) or address.endswith(".gz") or (format == "jsonl" and _is_document(address)):
-            key = f"{folder}/{source.name or source.kind}-{i}.{format}"
+            key = f"{folder}/{source.label}-{i}.{format}"
             _copy(source, address, store, key)
             files.append(ListFile(source, address, store.size(key), format, (store, key), root))
         else:
@@ -103,7 +103,7 @@ def _find_root(source: SourceOptions) -> str:
         return (source.root or "").rstrip("/")
     root = Path(source.root).absolute()
     if not root.is_dir():
-        raise ConfigError(f"source {source.name or source.kind}: root {source.root!r}: no such folder")
+        raise ConfigError(f"source {source.label}: root {source.root!r}: no such folder")
     return str(root)
 
 
@@ -139,7 +139,7 @@ def _format(source: SourceOptions, address: str) -> str:
     if layout.default_format:
         return layout.default_format
     wanted = ", ".join(suffix for name in layout.formats for suffix in FORMATS[name].suffixes)
-    raise ConfigError(f"source {source.name or source.kind}: path {address!r}: a name that ends in {wanted} is wanted")
+    raise ConfigError(f"source {source.label}: path {address!r}: a name that ends in {wanted} is wanted")
 
 
 def _copy(source: SourceOptions, address: str, store: Store, key: str) -> None:
@@ -155,7 +155,7 @@ def _copy(source: SourceOptions, address: str, store: Store, key: str) -> None:
                 path = Path(scratch, "lines")
             store.upload(path, key)
     except (ConfigError, OSError, EOFError, ValueError, zlib.error, HTTPException) as error:
-        raise ConfigError(f"source {source.name or source.kind}: {address}: {error}") from error
+        raise ConfigError(f"source {source.label}: {address}: {error}") from error
 
 
 def _is_json(address: str) -> bool:

@@ -39,7 +39,7 @@ def find_folders(source: SourceOptions) -> list[str]:
             found = [str(Path(path).absolute()) for path in match_paths(pattern) if Path(path).is_dir()]
         if not found or pattern.startswith(HTTP):
             wanted = "a local folder, or one at gs://, s3:// or az://, is wanted"
-            raise ConfigError(f"source {source.name or source.kind}: path {pattern!r}: no such folder; {wanted}")
+            raise ConfigError(f"source {source.label}: path {pattern!r}: no such folder; {wanted}")
         folders += found
     return folders
 

@@ -44,7 +44,7 @@ class ListFile:
     @property
     def source_name(self) -> str:
         """The source's identity and the prefix of its ids."""
-        return self.source.name or self.source.kind
+        return self.source.label
 
     @property
     def is_http(self) -> bool:

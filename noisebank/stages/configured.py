@@ -26,9 +26,7 @@ ModelOptions = TypeVar("ModelOptions", CaptionOptions, NoiseOptions)
 def all_stages(config: Config) -> list[Stage]:
     """Every stage that makes shards, in the order in which they follow each other."""
     rhythms = {
-        source_number(source.name or source.kind): config.clips.of_source(source)
-        for source in config.sources
-        if source.rhythm
+        source_number(source.label): config.clips.of_source(source) for source in config.sources if source.rhythm
     }
     noise = [NoiseStage(options) for options in config.noise]
     own = [STAGES[options.kind](options) for options in config.stages]

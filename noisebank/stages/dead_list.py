@@ -7,7 +7,6 @@ any more. A plan that was stopped is refused: the next build makes a new one, an
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -98,7 +97,7 @@ class DeadListWatch:
 
     def _tell(self, rows: int, failed: Counter[str]) -> None:
         said = _Outcomes(rows, failed.total(), dict(failed.most_common(_NAMED)))
-        self._store.put(f"{self._folder}/outcomes-{self._inputs}.json", seal(json.loads(json.dumps(asdict(said)))))
+        self._store.put(f"{self._folder}/outcomes-{self._inputs}.json", seal(asdict(said)))
 
     def _stop(self, rows: int, failed: int, most: Counter[str]) -> None:
         """Refuses the plan, and leaves the table of what failed in its finished shards."""
