@@ -24,6 +24,7 @@ from noisebank.errors import ConfigError
 from noisebank.modules import import_modules
 from noisebank.option_fields import is_unsaid
 from noisebank.options import OPTION_CLASSES, SECTIONS, Config, NoiseOptions, options_class
+from noisebank.storage.opening import REMOTE_SCHEMES, open_store
 
 T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}", re.IGNORECASE)
@@ -65,8 +66,8 @@ def load_config(path: str | None, flags: dict[str, str] | None = None) -> Config
 
 
 def load_document(path: str | None, flags: dict[str, str] | None = None) -> dict[str, Any]:
-    """The mapping in the YAML file ``path`` (or none); imports its ``modules``, or those of ``flags``, so that from
-    then on their kinds and the options of these are known.
+    """The mapping in the YAML file ``path`` (or none), which is local or in an object store; imports its ``modules``,
+    or those of ``flags``, so that from then on their kinds and the options of these are known.
 
     Raises:
         ConfigError: there is no mapping in the file, or a module cannot be imported.
@@ -74,7 +75,7 @@ def load_document(path: str | None, flags: dict[str, str] | None = None) -> dict
     document: dict[str, Any] = {}
     if path is not None:
         try:
-            document = _from_yaml(Path(path).read_text(encoding="utf-8"), f"configuration {path}") or {}
+            document = _from_yaml(_read(path).decode(), f"configuration {path}") or {}
         except OSError as error:
             raise ConfigError(f"configuration {path}: {error.strerror or error}") from error
         except UnicodeDecodeError as error:
@@ -84,6 +85,17 @@ def load_document(path: str | None, flags: dict[str, str] | None = None) -> dict
     modules = _Flag(flags["modules"]) if flags and "modules" in flags else document.get("modules") or []
     import_modules(decode(modules, tuple[str, ...], "modules", _DIALECT))
     return document
+
+
+def _read(path: str) -> bytes:
+    scheme, separator, rest = path.partition("://")
+    folder, slash, name = rest.rpartition("/")
+    if not separator:
+        return Path(path).read_bytes()
+    if scheme not in REMOTE_SCHEMES or not (slash and name):
+        wanted = ", ".join(f"{known}://" for known in REMOTE_SCHEMES)
+        raise ConfigError(f"configuration {path}: a local path, or a file of a bucket ({wanted}) is wanted")
+    return open_store(f"{scheme}://{folder}").read(name)
 
 
 def _from_yaml(text: str, what: str) -> Any:

@@ -75,6 +75,12 @@ _share = partial(_unhashed, minimum=0, maximum=1)
 """One that is a share, from 0 to 1, of something."""
 
 
+def _memory(default: str) -> Any:
+    """A stage's ``min_ram``."""
+    help = f"memory of a machine that does this, where the engine has machines to choose from (default: {default})"
+    return _unhashed(parse_bytes(default), help, parse=parse_bytes, minimum=1, maximum=10**15)
+
+
 @dataclass(frozen=True)
 class FetchOptions:
     """How videos are fetched; none of it changes what a clip is made of."""
@@ -115,6 +121,7 @@ class ClipOptions:
         maximum=1_000_000,
     )
     pixel_format: str = option("yuv420p", "chroma of the stored mp4", choices=PIXEL_FORMATS)
+    min_ram: int = _memory("8GB")
 
     @property
     def height_width(self) -> Size:
@@ -139,6 +146,7 @@ class CaptionOptions:
         None, "branch, tag or commit of a model that is a hub id (default: the one that its repository shows)"
     )
     batch_size: int = _unhashed(64, "captions in a batch", minimum=1, maximum=65_536)
+    min_ram: int = _memory("8GB")
 
     @property
     def reference(self) -> str:
@@ -162,6 +170,7 @@ class IndexOptions:
         False,
         "searched much, updated seldom: above 50,000 captions a graph (HNSW), which answers sooner and is built slower",
     )
+    min_ram: int = _memory("8GB")
 
 
 def _iterates(noise: NoiseOptions) -> bool:
@@ -200,6 +209,7 @@ class NoiseOptions:
     accelerator: str | None = _unhashed(
         None, "Beam's accelerator hint for these workers, e.g. type:nvidia-l4;count:1;install-nvidia-driver"
     )
+    min_ram: int = _memory("16GB")
     compile: bool = _unhashed(False, "torch.compile the network: minutes at the start, then faster")
     motion_adapter: str | None = option(None, "AnimateDiff: hub id (or id@revision) or folder of the motion adapter")
     measured: float = _share(

@@ -36,6 +36,7 @@ def build_pipeline(
     fingerprints: Mapping[str, str] | None = None,
     models: Mapping[str, Any] | None = None,
     try_models: bool = False,
+    fit_machines: bool = False,
 ) -> None:
     """Adds a build, or one stage of it, to a pipeline; each step waits for those before it, and commit is the last.
 
@@ -46,6 +47,8 @@ def build_pipeline(
         plan: path of the open plan to work on; None to make one.
         fingerprints, models: of the stages, for a new plan (:func:`noisebank.stages.configured.identify_stages`).
         try_models: whether a build tries out the models of the stages over clips before it fetches anything.
+        fit_machines: whether each stage says how much memory its machines need. To an engine that has no choice of
+            machines this means worker processes of its own for each stage, and nothing else.
     """
     bank = config.bank
     first, *following = all_stages(config)
@@ -63,7 +66,10 @@ def build_pipeline(
 
     def shards(of: Stage, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         make = stage in (BUILD, NOISE if of.name.is_over_clips else of.name.kind)
-        return work | f"Make {of.name.name}" >> MakeShards(bank, of, make, make or stage == COMMIT, run_id)
+        step = MakeShards(bank, of, make, make or stage == COMMIT, run_id)
+        if make:
+            step = step.with_resource_hints(**_hints(of.min_ram if fit_machines else 0, of.accelerator))
+        return work | f"Make {of.name.name}" >> step
 
     made = {CLIPS: shards(first, plans | f"Tasks {CLIPS}" >> ReadTasks(bank, CLIPS))}
     if stage in (BUILD, CLIPS):
@@ -79,7 +85,9 @@ def build_pipeline(
     index = None
     if INDEX in kinds:
         make = stage in (BUILD, INDEX)
-        index = plans | "Index" >> BuildIndex(bank, config.index, made[CAPTIONS], make, make or stage == COMMIT)
+        build = BuildIndex(bank, config.index, made[CAPTIONS], make, make or stage == COMMIT)
+        build = build.with_resource_hints(**_hints(config.index.min_ram if make and fit_machines else 0))
+        index = plans | "Index" >> build
     if stage in (BUILD, COMMIT):
         _ = plans | "Publish" >> Publish(config, run_id, made, index)
     else:
@@ -107,6 +115,11 @@ def follow_pipeline(
             work = plans | f"Follow {name}" >> FollowClips(config, stage, pause, workers)
             made[name] = work | f"Make {name}" >> MakeShards(bank, stage, job=run_id, at_once=True)
     _ = plans | "Record" >> RecordRun(bank, run_id, made)
+
+
+def _hints(min_ram: int, accelerator: str | None = None) -> dict[str, Any]:
+    """Beam's resource hints, without those that say nothing."""
+    return {name: hint for name, hint in (("min_ram", min_ram), ("accelerator", accelerator)) if hint}
 
 
 def _announce(path: str, bank: str, run_id: str) -> str:

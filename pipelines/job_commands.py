@@ -197,6 +197,8 @@ def demo(arguments: argparse.Namespace) -> Outcome:
 
 
 def _report(summary: dict[str, Any], stage: str) -> Outcome:
+    if "left" in summary:
+        return Outcome(summary, [summary["left"]])
     lines = [_headline(summary, stage)] if stage != "plan" else []
     rows = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary["rows"].items())
     lines.append(f"rows: {rows}")

@@ -64,7 +64,8 @@ def run_stages(
 
     Returns:
         The summary of ``noisebank build --json``; of a stage on its own: ``plan`` (hash), ``planned`` (when), ``rows``
-        (of the plan) and ``stages`` (what this run did).
+        (of the plan) and ``stages`` (what this run did). Where the engine is only asked for a job's description:
+        ``left``, what that left, in words.
 
     Raises:
         NoiseBankError: the job failed or published nothing; says why.
@@ -97,12 +98,15 @@ def run_stages(
                 share = {"pause": follow, "workers": engine.count_workers()}
                 run_pipeline(engine, lambda p: follow_pipeline(p, config, run_id=run_id, **known, **share))
             else:
+                known["fit_machines"] = engine.fits_machines
                 run_pipeline(engine, lambda p: build_pipeline(p, config, run_id=run_id, stage=stage, **known))
     except NoiseBankError as error:
         if stage != "build" or not latest or not _may_be_of_a_vacuum(error, store, latest):
             raise
         _log.warning("%s. A purge or vacuum took what this build worked on: planning again", error)
         return run_stages(config, beam_arguments, stage)
+    if engine.leaves:
+        return {"left": engine.leaves}
     summary = collect_run(store, run_id)
     if stage == "build":
         return summary

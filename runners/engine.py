@@ -70,6 +70,16 @@ class Engine:
         """Whether the workers may have a file system in common with this machine."""
         return True
 
+    @property
+    def fits_machines(self) -> bool:
+        """Whether it has machines to choose from, by the memory that each step needs."""
+        return False
+
+    @property
+    def leaves(self) -> str:
+        """What a job leaves in place of a run, in words, where the options ask for no run."""
+        return ""
+
     def prepare(self, needs: Needs) -> None:
         """Sets options that nobody said, and refuses a job that cannot run.
 
@@ -89,7 +99,7 @@ class Engine:
         Args:
             state: a state of Beam's.
         """
-        return "" if state == PipelineState.DONE else f"the job ended as {state}"
+        return "" if self.leaves or state == PipelineState.DONE else f"the job ended as {state}"
 
     def says(self, *names: str) -> bool:
         """Whether one of these options, such as ``--parallelism``, was given on the command line."""

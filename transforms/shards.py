@@ -75,8 +75,6 @@ class MakeShards(beam.PTransform):
         name = self.stage.name
         keep = (self.job, name.name) if self.job else None
         run = RunInference(ShardHandler(self.stage.load_model, self.finish, name.kind, keep))
-        if self.stage.accelerator:
-            run = run.with_resource_hints(accelerator=self.stage.accelerator)
         return work | run | beam.FlatMap(lambda done: done)
 
     def finish(self, work: ShardWork, model: LazyModel | None = None) -> list[Done]:

@@ -106,6 +106,11 @@ class Stage(ABC):
         """Beam's hint for its workers, if they need an accelerator."""
         return None
 
+    @property
+    def min_ram(self) -> int:
+        """Bytes of memory that its workers need; 0: as those of steps without an option for it."""
+        return int(getattr(self.options, "min_ram", 0))
+
     @abstractmethod
     def identify(self, config: Config, latest: Snapshot | None) -> Identity:
         """What it is, from its options and from the files of its model, whose weights are not loaded.

@@ -12,6 +12,7 @@ import yaml
 from noisebank.config import config_from_mapping, flag_names, load_config, member_flag, to_mapping
 from noisebank.errors import ConfigError
 from noisebank.options import Config, NoiseOptions, SourceOptions
+from noisebank.storage import open_store
 
 TABLE = {"kind": "table", "path": "a.csv", "uri": "u", "caption": "c"}
 
@@ -277,3 +278,13 @@ def test_flags_that_fit_nothing_are_errors() -> None:
         load_config(None, {"clip.size": "64"})
     with pytest.raises(ConfigError, match=r"clips.frames: 'x' is not allowed"):
         load_config(None, {"clips.frames": "x"})
+
+
+def test_a_configuration_may_lie_in_a_bucket() -> None:
+    open_store("memory://configurations/mine").put("bank.yaml", b"bank: ./elsewhere\n")
+    assert load_config("memory://configurations/mine/bank.yaml").bank == "./elsewhere"
+    with pytest.raises(ConfigError, match=r"configuration memory://configurations/mine/none\.yaml: "):
+        load_config("memory://configurations/mine/none.yaml")
+    for path in ("gs://bank.yaml", "https://host.example/bank.yaml"):
+        with pytest.raises(ConfigError, match=f"configuration {path}: a local path, or a file of a bucket"):
+            load_config(path)

@@ -28,8 +28,8 @@ STAGES = (ClipOptions, CaptionOptions, NoiseOptions)
 OTHER_VALUES: dict[str, Any] = {"size": (64, 80), "fps": 8.0, "frames": 5, "batch_size": 3, "tolerance": 0.25}
 """Another value than the default, where its type does not suggest one."""
 HOW_NOT_WHAT = {
-    "ClipOptions": {"maxcount"},
-    "CaptionOptions": {"revision", "batch_size"},
+    "ClipOptions": {"maxcount", "min_ram"},
+    "CaptionOptions": {"revision", "batch_size", "min_ram"},
     "NoiseOptions": {
         "revision",
         "batch_size",
@@ -38,6 +38,7 @@ HOW_NOT_WHAT = {
         "compile",
         "measured",
         "max_reconstruction_error",
+        "min_ram",
     },
 }
 """Options that say how the work is done, or what is accepted; not what comes out."""
