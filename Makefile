@@ -10,7 +10,7 @@ export PYTHONPATH :=
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types check bench peers engines $(GO_ENGINES) $(NPM_ENGINES) flink clean
+.PHONY: demo test lint types check bench peers engines $(GO_ENGINES) $(NPM_ENGINES) flink gcp clean
 
 $(STAMP): setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -50,7 +50,7 @@ fake-gcs-server: PACKAGE := github.com/fsouza/fake-gcs-server@v1.56.0
 prism: PACKAGE := github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
 azurite-blob: PACKAGE := azurite@3.37.0
 
-engines: $(GO_ENGINES) $(NPM_ENGINES) flink  ## real servers for tests, from package registries (Go, npm and Maven)
+engines: $(GO_ENGINES) $(NPM_ENGINES) flink gcp  ## real servers for tests, from package registries (Go, npm, Maven), and Google's clients
 
 $(GO_ENGINES): %: $(ENGINES)/bin/%
 
@@ -67,6 +67,12 @@ flink: $(JARS)/.fetched
 $(JARS)/.fetched: tests/support/flink/pom.xml
 	rm -rf $(JARS)
 	mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(JARS)
+	touch $@
+
+gcp: $(VENV)/.gcp  ## what describes jobs to Dataflow
+
+$(VENV)/.gcp: $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'apache-beam[gcp]'
 	touch $@
 
 clean:

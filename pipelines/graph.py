@@ -66,10 +66,8 @@ def build_pipeline(
 
     def shards(of: Stage, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         make = stage in (BUILD, NOISE if of.name.is_over_clips else of.name.kind)
-        step = MakeShards(bank, of, make, make or stage == COMMIT, run_id)
-        if make:
-            step = step.with_resource_hints(**_hints(of.min_ram if fit_machines else 0, of.accelerator))
-        return work | f"Make {of.name.name}" >> step
+        hints = _hints(of.min_ram if fit_machines else 0, of.accelerator) if make else {}
+        return work | f"Make {of.name.name}" >> MakeShards(bank, of, make, make or stage == COMMIT, run_id, hints=hints)
 
     made = {CLIPS: shards(first, plans | f"Tasks {CLIPS}" >> ReadTasks(bank, CLIPS))}
     if stage in (BUILD, CLIPS):

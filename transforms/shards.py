@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import field
 from typing import Any
 
 import apache_beam as beam
@@ -54,6 +55,7 @@ class MakeShards(beam.PTransform):
         job: whose models are kept (:func:`kept_model`); of none by default.
         at_once: whether each shard is made where it is found, before the next piece of work is asked for; RunInference
             is a batch behind.
+        hints: Beam's resource hints, for the work alone: no machine with a GPU is there for the reshuffle.
 
     Input: :class:`~noisebank.stages.stage.ShardWork`, a task of the stage, or one with the receipt of new clips.
     Output: :class:`.work.Done`, one a shard.
@@ -65,17 +67,19 @@ class MakeShards(beam.PTransform):
     verify: bool = True
     job: str = ""
     at_once: bool = False
+    hints: Mapping[str, Any] = field(default_factory=dict)
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         if self.at_once:
             return work | beam.FlatMap(self._finish_at_once)
         work |= beam.Reshuffle()
         if not (self.stage.has_model and self.make):
-            return work | beam.FlatMap(self.finish)  # (no model is loaded)
+            return work | beam.FlatMap(self.finish).with_resource_hints(**self.hints)  # (no model is loaded)
         name = self.stage.name
         keep = (self.job, name.name) if self.job else None
         run = RunInference(ShardHandler(self.stage.load_model, self.finish, name.kind, keep))
-        return work | run | beam.FlatMap(lambda done: done)
+        flatten = beam.FlatMap(lambda done: done)
+        return work | run.with_resource_hints(**self.hints) | flatten.with_resource_hints(**self.hints)
 
     def finish(self, work: ShardWork, model: LazyModel | None = None) -> list[Done]:
         """The finished shard; none where there is nothing to make."""
