@@ -63,6 +63,7 @@ setup(
         "noisebank.world",
         "pipelines",
         "runners",
+        "runners.flex",
         "schemas",
         "transforms",
     ],

@@ -83,9 +83,10 @@ def build_pipeline(
     index = None
     if INDEX in kinds:
         make = stage in (BUILD, INDEX)
-        build = BuildIndex(bank, config.index, made[CAPTIONS], make, make or stage == COMMIT)
-        build = build.with_resource_hints(**_hints(config.index.min_ram if make and fit_machines else 0))
-        index = plans | "Index" >> build
+        hints = _hints(config.index.min_ram if make and fit_machines else 0)
+        index = plans | "Index" >> BuildIndex(
+            bank, config.index, made[CAPTIONS], make, make or stage == COMMIT, hints=hints
+        )
     if stage in (BUILD, COMMIT):
         _ = plans | "Publish" >> Publish(config, run_id, made, index)
     else:

@@ -26,12 +26,13 @@ def beam_options(words: Sequence[str]) -> tuple[PipelineOptions, list[str]]:
     )  # (some options are declared by two of Beam's classes)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
+    words = ["--dry_run=true" if word == "--dry_run" else word for word in words]  # (Beam's takes a value)
     try:
         known, unknown = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise ConfigError(f"Beam options: {error}") from error
     is_local = known.runner in (None, "DirectRunner", LOCAL)
-    return PipelineOptions([*words, f"--runner={LOCAL}"] if is_local else list(words)), unknown
+    return PipelineOptions([*words, f"--runner={LOCAL}"] if is_local else words), unknown
 
 
 def name_runner(options: PipelineOptions) -> str:

@@ -161,7 +161,7 @@ class BuildIndex(beam.PTransform):
     Args:
         captions: the finished captions shards of the plan.
         make: whether a missing segment is built; if not, that is an error.
-        verify: as of :class:`MakeShards`.
+        verify, hints: as of :class:`MakeShards`.
 
     Input: the plan's path. Output: :class:`.work.Done`; nothing if no captions were made.
     """
@@ -171,12 +171,12 @@ class BuildIndex(beam.PTransform):
     captions: beam.PCollection[Done]
     make: bool = True
     verify: bool = True
+    hints: Mapping[str, Any] = field(default_factory=dict)
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[Done]:
         files = self.captions | "Files" >> beam.FlatMap(lambda done: done.finished.receipt.files)
-        return plans | "Build" >> beam.FlatMap(
-            _build, self.bank, self.index, self.make, self.verify, beam.pvalue.AsList(files)
-        )
+        build = beam.FlatMap(_build, self.bank, self.index, self.make, self.verify, beam.pvalue.AsList(files))
+        return plans | "Build" >> build.with_resource_hints(**self.hints)
 
 
 def _build(
