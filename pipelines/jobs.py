@@ -139,6 +139,7 @@ def find_needs(config: Config, stage: str) -> Needs:
         on_gpu={one.name: one.accelerator or "" for one in noise if one.device in ("auto", "cuda")},
         only_gpu=[one.name for one in noise if one.device.startswith("cuda")],
         modules=config.modules,
+        may_wait=True,
     )
 
 

@@ -26,6 +26,7 @@ class Needs:
         on_gpu: Beam's accelerator hint (empty where none is given) of each stage that may want a GPU, by its name.
         only_gpu: names of those that can do without a GPU nowhere.
         modules: of the user's, which workers import.
+        may_wait: whether it can be described now and run later, by somebody else.
     """
 
     addresses: Sequence[str] = ()
@@ -33,6 +34,7 @@ class Needs:
     on_gpu: Mapping[str, str] = field(default_factory=dict)
     only_gpu: Sequence[str] = ()
     modules: Sequence[str] = ()
+    may_wait: bool = False
 
 
 class Engine:
@@ -86,6 +88,8 @@ class Engine:
         Raises:
             ConfigError: names what is missing or cannot be, and what to do.
         """
+        if self.leaves and not needs.may_wait:
+            raise ConfigError("--dry_run and --template_location: a build or one of its stages can be described alone")
         self.check_addresses(needs.addresses)
         self.check_models(needs.models)
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DebugOptions, StandardOptions
+from apache_beam.portability.common_urns import resource_hints
 
+from noisebank.config import config_from_mapping
 from noisebank.errors import ConfigError
+from pipelines.graph import build_pipeline
 from runners.engine import Needs
 from runners.engines import find_engine
 
@@ -45,6 +49,7 @@ def prepare(*words: str, **needs: object) -> DebugOptions:
         ((IMAGE, *PLACE), {"on_gpu": {"small": ""}}, "noise.small.accelerator: Dataflow gives a stage a GPU where"),
         ((IMAGE, *PLACE), {"on_gpu": {"small": "nvidia-l4"}}, "noise.small.accelerator: 'nvidia-l4' is not allowed"),
         ((IMAGE, *PLACE), {"on_gpu": {"a": "type:nvidia-l4;count:2"}}, "one process, which uses one GPU: count:1"),
+        ((IMAGE, *PLACE, "--dry_run"), {"may_wait": False}, "a build or one of its stages can be described alone"),
         ((IMAGE, *PLACE, "--flexrs_goal=COST_OPTIMIZED"), {}, "--flexrs_goal: COST_OPTIMIZED cannot go"),
         ((IMAGE, *PLACE, "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1"), {}, "every machine"),
     ],
@@ -96,3 +101,25 @@ def test_models_that_each_worker_would_download_are_told(caplog: pytest.LogCaptu
     assert [record.getMessage() for record in caplog.records] == [
         "hub/id: every worker downloads this model; an image can have it (docs/engines/dataflow.md)"
     ]
+
+
+@pytest.mark.parametrize("fit", [False, True])
+def test_only_an_engine_that_fits_machines_to_stages_is_told_their_memory(fit: bool) -> None:
+    noise = [{"name": "cpu", "device": "cpu"}, {"name": "gpu", "accelerator": L4, "min_ram": "32GB"}]
+    document = {"bank": BANK, "sources": [{"kind": "webvid", "path": "gs://b/list.csv"}], "noise": noise}
+    pipeline = beam.Pipeline()
+    config = config_from_mapping(document, {"index.min_ram": "12GB"})
+    build_pipeline(pipeline, config, run_id="run", fit_machines=fit)
+    parts = pipeline.to_runner_api().components
+    found = {}
+    for step in parts.transforms.values():
+        hints = parts.environments[step.environment_id].resource_hints if step.environment_id else {}
+        memory, gpu = (
+            hints.get(urn, b"").decode() for urn in (resource_hints.MIN_RAM_BYTES.urn, resource_hints.ACCELERATOR.urn)
+        )
+        if memory or gpu:
+            name = step.unique_name.split("/RunInference")[0].partition("/FlatMap")[0]
+            found[name] = (int(memory or 0) // 10**9, gpu)
+    memory_of = {"Make clips": 8, "Make captions": 8, "Index/Build": 12, "Make noise/cpu": 16, "Make noise/gpu": 32}
+    expected = {name: (memory, "") for name, memory in memory_of.items()} if fit else {}
+    assert found == expected | {"Make noise/gpu": (32 if fit else 0, L4)}
