@@ -56,7 +56,7 @@ def test_every_parameter_is_an_option_and_every_option_a_parameter() -> None:
     for name, text in FIXED.items():
         assert matches(name, text) and not matches(name, "a b"), name
         if name != "config":
-            assert str(beam_options([f"--{name}={text}"]).get_all_options()[name]) == text
+            assert str(beam_options([f"--{name}={text}"])[0].get_all_options()[name]) == text
     assert [name for name, one in PARAMETERS.items() if not one["isOptional"]] == ["config", "sdk_container_image"]
     for parameter in PARAMETERS.values():
         assert parameter["helpText"] and parameter["label"] and parameter["regexes"]
