@@ -10,8 +10,9 @@ from noisebank.devices import choose_device
 from noisebank.errors import ConfigError
 from noisebank.hub import split_reference
 from noisebank.inversion.levels import Levels
+from noisebank.loading import loading_a_model
 from noisebank.models.base import ClipRules, ModelAdapter, family_of, vae_dtype
-from noisebank.models.config import check_weights, has_digest, model_digest, read_model_config
+from noisebank.models.config import ModelConfig, check_weights, has_digest, model_digest, read_model_config
 from noisebank.models.schedulers import deterministic_twin
 from noisebank.modules import module_version
 from noisebank.options import NoiseOptions
@@ -79,8 +80,6 @@ def load_model(
         ConfigError: no such model, no family for it, a variant or scheduler that cannot be inverted, or another model
             than ``digest``.
     """
-    import diffusers
-
     config = read_model_config(model, motion_adapter)
     family = family_of(config.pipeline_class)
     family.clip_rules(config)
@@ -89,21 +88,7 @@ def load_model(
         raise ConfigError(
             f"model {model!r} has digest {found}, the noise is to be made with {digest}; give that model, or plan anew"
         )
-    parts: dict[str, Any] = {"safety_checker": None} if "safety_checker" in config.index else {}
-    if motion_adapter is not None:
-        id, revision = split_reference(motion_adapter)
-        parts["motion_adapter"] = diffusers.MotionAdapter.from_pretrained(id, revision=revision, dtype=dtype)
-    id, revision = split_reference(model)
-    try:
-        pipe = getattr(diffusers, config.pipeline_class).from_pretrained(
-            id,
-            revision=revision,
-            dtype={"vae": vae_dtype(vae_precision), "default": dtype},
-            use_safetensors=True,
-            **parts,
-        )
-    except OSError as error:
-        raise ConfigError(f"model {model!r} cannot be loaded: {error}") from error
+    pipe = _load_pipeline(config, model, motion_adapter, {"vae": vae_dtype(vae_precision), "default": dtype})
     pipe.set_progress_bar_config(disable=True)
     network = getattr(pipe, family.network_name).to(device).eval().requires_grad_(False)
     pipe.vae.to(device).eval().requires_grad_(False)
@@ -114,6 +99,25 @@ def load_model(
     if compile:
         network.compile()
     return family(config, pipe, dtype, device, vae_precision)
+
+
+def _load_pipeline(config: ModelConfig, model: str, motion_adapter: str | None, dtypes: dict[str, torch.dtype]) -> Any:
+    """The pipeline as diffusers loads it."""
+    with loading_a_model:
+        import diffusers
+
+        parts: dict[str, Any] = {"safety_checker": None} if "safety_checker" in config.index else {}
+        if motion_adapter is not None:
+            id, revision = split_reference(motion_adapter)
+            adapter = diffusers.MotionAdapter.from_pretrained(id, revision=revision, dtype=dtypes["default"])
+            parts["motion_adapter"] = adapter
+        id, revision = split_reference(model)
+        try:
+            return getattr(diffusers, config.pipeline_class).from_pretrained(
+                id, revision=revision, dtype=dtypes, use_safetensors=True, **parts
+            )
+        except OSError as error:
+            raise ConfigError(f"model {model!r} cannot be loaded: {error}") from error
 
 
 def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> ModelAdapter:
@@ -127,7 +131,8 @@ def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> Mode
     float32 means float32: torch would let convolutions round their inputs to the 10 bits of TF32, which is as coarse as
     float16. That is switched off for the whole process; ``vae_precision: tf32`` switches it on for the VAE alone.
     """
-    from diffusers.utils import logging as diffusers_logging
+    with loading_a_model:
+        from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()

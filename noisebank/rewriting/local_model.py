@@ -8,6 +8,7 @@ from typing import Any
 
 from noisebank.errors import ConfigError, RowFailure
 from noisebank.hub import content_lines, digest_lines, split_reference
+from noisebank.loading import loading_a_model
 from noisebank.models.config import absolute_path
 from noisebank.rewriting.template import Request, messages, one_line, plain_text
 
@@ -61,7 +62,8 @@ class TransformersRewriter:
         if digest not in (None, self.digest):
             raise ConfigError(f"language model {model!r} has digest {self.digest}, {digest} is wanted; give its folder")
         self._batch_size = batch_size
-        self._generate = _load(model, device, dtype)
+        with loading_a_model:
+            self._generate = _load(model, device, dtype)
         self._is_chat = bool(self._generate.tokenizer.chat_template)
 
     def __call__(self, requests: Sequence[Request]) -> list[str | RowFailure]:

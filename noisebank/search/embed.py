@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from noisebank.errors import ConfigError
 from noisebank.hub import split_reference
+from noisebank.loading import loading_a_model
 from noisebank.processes import one_thread
 from noisebank.storage import file_sha256
 
@@ -141,12 +142,13 @@ def load_embedder(model: str, digest: str | None = None) -> Embedder:
             f"captions model {model!r} has digest {found}, the bank's embeddings were made with {digest}; "
             "give the folder of that model"
         )
-    from sentence_transformers import SentenceTransformer
+    with loading_a_model:
+        from sentence_transformers import SentenceTransformer
 
-    try:
-        loaded = SentenceTransformer(
-            str(folder), trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"captions model {model!r} cannot be loaded: {error}") from error
+        try:
+            loaded = SentenceTransformer(
+                str(folder), trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"captions model {model!r} cannot be loaded: {error}") from error
     return Embedder(loaded.eval(), found)

@@ -10,18 +10,17 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from noisebank.format.manifest import Snapshot
 from noisebank.format.receipts import Receipt
 from noisebank.format.stage_names import StageName
+from noisebank.loading import loading_a_model
 from noisebank.options import Config
 from noisebank.planning.cut import Task
 from noisebank.planning.plan import Plan
 from noisebank.stages.job import ShardJob
 from noisebank.storage import Store
-
-_loading = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -58,22 +57,23 @@ class ShardWork:
 class LazyModel:
     """A model that is loaded when the first shard needs it: a build in which nothing is to be made loads none.
 
-    Runners call one model from several threads, whose batches would not fit one device: they take a ``turn``.
+    Runners call models from several threads. These take a ``turn``, one for all models of a process: their batches
+    would not fit one device, and torch has one number of threads for the whole process, on which last bits depend.
 
     Args:
         load: loads the model of a digest, the one that was planned with.
     """
 
+    turn: ClassVar[threading.Lock] = threading.Lock()
+
     def __init__(self, load: Callable[[str], Any]) -> None:
         self._load = load
         self._model: Any = None
-        self.turn = threading.Lock()
 
     def get(self, digest: str, try_out: Callable[[Any], object] | None = None) -> Any:
-        """The model; one that is loaded now is tried out first. Libraries load through state of the whole process, so
-        no two models are loaded at once."""
+        """The model; one that is loaded now is tried out first."""
         if self._model is None:
-            with _loading:
+            with loading_a_model:
                 model = self._load(digest)
             if try_out:
                 try_out(model)
