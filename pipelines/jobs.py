@@ -32,7 +32,7 @@ from noisebank.planning.plan import (
     removal_problems,
 )
 from noisebank.planning.redone import redone_problems
-from noisebank.stages.configured import all_stages, identify_stages, pin_revisions
+from noisebank.stages.configured import all_stages, identify_stages, pin_revisions, with_absolute_paths
 from noisebank.storage import Store, open_store
 from pipelines.graph import build_pipeline, follow_pipeline
 from pipelines.progress import watch_run
@@ -70,6 +70,7 @@ def run_stages(
     Raises:
         NoiseBankError: the job failed or published nothing; says why.
     """
+    config = with_absolute_paths(config)
     engine = find_engine([*beam_arguments, *(f"--beam_plugin={module}" for module in config.modules)])
     if follow is not None and not isinstance(engine, LocalEngine):
         raise ConfigError("--follow: it runs on this machine alone; leave out --runner")
@@ -196,6 +197,7 @@ def plan_only(config: Config, beam_arguments: Sequence[str], probe: bool = False
     Raises:
         ConfigError: the workers would run on other machines; also as :func:`run_stages`.
     """
+    config = with_absolute_paths(config)
     engine = find_engine(beam_arguments)
     if engine.runs_elsewhere:
         raise ConfigError(

@@ -13,6 +13,7 @@ from noisebank.commands import Outcome
 from noisebank.errors import ConfigError
 from noisebank.format.manifest import read_snapshot
 from noisebank.format.receipts import find_receipts, receipt_path
+from noisebank.models.config import absolute_path
 from noisebank.progress import show_progress
 from noisebank.prompts import read_prompts
 from noisebank.rewriting.local_model import language_model_digest
@@ -49,7 +50,7 @@ def run_rewriting(arguments: argparse.Namespace, options: RewriteOptions) -> Out
     make = RewritePrompts(
         bank=bank,
         snapshot=snapshot,
-        embedder=arguments.captions_model,
+        embedder=arguments.captions_model and absolute_path(arguments.captions_model),
         out=out.url,
         plan=plan.path,
         model=model,
@@ -76,7 +77,8 @@ def _language_model(arguments: argparse.Namespace) -> LanguageModel:
     named = next((name for name in ("endpoint_model", "api_key_env") if getattr(arguments, name)), None)
     if named:
         raise ConfigError(f"--{named}: only an endpoint has one; give --endpoint in place of --model, or leave it out")
-    return LanguageModel(arguments.model, digest=language_model_digest(arguments.model))
+    model = absolute_path(arguments.model)  # (workers start elsewhere)
+    return LanguageModel(model, digest=language_model_digest(model))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -16,7 +15,7 @@ from noisebank.format.manifest import open_apart
 from noisebank.format.receipts import find_receipts
 from noisebank.models.config import absolute_path
 from noisebank.progress import show_progress
-from noisebank.storage import Store
+from noisebank.storage import Store, absolute_address
 from noisebank.synthesis.checks import check_options
 from noisebank.synthesis.job import KeptWork, ShardFolder, clear_work, look_at_work, shard_inputs
 from noisebank.synthesis.options import STAGE, SynthesisOptions, TransformersRewardOptions, synthesis_fingerprint
@@ -87,17 +86,13 @@ def _with_absolute_paths(options: SynthesisOptions) -> SynthesisOptions:
         reward = dataclasses.replace(reward, model=absolute_path(reward.model), processor=processor)
     return dataclasses.replace(
         options,
-        out=_absolute(options.out),
-        prompts=_absolute(options.prompts),
+        out=absolute_address(options.out),
+        prompts=absolute_address(options.prompts),
         model=absolute_path(options.model),
         motion_adapter=motion and absolute_path(motion),
         images=dataclasses.replace(images, model=images.model and absolute_path(images.model)),
         reward=reward,
     )
-
-
-def _absolute(address: str) -> str:
-    return address if "://" in address or not address else str(Path(address).absolute())
 
 
 def find_needs(options: SynthesisOptions) -> Needs:

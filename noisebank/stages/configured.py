@@ -12,6 +12,7 @@ from noisebank.errors import ConfigError
 from noisebank.format.manifest import Snapshot
 from noisebank.hub import pin, split_reference
 from noisebank.ids import source_number
+from noisebank.models.config import absolute_path
 from noisebank.options import CaptionOptions, Config, NoiseOptions
 from noisebank.search.embed import MODULES as EMBEDDER_MARKER
 from noisebank.stages.captions import CaptionsStage
@@ -19,6 +20,7 @@ from noisebank.stages.clips import ClipsStage
 from noisebank.stages.noise import NoiseStage
 from noisebank.stages.over_clips import STAGES
 from noisebank.stages.stage import Stage
+from noisebank.storage import absolute_address
 
 ModelOptions = TypeVar("ModelOptions", CaptionOptions, NoiseOptions)
 
@@ -36,6 +38,28 @@ def all_stages(config: Config) -> list[Stage]:
         *noise,
         *own,
     ]
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """A configuration whose paths mean the same to workers, which may start in another folder; what the bank records,
+    and what tells stages apart, is the same for both."""
+    sources = [
+        replace(
+            source, path=tuple(map(absolute_address, source.path)), root=source.root and absolute_address(source.root)
+        )
+        for source in config.sources
+    ]
+    noise = [
+        replace(
+            options,
+            model=absolute_path(options.model),
+            motion_adapter=options.motion_adapter and absolute_path(options.motion_adapter),
+        )
+        for options in config.noise
+    ]
+    captions = replace(config.captions, model=absolute_path(config.captions.model))
+    bank = absolute_address(config.bank)
+    return replace(config, bank=bank, sources=tuple(sources), captions=captions, noise=tuple(noise))
 
 
 def pin_revisions(config: Config, planned: Config | None = None) -> Config:

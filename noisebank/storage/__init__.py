@@ -7,6 +7,6 @@ for a damaged receipt that is replaced.
 
 from noisebank.storage.base import Store, StoredFile
 from noisebank.storage.files import BankWriter, FileEntry, file_sha256
-from noisebank.storage.opening import open_store
+from noisebank.storage.opening import absolute_address, open_store
 
-__all__ = ["BankWriter", "FileEntry", "Store", "StoredFile", "file_sha256", "open_store"]
+__all__ = ["BankWriter", "FileEntry", "Store", "StoredFile", "absolute_address", "file_sha256", "open_store"]

@@ -12,6 +12,18 @@ from noisebank.storage.local import LocalStore
 REMOTE_SCHEMES = ("gs", "s3", "az", "memory")
 
 
+def absolute_address(address: str) -> str:
+    """An address that means the same whatever the working directory: that of the process a job is started in is not
+    that of its workers.
+
+    >>> absolute_address("gs://me/bank"), absolute_address("/data//bank/")
+    ('gs://me/bank', '/data/bank/')
+    """
+    if "://" in address or not address.strip():
+        return address
+    return str(Path(address).absolute()) + ("/" if address.endswith("/") and address.strip("/") else "")
+
+
 def open_store(url: str | Path, cache: str | Path | None = None) -> Store:
     """The store at ``url``: a local path (or ``file://``), ``gs://``, ``s3://``, ``az://`` or ``memory://``.
 

@@ -21,6 +21,9 @@ from tests.support.minilm import MINILM
 from tests.support.projects import Project, Row
 
 ROOT = Path(__file__).parents[2]
+PLUGINS = ROOT / "tests/support/plugins"
+THREADS = 2
+"""Of torch in a worker; one by default in the processes that are started here."""
 GOOD = 13
 """Rows that get into the bank: four shards of clips."""
 FAILURES = {"missing_file": 1, "not_video": 1}
@@ -64,6 +67,7 @@ def portable_project(
         sources=[{**project.source("mine"), "path": "list.csv"}],
         captions={"model": os.path.relpath(MINILM, folder)},
         noise=[noise, {**noise, **_SECOND_SET}] if second_set else [noise],
+        threads=THREADS,
         max_failed=0.3,
     )
     return project
@@ -72,8 +76,7 @@ def portable_project(
 def run_in_folder(
     project: Project, command: str, *words: object, environment: Mapping[str, str] | None = None, seconds: float = 600
 ) -> dict[str, Any]:
-    """The document of a command that ends well, in a process of its own that starts in the project's folder, with one
-    thread a worker."""
+    """The document of a command that ends well, in a process of its own that starts in the project's folder."""
     line = [sys.executable, "-m", "pipelines.cli", command, "--json", "-c", "bank.yaml", *map(str, words)]
     merged = {**os.environ, "PYTHONPATH": str(ROOT), **PINNED, **(environment or {})}
     ran = subprocess.run(line, cwd=project.folder, env=merged, capture_output=True, text=True, timeout=seconds)
