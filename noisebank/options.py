@@ -307,6 +307,12 @@ class Config:
     modules: tuple[str, ...] = _unhashed(
         (), "your own packages, imported before all else: inverters, kinds of source and stages"
     )
+    threads: int | None = _unhashed(
+        None,
+        "threads of torch in a worker process, on which the last bits of noise depend (default: torch's own choice)",
+        minimum=1,
+        maximum=1024,
+    )
     max_failed: float = _share(0.05, "largest share of new, changed and newly invalid rows that may fail")
     max_removed: float = _share(0.1, "largest share of a source's rows that may disappear")
     max_changed: float = _share(0.1, "largest share of a source's rows that may change")

@@ -33,6 +33,14 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def use_threads(number: int | None) -> None:
+    """Torch on so many threads from now on, in this process and for this thread; None: as it is."""
+    if number is not None:
+        import torch  # (what needs no model needs no torch)
+
+        torch.set_num_threads(number)
+
+
 @contextmanager
 def one_thread(get_number: Callable[[], int], set_number: Callable[[int], None]) -> Iterator[None]:
     """A library on one thread, by its own functions for their number: how several share a matrix product depends on

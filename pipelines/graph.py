@@ -59,7 +59,7 @@ def build_pipeline(
         plans |= "CheckPlan" >> CheckPlan(config)
         if try_models and stage == BUILD:
             tried = tuple(one for one in following if one.name.is_over_clips and one.has_model)
-            plans |= "TryModels" >> TryModels(bank, tried, run_id)
+            plans |= "TryModels" >> TryModels(bank, tried, run_id, config.threads)
     else:
         plans = pipeline | "Plan" >> beam.Create([plan])
     plans |= "Announce" >> beam.Map(_announce, bank, run_id)
@@ -67,7 +67,9 @@ def build_pipeline(
     def shards(of: Stage, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         make = stage in (BUILD, NOISE if of.name.is_over_clips else of.name.kind)
         hints = _hints(of.min_ram if fit_machines else 0, of.accelerator) if make else {}
-        return work | f"Make {of.name.name}" >> MakeShards(bank, of, make, make or stage == COMMIT, run_id, hints=hints)
+        return work | f"Make {of.name.name}" >> MakeShards(
+            bank, of, make, make or stage == COMMIT, run_id, hints=hints, threads=config.threads
+        )
 
     made = {CLIPS: shards(first, plans | f"Tasks {CLIPS}" >> ReadTasks(bank, CLIPS))}
     if stage in (BUILD, CLIPS):
@@ -112,7 +114,9 @@ def follow_pipeline(
         if stage.name.is_over_clips:
             name = stage.name.name
             work = plans | f"Follow {name}" >> FollowClips(config, stage, pause, workers)
-            made[name] = work | f"Make {name}" >> MakeShards(bank, stage, job=run_id, at_once=True)
+            made[name] = work | f"Make {name}" >> MakeShards(
+                bank, stage, job=run_id, at_once=True, threads=config.threads
+            )
     _ = plans | "Record" >> RecordRun(bank, run_id, made)
 
 

@@ -16,6 +16,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from noisebank.format.stage_names import INDEX
 from noisebank.options import IndexOptions
 from noisebank.planning.cut import Task
+from noisebank.processes import use_threads
 from noisebank.stages.index import index_job
 from noisebank.stages.job import Finished, ShardJob, run_job
 from noisebank.stages.stage import LazyModel, ShardWork, Stage
@@ -53,6 +54,7 @@ class MakeShards(beam.PTransform):
         make: whether missing shards are made; if not, one that is missing is an error.
         verify: whether shards that are found are read and compared; a damaged one counts as missing.
         job: whose models are kept (:func:`kept_model`); of none by default.
+        threads: of torch in the worker (:func:`noisebank.processes.use_threads`); by default its own choice.
         at_once: whether each shard is made where it is found, before the next piece of work is asked for; RunInference
             is a batch behind.
         hints: Beam's resource hints, for the work alone: no machine with a GPU is there for the reshuffle.
@@ -68,6 +70,7 @@ class MakeShards(beam.PTransform):
     job: str = ""
     at_once: bool = False
     hints: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
 
     def expand(self, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         if self.at_once:
@@ -83,6 +86,8 @@ class MakeShards(beam.PTransform):
 
     def finish(self, work: ShardWork, model: LazyModel | None = None) -> list[Done]:
         """The finished shard; none where there is nothing to make."""
+        if self.stage.has_model:
+            use_threads(self.threads)
         model = model or LazyModel(self.stage.load_model)
         plan, writer = plan_of(self.bank, work.plan), writer_of(self.bank, work.plan)
         job = self.stage.job(writer.store, plan, work, model)

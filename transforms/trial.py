@@ -7,6 +7,7 @@ import apache_beam as beam
 from noisebank.format.receipts import find_receipt
 from noisebank.format.stage_names import CLIPS
 from noisebank.planning.plan import Plan, read_task
+from noisebank.processes import use_threads
 from noisebank.stages.clips import clip_inputs
 from noisebank.stages.stage import Stage
 from noisebank.storage import Store, open_store
@@ -21,6 +22,7 @@ class TryModels(beam.PTransform):
 
     Args:
         stages: with a model.
+        threads: of torch, as of :class:`.shards.MakeShards`.
         job: of which these models are kept for the shards (:func:`.shards.kept_model`).
 
     Input and output: the plan's path.
@@ -29,6 +31,7 @@ class TryModels(beam.PTransform):
     bank: str
     stages: tuple[Stage, ...]
     job: str
+    threads: int | None = None
 
     def expand(self, plans: beam.PCollection[str]) -> beam.PCollection[str]:
         return plans | beam.Map(self._try)
@@ -36,6 +39,7 @@ class TryModels(beam.PTransform):
     def _try(self, path: str) -> str:
         plan = plan_of(self.bank, path)
         if is_to_fetch(open_store(self.bank), plan):
+            use_threads(self.threads)
             for stage in self.stages:
                 model = kept_model(self.job, stage.name.name, stage.load_model)
                 with model.turn:

@@ -68,6 +68,8 @@ def made_with(config: Config, models: Mapping[str, Any]) -> dict[str, dict[str, 
         named = {name: value for name, value in output_options(options).items() if name not in MODEL_PATHS}
         digest, package = models.get(stage, {}).get("digest"), module_of(options)
         also = {_MODEL: digest, _PACKAGE: package, _FORMAT: FORMAT_VERSION}
+        if stage not in (CLIPS, CAPTIONS):
+            also["threads"] = config.threads
         known[stage] = named | {name: value for name, value in also.items() if value is not None}
     plain: dict[str, dict[str, Any]] = json.loads(json.dumps(known))
     return plain

@@ -153,6 +153,7 @@ class NoiseStage(StageOverClips):
             bad = self._measure(run, [made for made in outcomes if isinstance(made, dict)], writer, latents)
             batches = {str(size): count for size, count in sorted(run.inverter.batches.items())}
             info: dict[str, Any] = {"batch_size": run.inverter.batch_size, "batches": batches}
+            info["threads"] = torch.get_num_threads()
             if rows := writer.rows - len(bad):
                 info |= writer.finish(bad)
                 info["description"] = adapter.describe(self.options.num_inference_steps, shape)
