@@ -11,12 +11,14 @@ from runners.flink import FlinkEngine
 from runners.local import LocalEngine
 from runners.options import beam_options, name_runner
 from runners.portable import PortableEngine
+from runners.prism import PrismEngine
 
 ENGINES: dict[str, type[Engine]] = {
     "fnapi": LocalEngine,
     "flink": FlinkEngine,
     "spark": SparkEngine,
     "portable": PortableEngine,
+    "prism": PrismEngine,
     "dataflow": DataflowEngine,
 }
 

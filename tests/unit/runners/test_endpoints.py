@@ -12,6 +12,8 @@ from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from noisebank.errors import ConfigError
 from runners.endpoints import ask_options, check_listens, find_unknown
+from runners.engine import Needs
+from runners.engines import find_engine
 
 KINDS = beam_job_api_pb2.PipelineOptionType
 
@@ -69,3 +71,12 @@ def test_an_address_where_nobody_answers_is_refused(closed: str, silent: str) ->
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match=r"--flink_master: .* is no address; host:port is wanted"):
         check_listens(address, "flink_master", "start it")
+
+
+def test_a_job_goes_to_a_server_that_is_there_with_the_options_of_that_server(job_server: str, closed: str) -> None:
+    words = ["--runner=PortableRunner", f"--job_endpoint={job_server}", "--execution_mode_for_batch=BATCH"]
+    find_engine(words).prepare(Needs())
+    with pytest.raises(ConfigError, match="--unheard_of: neither an option"):
+        find_engine([*words, "--unheard_of"])
+    with pytest.raises(ConfigError, match=f"no job server answers at {closed}"):
+        find_engine(["--runner=PortableRunner", f"--job_endpoint={closed}"]).prepare(Needs())

@@ -40,7 +40,7 @@ def test_each_of_several_gpus_gets_a_process_unless_the_user_says_otherwise(
 @pytest.mark.parametrize(
     ("words", "needs"),
     [
-        (["--runner=PrismRunner"], Needs(["./bank"], on_gpu={"noise": ""})),
+        (["--runner=SparkRunner"], Needs(["./bank"], on_gpu={"noise": ""})),
         ([], Needs(["./bank"])),
         ([], Needs(["memory://bank"], on_gpu={"noise": ""})),
     ],
