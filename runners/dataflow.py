@@ -174,6 +174,15 @@ class DataflowEngine(Engine):
                 "--sdk_container_image: Dataflow's own image has no noisebank; name one that has it, made from "
                 f"runners/containers/Dockerfile, or have each worker install it by --setup_file ({_PAGE})"
             )
+        if not (self._image or setup.requirements_file):
+            raise ConfigError(
+                "--requirements_file: Dataflow's own image lacks the libraries that noisebank works with, which "
+                f"--setup_file alone does not install; name a list of them, or an image that has them ({_PAGE})"
+            )
+        if setup.setup_file:
+            if not Path(setup.setup_file).is_file():
+                raise ConfigError(f"--setup_file: {setup.setup_file}: no such file")
+            setup.setup_file = str(Path(setup.setup_file).absolute())  # (Beam goes to its folder)
         if needs.modules and not self._image:
             _log.warning("modules %s: workers import them; what --setup_file installs must have them", needs.modules)
 

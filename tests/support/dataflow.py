@@ -54,15 +54,23 @@ class DataflowService(LoopbackServer):
         path = self.folder / f"{len(self.jobs)}.pb"
         path.write_bytes(read_address(job["environment"]["sdkPipelineOptions"]["options"]["pipelineUrl"]))
         self.jobs.append(job)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("DATAFLOW_")}
         command = [sys.executable, "-m", __name__, str(path)]
-        environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-        self.processes.append(subprocess.Popen(command, cwd=self.folder, env=environment))
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        with path.with_suffix(".log").open("wb") as log:
+            self.processes.append(subprocess.Popen(command, cwd=self.folder, env=environment, stderr=log))
 
     def state(self) -> str:
         """Of the last job."""
         code = self.processes[-1].poll()
         return "JOB_STATE_RUNNING" if code is None else "JOB_STATE_FAILED" if code else "JOB_STATE_DONE"
+
+    def messages(self) -> list[dict[str, str]]:
+        """Of the last job: what its process said, if it failed."""
+        if self.state() != "JOB_STATE_FAILED":
+            return []
+        said = (self.folder / f"{len(self.jobs) - 1}.log").read_text()
+        message = {"messageText": said[said.rindex("Traceback") :], "messageImportance": "JOB_MESSAGE_ERROR"}
+        return [{"id": "1", "time": "2026-01-01T00:00:00Z", **message}]
 
 
 class _Handler(AnyMethodHandler):
@@ -73,7 +81,9 @@ class _Handler(AnyMethodHandler):
         if self.command == "POST":
             service.start(job := json.loads(body))
             document = {"id": "1", "name": job["name"], "clientRequestId": job["clientRequestId"]}
-        if not self.path.partition("?")[0].endswith("/messages"):
+        if self.path.partition("?")[0].endswith("/messages"):
+            document["jobMessages"] = service.messages()
+        else:
             document |= {"id": "1", "currentState": service.state()}
         answer = json.dumps(document).encode()
         self.send_response(200)

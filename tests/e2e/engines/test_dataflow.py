@@ -4,11 +4,13 @@ what was staged, with a bank in an emulated bucket."""
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -243,3 +245,27 @@ def test_a_flex_launch_reads_its_configuration_from_a_bucket_and_writes_the_job(
     assert f"{store}/flex-launch/job was written" in launched.stdout
     options = json.loads(read_address(f"{store}/flex-launch/job"))["environment"]["sdkPipelineOptions"]["options"]
     assert options["sdk_container_image"] == IMAGE
+
+
+def test_a_set_up_file_brings_the_code_of_the_launching_machine(launch: Launch, tmp_path: Path) -> None:
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("noisebank", "schemas", "transforms", "pipelines", "runners"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    template = f"{launch.store.url}/set-up/job"
+    ran = launch.run("set-up", f"--setup_file={tmp_path / 'setup.py'}", f"--template_location={template}")
+    assert ran.exit_code == 0, ran.stderr
+    job = json.loads(read_address(template))
+    packages = {one["name"]: one["location"] for one in job["environment"]["workerPools"][0]["packages"]}
+    staged = read_address(packages["workflow.tar.gz"].replace("storage.googleapis.com/", "gs://"))
+    with tarfile.open(fileobj=io.BytesIO(staged)) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"noisebank/options.py", "transforms/shards.py", "runners/flex/__init__.py"} <= names
+
+
+def test_a_job_that_fails_says_what_its_worker_said(launch: Launch) -> None:
+    source = launch.project.config["sources"][0] | {"path": f"{launch.store.url}/lists/none.csv"}
+    ran = launch.run("failing", f"--sources={json.dumps([source])}")
+    assert ran.exit_code == 2
+    message = f"source mine: path '{launch.store.url}/lists/none.csv': no such file"
+    assert ran.document["error"] == {"type": "ConfigError", "message": message, "exit_code": 2}

@@ -37,6 +37,8 @@ def prepare(*words: str, **needs: object) -> DebugOptions:
         ((IMAGE, *PLACE[:2], "--temp_location=/tmp/x"), {}, "--temp_location: '/tmp/x' is not allowed"),
         ((IMAGE, *PLACE, "--staging_location=gs://bucket"), {}, "--staging_location: 'gs://bucket' is not allowed"),
         (PLACE, {}, "--sdk_container_image: Dataflow's own image has no noisebank"),
+        ((*PLACE, "--setup_file=./setup.py"), {}, "--requirements_file: Dataflow's own image lacks the libraries"),
+        ((IMAGE, *PLACE, "--setup_file=no/setup.py"), {}, "--setup_file: no/setup.py: no such file"),
         ((IMAGE, *PLACE), {"addresses": ["./bank"]}, "./bank: workers on other machines cannot read it"),
         ((IMAGE, *PLACE), {"models": ["/home/me/model"]}, "/home/me/model: a folder of this machine"),
         ((IMAGE, *PLACE), {"models": ["/models/../home/me"]}, "/models/../home/me: a folder of this machine"),
@@ -80,10 +82,11 @@ def test_an_address_with_a_credential_is_refused_without_repeating_it(address: s
 
 def test_one_process_and_one_shard_at_a_time_on_a_machine_unless_the_user_says_otherwise(tmp_path: Path) -> None:
     pytest.importorskip("google.cloud.dataflow", reason="google-cloud-dataflow-client is not installed: make gcp")
-    setup = f"--setup_file={tmp_path / 'setup.py'}"
+    (tmp_path / "setup.py").touch()
+    installed = (f"--setup_file={tmp_path / 'setup.py'}", "--requirements_file=constraints.txt")
     for words, experiments, threads in [
         ((IMAGE,), ["no_use_multiple_sdk_containers"], 1),
-        ((setup, "--number_of_worker_harness_threads=3"), ["no_use_multiple_sdk_containers"], 3),
+        ((*installed, "--number_of_worker_harness_threads=3"), ["no_use_multiple_sdk_containers"], 3),
         ((IMAGE, "--experiments=use_multiple_sdk_containers"), ["use_multiple_sdk_containers"], None),
     ]:
         debug = prepare(*PLACE, *words, models=["/models/small", "hub/id"], on_gpu={"small": L4})
