@@ -8,7 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from noisebank.commits.runs import passing_plan_path, record_plan
+from noisebank.commits.runs import check_begun, passing_plan_path, record_plan
 from noisebank.format.stage_names import CAPTIONS, CLIPS, INDEX, NOISE
 from noisebank.options import Config
 from noisebank.stages.configured import all_stages
@@ -37,6 +37,7 @@ def build_pipeline(
     models: Mapping[str, Any] | None = None,
     try_models: bool = False,
     fit_machines: bool = False,
+    begun: bool = False,
 ) -> None:
     """Adds a build, or one stage of it, to a pipeline; each step waits for those before it, and commit is the last.
 
@@ -49,6 +50,7 @@ def build_pipeline(
         try_models: whether a build tries out the models of the stages over clips before it fetches anything.
         fit_machines: whether each stage says how much memory its machines need. To an engine that has no choice of
             machines this means worker processes of its own for each stage, and nothing else.
+        begun: whether the run has left its mark in the bank, which workers must find before they work.
     """
     bank = config.bank
     first, *following = all_stages(config)
@@ -62,7 +64,7 @@ def build_pipeline(
             plans |= "TryModels" >> TryModels(bank, tried, run_id, config.threads)
     else:
         plans = pipeline | "Plan" >> beam.Create([plan])
-    plans |= "Announce" >> beam.Map(_announce, bank, run_id)
+    plans |= "Announce" >> beam.Map(_announce, bank, run_id, begun)
 
     def shards(of: Stage, work: beam.PCollection[ShardWork]) -> beam.PCollection[Done]:
         make = stage in (BUILD, NOISE if of.name.is_over_clips else of.name.kind)
@@ -125,8 +127,11 @@ def _hints(min_ram: int, accelerator: str | None = None) -> dict[str, Any]:
     return {name: hint for name, hint in (("min_ram", min_ram), ("accelerator", accelerator)) if hint}
 
 
-def _announce(path: str, bank: str, run_id: str) -> str:
-    record_plan(open_store(bank), run_id, path)
+def _announce(path: str, bank: str, run_id: str, begun: bool = False) -> str:
+    store = open_store(bank)
+    if begun:
+        check_begun(store, run_id)
+    record_plan(store, run_id, path)
     return path
 
 

@@ -15,7 +15,7 @@ import apache_beam as beam
 from apache_beam.runners.runner import PipelineState
 
 from noisebank import errors
-from noisebank.commits.runs import collect_run
+from noisebank.commits.runs import begin_run, collect_run
 from noisebank.config import config_from_mapping
 from noisebank.errors import BankDamaged, ConfigError, JobFailed, NoiseBankError, SnapshotExpired
 from noisebank.format.manifest import EMPTY, Snapshot, latest_snapshot
@@ -93,6 +93,9 @@ def run_stages(
             raise JobFailed("; ".join(problems))
         config = pin_revisions(config, config_from_mapping(dict(plan.config)))
         known["plan"] = plan.path
+    if engine.runs_elsewhere and store.local_path("runs"):  # (a folder that all machines must mount)
+        begin_run(store, run_id)
+        known["begun"] = True
     try:
         with watch_run(store, run_id, stage):
             if follow is not None and isinstance(engine, LocalEngine):

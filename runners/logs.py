@@ -9,8 +9,13 @@ import sys
 from noisebank.errors import NoiseBankError
 
 _OURS = ("noisebank", "transforms", "pipelines", "runners")
-_REMARKS = ("apitools not found", "No semi_persistent_directory found")
-"""Beam's, on what nobody here needs."""
+_REMARKS = (
+    "apitools not found",
+    "No semi_persistent_directory found",
+    "Not setting flag with value None",
+    "Discarding unparseable args",
+)
+"""Beam's, on what nobody here needs, such as a job server's own options in a worker."""
 
 
 def set_up_logging(verbose: bool, who: str = "") -> None:
