@@ -45,8 +45,8 @@ _log = logging.getLogger(__name__)
 _STEP = re.compile(r" \[while running '.*'\]$", re.DOTALL)
 """What Beam adds to a message."""
 _FILE_GONE = re.compile(r"^the job failed: (\w+\.)*FileNotFoundError: ")
-_CANCELLED = re.compile(r"Pipeline \S+ failed in state CANCELLED: ")
-"""What Beam's client of a job server says of a job that somebody else cancelled."""
+_CANCELLED = re.compile(r"Pipeline \S+ failed in state (CANCELLED|FAILED: [\w.]*\.JobCancellationException): ")
+"""What Beam's client of a job server says of a job that somebody else cancelled; the latter of Flink's."""
 _RAISED = re.compile(r"noisebank\.errors\.(\w+): (.*?)(?: \[while running .*)?$", re.MULTILINE)
 
 

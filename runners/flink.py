@@ -15,13 +15,12 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
 )
 from apache_beam.portability.api import beam_job_api_pb2
-from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES, FlinkJarJobServer, FlinkRunner
+from apache_beam.runners.portability.flink_runner import FlinkJarJobServer, FlinkRunner
 from apache_beam.runners.portability.job_server import JobServer, StopOnExitJobServer
 from apache_beam.runners.runner import PipelineRunner
 
 from noisebank.errors import ConfigError
 from runners.endpoints import Described
-from runners.flink_cluster import FlinkCluster, ask_cluster
 from runners.portable import PooledWorkers, PortableEngine
 
 
@@ -37,11 +36,6 @@ class FlinkEngine(PortableEngine):
     def is_flink(self) -> bool:
         """It is."""
         return True
-
-    @cached_property
-    def cluster(self) -> FlinkCluster | None:
-        """What the cluster says of itself; None for one that a job server starts within itself."""
-        return None if self.address in MAGIC_HOST_NAMES else ask_cluster(self.address)
 
     @cached_property
     def described(self) -> Sequence[Described]:

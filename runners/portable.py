@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, WorkerOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, PortableOptions, WorkerOptions
 from apache_beam.portability import python_urns
+from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms.environments import ExternalEnvironment
@@ -21,7 +22,7 @@ from noisebank.errors import ConfigError
 from runners.clusters import ClusterEngine
 from runners.endpoints import Described, ask_options, check_listens, find_unknown
 from runners.engine import Needs
-from runners.flink_cluster import FlinkCluster
+from runners.flink_cluster import FlinkCluster, ask_cluster
 from runners.flink_defaults import MODE, set_defaults
 from runners.pool import running_pool
 
@@ -80,10 +81,12 @@ class PortableEngine(ClusterEngine):
         """Whether the job server is one of Flink's."""
         return any(option.name == MODE for option in self.described)
 
-    @property
+    @cached_property
     def cluster(self) -> FlinkCluster | None:
-        """What a Flink cluster says of itself; None where it is not asked."""
-        return None
+        """What the Flink cluster at ``--flink_master`` says of itself; None where none is named, or one that a job
+        server starts within itself."""
+        master = self.options.view_as(FlinkRunnerOptions).flink_master
+        return None if master in MAGIC_HOST_NAMES else ask_cluster(master)
 
     def prepare(self, needs: Needs) -> None:
         """Checks that the job server is there, sees to it that there are workers, and sets for Flink what nobody

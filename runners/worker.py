@@ -3,17 +3,21 @@ does not outlive that one."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Iterable
 from typing import Any
 
+import grpc
+
 from noisebank.modules import import_modules
 from noisebank.processes import end_with, share_machine
 from runners.logs import is_verbose, set_up_logging
 from runners.scratch import hold_scratch_folder
 
+_log = logging.getLogger("runners.worker")
 AT_WORK = "NOISEBANK_AT_WORK"
 """Environment variable with the descriptor of a pipe, into which a worker writes a byte once it is given work."""
 
@@ -45,7 +49,12 @@ def main() -> None:
     _, harness, _ = sdk_worker_main.create_harness(os.environ)
     if is_pooled:
         _tell_of_work(harness, int(os.environ.pop(AT_WORK)))
-    harness.run()
+    try:
+        harness.run()
+    except grpc.RpcError as error:  # (a TaskManager was killed, or the machine that has the work is gone)
+        if not is_pooled:
+            raise
+        _log.info("whoever gave it work is gone: %s", error.code().name if isinstance(error, grpc.Call) else error)
 
 
 def _tell_of_work(harness: Any, pipe: int) -> None:
