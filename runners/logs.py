@@ -14,6 +14,7 @@ _REMARKS = (
     "No semi_persistent_directory found",
     "Not setting flag with value None",
     "Discarding unparseable args",
+    "Unparseable argument",
 )
 """Beam's, on what nobody here needs, such as a job server's own options in a worker."""
 

@@ -55,6 +55,7 @@ def main() -> None:
         if not is_pooled:
             raise
         _log.info("whoever gave it work is gone: %s", error.code().name if isinstance(error, grpc.Call) else error)
+        os._exit(0)  # (whatever other threads are at)
 
 
 def _tell_of_work(harness: Any, pipe: int) -> None:

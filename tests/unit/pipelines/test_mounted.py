@@ -17,7 +17,7 @@ from tests.support.projects import Project
 
 def test_a_worker_that_finds_another_folder_at_the_path_of_the_bank_stops_the_job(project: Project) -> None:
     project.write_list(project.rows(1))
-    config = load_config(project.config_file)
+    config = load_config(str(project.config_file))
     fingerprints, models = identify_stages(config, None)
     store = open_store(config.bank)
 
