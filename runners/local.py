@@ -20,7 +20,13 @@ _PROCESSES = "multi_processing"
 
 
 class LocalEngine(Engine):
-    """This machine: threads of this process, or worker processes."""
+    """This machine: threads of this process, or worker processes.
+
+    Without a word of the user's it is this process, whatever the number of cores: decoders have a process a core there,
+    and torch a thread a core, so worker processes find no idle core, and each loads libraries and models of its own
+    (two of them take 20 CPU seconds and 1.2 GB more than one process: ``python -m benchmarks.engines``). Only several
+    GPUs want several processes, because a process computes on one.
+    """
 
     @property
     def shares_this_process(self) -> bool:
