@@ -3,7 +3,8 @@
 ``python -m benchmarks.roundtrip`` makes a small model of every family and prints the table of docs/inversion.md: video
 -> latents -> noise -> the pipeline's own ``__call__`` -> latents. ``--precisions`` prints what pipelines in float32,
 float16 and bfloat16 give back beside the error that a record would have. ``--frontier`` prints error against network
-calls for tolerances and fixed schedules, on untrained and briefly trained networks in three precisions.
+calls for tolerances and fixed schedules, on untrained and briefly trained networks in three precisions. ``--stalls``
+prints what combining iterates gains where a step stalls.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import torch
 
 from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.format.noise_file import storage_roundtrip
-from noisebank.inversion import Inversion, Levels, Network, invert, reconstruct, relative_error
+from noisebank.inversion import TOLERANCE, Inversion, Levels, Network, invert, reconstruct, relative_error
+from noisebank.inversion.inverters import STALL
 from noisebank.models import ModelAdapter, from_pipeline, load_model, pipeline_inputs
 from noisebank.options import STORAGE_DTYPES, NoiseOptions
 
@@ -37,12 +39,13 @@ SHAPES = {
 
 
 def main() -> None:
-    """Parse the arguments and print one of the three tables."""
+    """Parse the arguments and print one of the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     tables = parser.add_mutually_exclusive_group()
     for flag, table, help in (
         ("--precisions", precisions, "what pipelines in half precision give back instead of the families' table"),
         ("--frontier", frontier, "error against calls instead of the families' table"),
+        ("--stalls", stalls, "errors where plain iteration stalls instead of the families' table"),
     ):
         tables.add_argument(flag, dest="table", action="store_const", const=table, default=families, help=help)
     arguments = parser.parse_args()
@@ -200,15 +203,85 @@ def _scheduled(network: Network, latents: torch.Tensor, levels: Levels, calls_at
     return Inversion(latents, calls, none + calls, torch.zeros(len(levels), len(latents)), none)
 
 
+HARD: tuple[tuple[str, int, dict[str, Any], bool], ...] = (
+    ("wan", 7, {}, False),
+    ("wan", 10, {}, False),
+    ("cogvideox", 7, {}, False),
+    ("cogvideox", 10, {}, False),
+    ("ltx", 7, {}, False),
+    ("modelscope", 7, {"timestep_spacing": "trailing"}, False),
+    ("animatediff", 7, {"timestep_spacing": "trailing"}, False),
+    *(
+        ("stable-diffusion", steps, {"prediction_type": "sample", "timestep_spacing": spacing}, True)
+        for steps in (10, 20, 50)
+        for spacing in ("leading", "trailing")
+    ),
+)
+"""Family, steps, options of the scheduler, and whether the network is trained briefly."""
+
+
+def stalls(scratch: Path) -> Iterator[str]:
+    """Mean error (calls a clip) of plain iteration, which leaves a step that stalls, and of ``fixed-point``."""
+    yield "| family | scheduler | network | T | plain iteration | fixed-point |"
+    yield "|---" * 6 + "|"
+    for family, steps, options, trained in HARD:
+        adapter = load_model(str(make_small_model(family, scratch / family)))
+        adapter.pipe.scheduler.register_to_config(**options)
+        adapter.pipe.scheduler = type(adapter.pipe.scheduler).from_config(adapter.pipe.scheduler.config)
+        if trained:
+            train_briefly(adapter)
+        frames, height, width = SHAPES[family]
+        latents = adapter.encode(torch.stack([smooth_clip(frames, height, width, seed) for seed in range(4)]))
+        levels, network = adapter.levels(steps, tuple(latents.shape[1:])), adapter.network()
+        cells = [
+            _frontier_cell(rule(network, latents, levels), network, latents, levels) for rule in (_iterate, invert)
+        ]
+        said = ", ".join(str(value) for value in options.values()) or "its own"
+        yield f"| {family} | {said} | {'trained briefly' if trained else 'untrained'} | {steps} | {' | '.join(cells)} |"
+
+
+def _iterate(network: Network, latents: torch.Tensor, levels: Levels) -> Inversion:
+    """``fixed-point`` without combining iterates, clip by clip."""
+    scale, gain = (values.float() for values in levels.coefficients())
+    alpha_bar = levels.level_t.float() if levels.prediction_type == "sample" else None
+
+    def predict(y: torch.Tensor, step: int) -> torch.Tensor:
+        prediction = network(y, levels.timesteps[step][None])
+        if alpha_bar is None:
+            return prediction
+        return (alpha_bar[step].sqrt() * y - prediction) / (1 - alpha_bar[step]).sqrt()
+
+    found, calls = [], []
+    with torch.inference_mode():
+        for z in latents.split(1):
+            direction, made = torch.zeros_like(z), 0
+            for step in reversed(range(len(levels))):
+                y, last = scale[step] * z + gain[step] * direction if made else z, math.inf
+                for _ in range(NoiseOptions().max_iterations):
+                    direction, made = predict(y, step), made + 1
+                    update = scale[step] * z + gain[step] * direction
+                    residual = relative_error(y, update).item()
+                    y = update if residual < last else y
+                    if residual <= TOLERANCE[torch.float32] or not residual <= STALL * last:
+                        break
+                    last = residual
+                z = y
+            found.append(z)
+            calls.append(made)
+    none = torch.zeros(len(latents), dtype=torch.int64)
+    return Inversion(torch.cat(found), max(calls), torch.tensor(calls), torch.zeros(len(levels), len(latents)), none)
+
+
 def _frontier_cell(inversion: Inversion, network: Network, latents: torch.Tensor, levels: Levels) -> str:
     error = relative_error(reconstruct(network, inversion.noise, levels), latents).mean().item()
     return f"{error:.1e} ({inversion.calls.float().mean().item():.0f})"
 
 
 def train_briefly(adapter: ModelAdapter, steps: int = 400) -> ModelAdapter:
-    """Train the network on the noise of smooth clips for seconds: enough to stop being random."""
+    """Train the network on smooth clips for seconds: enough to stop being random."""
     torch.manual_seed(0)
     unet, scheduler = adapter.pipe.unet.train().requires_grad_(True), adapter.pipe.scheduler
+    predicts_sample = scheduler.config.prediction_type == "sample"
     latents = adapter.encode(torch.stack([smooth_clip(1, 64, 64, seed) for seed in range(100, 132)])).clone().squeeze(2)
     embeds = adapter.conditioning("")["encoder_hidden_states"].clone()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3)
@@ -217,7 +290,7 @@ def train_briefly(adapter: ModelAdapter, steps: int = 400) -> ModelAdapter:
         noisy = scheduler.add_noise(latents, noise, timesteps)
         prediction = unet(noisy, timesteps, embeds.expand(len(latents), -1, -1), return_dict=False)[0]
         optimizer.zero_grad()
-        torch.nn.functional.mse_loss(prediction, noise).backward()
+        torch.nn.functional.mse_loss(prediction, latents if predicts_sample else noise).backward()
         optimizer.step()
     unet.eval().requires_grad_(False)
     return adapter

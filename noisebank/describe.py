@@ -20,7 +20,7 @@ from noisebank.planning.plan import find_refused_plan, plan_path, read_plan
 from noisebank.storage import FileEntry, Store
 
 KINDS = (CLIPS, SIDECARS, CAPTIONS, NOISE, INDEX, "rows", "records", "failures", "parts", "touched", "expired")
-_SHOWN = ("shape", "dtype", "model", "inverter", "num_inference_steps")
+_SHOWN = ("shape", "dtype", "model", "inverter", "num_inference_steps", "replay_error")
 
 
 def snapshot_files(store: Store, snapshot: Snapshot, kind: str | None = None) -> list[FileEntry]:

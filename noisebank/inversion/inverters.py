@@ -7,12 +7,14 @@ they serve every model family. To add one, write a function with the signature o
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from noisebank.inversion.anderson import MEMORY, mix_iterates
 from noisebank.inversion.levels import Levels
 from noisebank.options import NoiseOptions, register_options
 
@@ -23,11 +25,15 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 """Default stop of ``fixed-point`` by the dtype of the network, whose rounding is the floor of the residual."""
 
 STALL = 0.75
-"""A step is left when the residual stays above this share of the one before.
+"""A step stalls where the residual stays above this share of the one before.
 
-The cleanest step of a video model contracts by 0.5 to 0.65 an iteration: asking the residual to halve leaves it there
-with 25 to 50 times the final error, to save 6 calls of 120 (docs/inversion.md).
+The cleanest step of a video model contracts by 0.5 to 0.65 an iteration: asking the residual to halve would be asking
+too much of it (docs/inversion.md).
 """
+
+PATIENCE = 2
+"""A step that stalls is left when so many calls in a row did not bring its lowest residual down to :data:`STALL` of
+itself."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,10 @@ def fixed_point(
     """Solve ``z_t = F(z_t) = scale z_prev + gain m(z_t, t)`` at every step by iterating ``y <- F(y)``.
 
     A step starts from the previous step's network output (at the clean end, from ``z_prev``) and a clip leaves it when
-    its residual ``|F(y) - y| / |F(y)|`` is at most ``tolerance``, stalls (:data:`STALL`), or after ``max_iterations``.
+    its residual ``|F(y) - y| / |F(y)|`` is at most ``tolerance``, or after ``max_iterations``. Where it stalls
+    (:data:`STALL`), or would not be done by then, the last iterates are combined
+    (:func:`~noisebank.inversion.anderson.mix_iterates`), for as long as that helps (:data:`PATIENCE`). A step that is
+    left above the tolerance keeps the best that it had.
     Every clip goes its own way through the steps (the network takes one timestep a clip), so its result does not
     depend on its batch mates, and a batch needs the calls of its slowest clip, not the slowest clip of every step.
     """
@@ -146,10 +155,11 @@ def fixed_point(
     steps, batch = _Steps(levels, latents.device), len(latents)
     clips = torch.arange(batch, device=latents.device)
     step = torch.full((batch,), len(levels) - 1, device=latents.device)
-    iteration, calls, stalled = torch.zeros_like(step), torch.zeros_like(step), torch.zeros_like(step)
+    calls, stalled = torch.zeros_like(step), torch.zeros_like(step)
     residuals = latents.new_zeros(len(levels), batch)
-    last = latents.new_full((batch,), float("inf"))
-    estimate = latents
+    progress = _Progress(batch, options.tolerance, options.max_iterations, latents.device)
+    pairs: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=MEMORY + 1)
+    estimate = best = latents
     network_calls = 0
     # No clip can be through before T calls: until then the host need not wait for the device.
     while network_calls < len(levels) or bool((step >= 0).any()):
@@ -157,21 +167,65 @@ def fixed_point(
         direction = steps.direction(network, estimate, at)
         network_calls += 1
         update = steps.noisier(latents, direction, at)
-        residual = relative_error(estimate, update)
-        estimate = torch.where(_per_clip(residual >= last), estimate, update)  # (NaN is let through, to be seen)
-        iteration += 1
+        pairs.append((estimate, update))
+        best = torch.where(_per_clip(progress.note(relative_error(estimate, update))), update, best)
         calls += active
-        converged = residual <= options.tolerance
-        left = active & (converged | ~(residual <= STALL * last) | (iteration >= options.max_iterations))
-        residuals[at, clips] = torch.where(active, residual, residuals[at, clips])
-        stalled += left & ~converged
+        left = active & progress.is_over()
+        residuals[at, clips] = torch.where(active, progress.lowest, residuals[at, clips])
+        stalled += left & ~progress.is_converged()
+        estimate = torch.where(_per_clip(progress.mixing), mix_iterates(pairs, progress.iteration), update)
         step = step - left.long()
-        latents = torch.where(_per_clip(left), estimate, latents)
+        latents = torch.where(_per_clip(left), best, latents)
         warm_start = steps.noisier(latents, direction, step.clamp(min=0))
         estimate = torch.where(_per_clip(left & (step >= 0)), warm_start, estimate)
-        last = torch.where(left, torch.full_like(last, float("inf")), residual)
-        iteration = torch.where(left, torch.zeros_like(iteration), iteration)
+        progress.restart(left)
     return Inversion(latents, network_calls, calls.cpu(), residuals.cpu(), stalled.cpu())
+
+
+class _Progress:
+    """How the iteration of the step goes that each clip is at; all are ``[B]``."""
+
+    def __init__(self, batch: int, tolerance: float, max_iterations: int, device: torch.device) -> None:
+        self.tolerance, self.max_iterations = tolerance, max_iterations
+        self.iteration = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.residual = torch.full((batch,), float("inf"), device=device)
+        self.lowest, self.milestone = self.residual, self.residual
+        self.idle = torch.zeros_like(self.iteration)
+        self.mixing = self.idle.bool()
+
+    def note(self, residual: torch.Tensor) -> torch.Tensor:
+        """Takes in the residuals of one more iteration; says which are the lowest so far (NaN is, to be seen)."""
+        self.iteration = self.iteration + 1
+        pace = torch.div(residual, self.residual)  # (0 at the first)
+        final = residual * pace ** (self.max_iterations - self.iteration)
+        late = (self.iteration >= 4) & (final > self.tolerance)
+        self.mixing = self.mixing | (pace > STALL) | late
+        moved = residual <= STALL * self.milestone
+        self.milestone = torch.where(moved, residual, self.milestone)
+        self.idle = torch.where(moved, 0, self.idle + 1)
+        is_lowest = ~(residual >= self.lowest)
+        self.lowest = torch.where(is_lowest, residual, self.lowest)
+        self.residual = residual
+        return is_lowest
+
+    def is_converged(self) -> torch.Tensor:
+        """Which are within the tolerance."""
+        return self.residual <= self.tolerance
+
+    def is_over(self) -> torch.Tensor:
+        """Which are to be left: converged, or there is nothing to be gained by more calls."""
+        hopeless = (self.idle >= PATIENCE) | ~torch.isfinite(self.residual)
+        return self.is_converged() | hopeless | (self.iteration >= self.max_iterations)
+
+    def restart(self, left: torch.Tensor) -> None:
+        """Begins anew for those that are at another step."""
+        self.iteration = torch.where(left, 0, self.iteration)
+        self.idle = torch.where(left, 0, self.idle)
+        self.mixing = self.mixing & ~left
+        infinite = torch.full_like(self.residual, float("inf"))
+        self.residual = torch.where(left, infinite, self.residual)
+        self.lowest = torch.where(left, infinite, self.lowest)
+        self.milestone = torch.where(left, infinite, self.milestone)
 
 
 @register_inverter("diffuse")

@@ -116,7 +116,7 @@ def levels_from_scheduler(scheduler: Any) -> Levels:
 
     Raises:
         ValueError: the scheduler's steps are not deterministic and invertible (it clips, thresholds or samples), or
-            start beyond the last timestep of the training.
+            start beyond the last timestep of the training, or end before the first.
     """
     name, config = type(scheduler).__name__, scheduler.config
     timesteps = scheduler.timesteps.detach().cpu()
@@ -139,6 +139,12 @@ def levels_from_scheduler(scheduler: Any) -> Levels:
         raise ValueError(
             f"{name} starts at timestep {int(timesteps.max())}, beyond the last of the training "
             f"({len(alphas_cumprod) - 1}); take fewer steps"
+        )
+    if int(timesteps.min()) < 0:
+        raise ValueError(
+            f"{name} with timestep_spacing {config.timestep_spacing!r} rounds to {len(timesteps)} timesteps, the last "
+            f"of them {int(timesteps.min())}, which it takes for the noisiest: nothing is generated so; take one step "
+            "more or less"
         )
     previous = timesteps - config.num_train_timesteps // scheduler.num_inference_steps
     level_prev = torch.where(

@@ -12,8 +12,8 @@ def deterministic_twin(scheduler: Any, class_name: str) -> Any:
     """``scheduler`` itself, or the deterministic scheduler ``class_name`` of the same schedule and shift.
 
     Raises:
-        ConfigError: there is none: one is of diffusion and the other of flow matching, or the scheduler clips or
-            thresholds its predictions, which nothing can invert.
+        ConfigError: there is none: one is of diffusion and the other of flow matching, or the scheduler draws fresh
+            noise at every step, or clips or thresholds its predictions, which nothing can invert.
     """
     import diffusers
 
@@ -30,11 +30,16 @@ def deterministic_twin(scheduler: Any, class_name: str) -> Any:
                 f"the model's scheduler has {option}: true, which discards information; set it to false in the "
                 "model's scheduler_config.json"
             )
-    if name == class_name and not config.get("stochastic_sampling"):
+    if config.get("stochastic_sampling"):
+        raise ConfigError(
+            f"the model's scheduler {name} has stochastic_sampling: true: it draws fresh noise at every step, so no "
+            "noise gives a clip back; set it to false in the model's scheduler_config.json"
+        )
+    if name == class_name:
         return scheduler
     changes: dict[str, Any] = {}
     if class_name == "FlowMatchEulerDiscreteScheduler":
-        changes = {"stochastic_sampling": False, "shift": config.get("flow_shift", config.get("shift", 1.0))}
+        changes = {"shift": config.get("flow_shift", config.get("shift", 1.0))}
     elif class_name == "DDIMScheduler":
         changes = {"clip_sample": False}
     return getattr(diffusers, class_name).from_config(config, **changes)

@@ -82,6 +82,10 @@ def test_what_can_be_inverted_is_planned(models: dict[str, Path], family: str) -
             "num_inference_steps 20 with the model's DDIMScheduler: step 1 of 20, from level 0 to 0.00",
         ),
         ("modelscope", scheduler(), {"num_inference_steps": 1000}, "starts at timestep 1000"),
+        ("modelscope", scheduler(timestep_spacing="trailing"), {"num_inference_steps": 61}, "62 timesteps, the last"),
+        ("cogvideox", scheduler(), {"num_inference_steps": 61}, "62 timesteps, the last of them -1"),
+        ("wan", scheduler(stochastic_sampling=True), {}, "FlowMatchEulerDiscreteScheduler has stochastic_sampling: tr"),
+        ("ltx", scheduler(stochastic_sampling=True), {}, "draws fresh noise at every step"),
         ("modelscope", scheduler(), {"num_inference_steps": 1001}, "num_inference_steps 1001 with the model's DDIM"),
         ("cogvideox", scheduler(), {"num_inference_steps": 1}, "step 1 of 1, from level 0 to 1, cannot be inverted"),
         ("ltx", scheduler(), {"num_inference_steps": 1}, "step 1 of 1, from level nan to 0, cannot be inverted"),
@@ -177,6 +181,30 @@ def test_animatediff_on_the_scheduler_of_images_is_warned_of(
     scheduler(beta_schedule="linear")(model)
     plan(model, motion_adapter=str(adapter / "motion_adapter"), frames=9)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("family", "edit", "steps", "says"),
+    [
+        ("modelscope", scheduler(prediction_type="sample"), 20, "noise.mine: the network predicts the sample"),
+        ("wan", scheduler(), 7, "num_inference_steps 7 may stall"),
+    ],
+)
+def test_a_plan_says_what_inverts_badly(
+    models: dict[str, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    family: str,
+    edit: Edit,
+    steps: int,
+    says: str,
+) -> None:
+    model = shutil.copytree(models[family], tmp_path / "model")
+    plan(model)
+    assert not caplog.records
+    edit(model)
+    plan(model, num_inference_steps=steps)
+    assert says in caplog.text
 
 
 @pytest.mark.parametrize("command", ["plan", "build"])
