@@ -34,6 +34,8 @@ from noisebank.storage import BankWriter, FileEntry, Store, open_store
 
 _PARTITION_ROWS = 1 << 17
 _FAILED = "failed"
+_LEARNT = ("dim", "replay_error")
+"""What the ``info`` of a receipt says of the stage's model, beside its ``description``."""
 _HEALED = {**{field.name: "" if field.type == pa.string() else 0 for field in FAILURES}, "retryable": False}
 _MADE = {
     CLIPS: pa.schema([ROWS.field(name) for name in ("num", "video", "clip_file", "clip_row", "status")]),
@@ -111,7 +113,7 @@ class BuildResult:
         for receipt in [*find_receipts(self.store, self.plan.claimed), *self.receipts]:
             if receipt.stage in models:
                 learnt = receipt.info.get("description", {})
-                models[receipt.stage] |= learnt | ({"dim": receipt.info["dim"]} if "dim" in receipt.info else {})
+                models[receipt.stage] |= learnt | {name: receipt.info[name] for name in _LEARNT if name in receipt.info}
         return models
 
     def write_failures(self, folder: str) -> list[FileEntry]:

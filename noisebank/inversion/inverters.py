@@ -31,7 +31,7 @@ The cleanest step of a video model contracts by 0.5 to 0.65 an iteration: asking
 too much of it (docs/inversion.md).
 """
 
-PATIENCE = 2
+PATIENCE = 4
 """A step that stalls is left when so many calls in a row did not bring its lowest residual down to :data:`STALL` of
 itself."""
 
