@@ -202,7 +202,11 @@ class NoiseOptions:
         None, "fixed-point stops a clip here (default: by precision)", minimum=0, maximum=1, hashed=_iterates
     )
     max_iterations: int = option(
-        10, "most network calls a step of fixed-point", minimum=1, maximum=1000, hashed=_iterates
+        10,
+        "most network calls a step of fixed-point, thrice as many where it stalls",
+        minimum=1,
+        maximum=1000,
+        hashed=_iterates,
     )
     prompt: str = option("", "condition of the inversion, the same for all clips; empty, as in the paper")
     guidance_scale: float = option(1.0, "guidance towards prompt; 1 is none, as in the paper", minimum=1, maximum=1000)

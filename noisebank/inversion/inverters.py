@@ -36,6 +36,10 @@ PATIENCE = 4
 itself."""
 
 
+MORE = 3
+"""A step that stalls may take so many times ``max_iterations``: few do, and they decide the error of the whole."""
+
+
 @dataclass(frozen=True)
 class Inversion:
     """What an inverter found.
@@ -99,7 +103,7 @@ def invert(
         levels: the steps to undo.
         options: ``inverter`` is one of :data:`INVERTERS`; ``tolerance`` the relative residual at which ``fixed-point``
             leaves a step, by default :data:`TOLERANCE` of ``dtype``; ``max_iterations`` its most network evaluations a
-            step for one clip.
+            step for one clip (:data:`MORE` times as many where the step stalls).
         dtype: dtype in which the network computes; the latents stay in float32.
         generators: one a clip, for inverters that draw noise.
 
@@ -146,8 +150,8 @@ def fixed_point(
     A step starts from the previous step's network output (at the clean end, from ``z_prev``) and a clip leaves it when
     its residual ``|F(y) - y| / |F(y)|`` is at most ``tolerance``, or after ``max_iterations``. Where it stalls
     (:data:`STALL`), or would not be done by then, the last iterates are combined
-    (:func:`~noisebank.inversion.anderson.mix_iterates`), for as long as that helps (:data:`PATIENCE`). A step that is
-    left above the tolerance keeps the best that it had.
+    (:func:`~noisebank.inversion.anderson.mix_iterates`), for as long as that helps (:data:`PATIENCE`) and at most
+    :data:`MORE` times as many calls. A step that is left above the tolerance keeps the best that it had.
     Every clip goes its own way through the steps (the network takes one timestep a clip), so its result does not
     depend on its batch mates, and a batch needs the calls of its slowest clip, not the slowest clip of every step.
     """
@@ -199,7 +203,7 @@ class _Progress:
         pace = torch.div(residual, self.residual)  # (0 at the first)
         final = residual * pace ** (self.max_iterations - self.iteration)
         late = (self.iteration >= 4) & (final > self.tolerance)
-        self.mixing = self.mixing | (pace > STALL) | late
+        self.mixing = self.mixing | ((pace > STALL) | late) & (self.iteration < self.max_iterations)
         moved = residual <= STALL * self.milestone
         self.milestone = torch.where(moved, residual, self.milestone)
         self.idle = torch.where(moved, 0, self.idle + 1)
@@ -215,7 +219,8 @@ class _Progress:
     def is_over(self) -> torch.Tensor:
         """Which are to be left: converged, or there is nothing to be gained by more calls."""
         hopeless = (self.idle >= PATIENCE) | ~torch.isfinite(self.residual)
-        return self.is_converged() | hopeless | (self.iteration >= self.max_iterations)
+        most = torch.where(self.mixing, MORE * self.max_iterations, self.max_iterations)
+        return self.is_converged() | hopeless | (self.iteration >= most)
 
     def restart(self, left: torch.Tensor) -> None:
         """Begins anew for those that are at another step."""

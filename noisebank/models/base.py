@@ -151,6 +151,7 @@ class ModelAdapter(ABC):
         self._described: dict[str, dict[str, Any]] = {}
         self.pipe.scheduler = deterministic_twin(pipe.scheduler, self.scheduler_class)
         self._prompts: dict[str, dict[str, torch.Tensor]] = {}
+        self.replay_error: float | None = None  # (of a record that was started from; None where none was)
 
     @classmethod
     @abstractmethod

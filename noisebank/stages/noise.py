@@ -55,7 +55,7 @@ from noisebank.stages.job import failure_of
 from noisebank.stages.measuring import measure_clips
 from noisebank.stages.over_clips import KEYS, StageOverClips, Written
 from noisebank.stages.replaying import check_replay
-from noisebank.stages.stage import Identity
+from noisebank.stages.stage import Identity, LazyModel
 from noisebank.stages.trial import try_inversion
 from noisebank.video.frames import decode_mp4
 
@@ -144,6 +144,16 @@ class NoiseStage(StageOverClips):
         _log.info("%s: %s", name, trial.describe(plan.todo()[name]["rows"], local_workers()))
         return vars(trial)
 
+    def get_model(self, model: LazyModel, plan: Plan) -> Any:
+        """As of any stage; a model that is loaded now must also give a record back (:func:`check_replay`)."""
+        name = self.name.name
+
+        def check(loaded: ModelAdapter) -> None:
+            self.try_out(loaded, plan)
+            loaded.replay_error = check_replay(loaded, self.options, cast(Shape, tuple(plan.models[name]["shape"])))
+
+        return model.get(plan.models[name]["digest"], check)
+
     def write(
         self,
         path: Path,
@@ -156,7 +166,6 @@ class NoiseStage(StageOverClips):
 
         Raises:
             BankDamaged: a clip has another video than the one that was stored.
-            JobFailed: the pipeline would not give records back (:func:`~noisebank.stages.replaying.check_replay`).
         """
         adapter: ModelAdapter = model()
         began = time.perf_counter()
@@ -164,7 +173,6 @@ class NoiseStage(StageOverClips):
         if adapter.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(adapter.device)
         shape = cast(Shape, tuple(plan["shape"]))
-        replay_error = check_replay(adapter, self.options, shape)
         run = _Inversion(adapter, self.options, clips, shape)
         outcomes: list[dict[str, Any] | RowFailure] = []
         with NoiseWriter(path, noise_schema(shape, self.options.dtype)) as writer, LatentsFile(path.parent) as latents:
@@ -184,7 +192,7 @@ class NoiseStage(StageOverClips):
             if rows := writer.rows - len(bad):
                 info |= writer.finish(bad)
                 info["description"] = adapter.describe(self.options.num_inference_steps, shape)
-                info["replay_error"] = replay_error
+                info["replay_error"] = adapter.replay_error
         records = itertools.count()
         ends = [bad.get(next(records)) if isinstance(end, dict) else end for end in outcomes]
         failed = zip(clips.to_pylist(), ends, strict=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import math
-from functools import lru_cache
 
 import torch
 
@@ -24,7 +23,6 @@ ALLOWED = {torch.float32: 1e-2, torch.float16: 5e-2, torch.bfloat16: 3e-1}
 their latents in it from step to step (docs/inversion.md)."""
 
 
-@lru_cache(maxsize=8)  # (once a process and model)
 def check_replay(adapter: ModelAdapter, options: NoiseOptions, shape: tuple[int, int, int, int]) -> float | None:
     """Inverts a made-up clip and starts the pipeline from its record: as many calls as for one clip more.
 
