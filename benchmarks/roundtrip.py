@@ -4,7 +4,8 @@
 -> latents -> noise -> the pipeline's own ``__call__`` -> latents. ``--precisions`` prints what pipelines in float32,
 float16 and bfloat16 give back beside the error that a record would have. ``--frontier`` prints error against network
 calls for tolerances and fixed schedules, on untrained and briefly trained networks in three precisions. ``--stalls``
-prints what combining iterates gains where a step stalls.
+prints what combining iterates gains where a step stalls. With ``--model`` FOLDER (``shipped`` is the package's own)
+the frontier is that of a model of the small world.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ import torch
 
 from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.format.noise_file import storage_roundtrip
-from noisebank.inversion import TOLERANCE, Inversion, Levels, Network, invert, reconstruct, relative_error
+from noisebank.inversion import Inversion, Levels, Network, invert, reconstruct, relative_error
 from noisebank.inversion.inverters import STALL
-from noisebank.models import ModelAdapter, from_pipeline, load_model, pipeline_inputs
+from noisebank.models import ModelAdapter, load_model
+from noisebank.models.replay import replay
 from noisebank.options import STORAGE_DTYPES, NoiseOptions
+from noisebank.world.shipped import shipped_model
+from noisebank.world.world import World
 
 STEPS = 50
 PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)
@@ -48,10 +52,13 @@ def main() -> None:
         ("--stalls", stalls, "errors where plain iteration stalls instead of the families' table"),
     ):
         tables.add_argument(flag, dest="table", action="store_const", const=table, default=families, help=help)
+    parser.add_argument("--model", help="with --frontier: a model of the small world instead, or shipped")
+    parser.add_argument("--clips", type=int, default=4, help="with --frontier: how many are inverted (default: 4)")
     arguments = parser.parse_args()
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch:
-        for line in arguments.table(Path(scratch)):
+        options = {"model": arguments.model, "clips": arguments.clips} if arguments.table is frontier else {}
+        for line in arguments.table(Path(scratch), **options):
             print(line, flush=True)
 
 
@@ -113,18 +120,7 @@ def precisions(scratch: Path) -> Iterator[str]:
 def _error(adapter: ModelAdapter, noise: torch.Tensor, latents: torch.Tensor) -> str:
     """Relative error of what the pipeline's own ``__call__``, in the network's dtype, makes of ``noise`` for the empty
     prompt."""
-    shape, conditioning = tuple(latents.shape[1:]), adapter.conditioning("")
-    mask = conditioning.get("encoder_attention_mask")
-    output = adapter.pipe(
-        prompt_embeds=conditioning["encoder_hidden_states"],
-        **({} if mask is None else {"prompt_attention_mask": mask}),
-        **pipeline_inputs(adapter.describe(STEPS, shape), noise.to(adapter.dtype)),
-        num_inference_steps=STEPS,
-        guidance_scale=1.0,
-        output_type="latent",
-        return_dict=False,
-    )[0]
-    return f"{relative_error(from_pipeline(output.float(), adapter.layout, shape), latents).item():.1e}"
+    return f"{relative_error(replay(adapter, noise, STEPS), latents).item():.1e}"
 
 
 def _record_bytes(shape: tuple[int, ...], dtype: str) -> int:
@@ -149,22 +145,38 @@ def library_inversion(adapter: ModelAdapter, latents: torch.Tensor, steps: int =
     return latents
 
 
-def frontier(scratch: Path) -> Iterator[str]:
-    """Error against calls of ``fixed-point`` for stopping rules, networks and precisions (images, T = 50)."""
-    folder = str(make_small_model("stable-diffusion", scratch / "stable-diffusion"))
-    trained = train_briefly(load_model(folder)).pipe.unet.state_dict()
+def frontier(scratch: Path, model: str | None = None, clips: int = 4) -> Iterator[str]:
+    """Error against calls of ``fixed-point`` for stopping rules, networks and precisions (images, T = 50); with a model
+    of the small world on that alone, and clips of the world that it was not trained on."""
     rules = list(_rules())
     yield f"| network | precision | {' | '.join(name for name, _ in rules)} |"
     yield "|---" * (len(rules) + 2) + "|"
-    for weights, state in (("untrained", None), ("trained briefly", trained)):
+    for name, dtype, adapter, frames in _networks(scratch, model, clips):
+        latents = adapter.encode(frames)
+        levels, network = adapter.levels(STEPS, tuple(latents.shape[1:])), adapter.network()
+        cells = [_frontier_cell(rule(network, latents, levels), network, latents, levels) for _, rule in rules]
+        yield f"| {name} | {str(dtype).removeprefix('torch.')} | {' | '.join(cells)} |"
+
+
+def _networks(
+    scratch: Path, model: str | None, count: int
+) -> Iterator[tuple[str, torch.dtype, ModelAdapter, torch.Tensor]]:
+    """Name, precision, model and clips ``[N, F, H, W, 3]`` of every row of the frontier."""
+    if model is not None:
+        model = str(shipped_model()) if model == "shipped" else model
+        world = World(0, "prompts")
+        clips = torch.stack([torch.from_numpy(world.pixels(number)) for number in range(count)])
+        yield from (("trained on the world", dtype, load_model(model, dtype=dtype), clips) for dtype in PRECISIONS)
+        return
+    folder = str(make_small_model("stable-diffusion", scratch / "stable-diffusion"))
+    trained = train_briefly(load_model(folder)).pipe.unet.state_dict()
+    clips = torch.stack([smooth_clip(1, 64, 64, seed) for seed in range(count)])
+    for name, state in (("untrained", None), ("trained briefly", trained)):
         for dtype in PRECISIONS:
             adapter = load_model(folder, dtype=dtype)
             if state is not None:
                 adapter.pipe.unet.load_state_dict(state)
-            latents = adapter.encode(torch.stack([smooth_clip(1, 64, 64, seed) for seed in range(4)]))
-            levels, network = adapter.levels(STEPS, tuple(latents.shape[1:])), adapter.network()
-            cells = [_frontier_cell(rule(network, latents, levels), network, latents, levels) for _, rule in rules]
-            yield f"| {weights} | {str(dtype).removeprefix('torch.')} | {' | '.join(cells)} |"
+            yield name, dtype, adapter, clips
 
 
 Rule = Callable[[Network, torch.Tensor, Levels], Inversion]
@@ -178,6 +190,9 @@ def _rules() -> Iterator[tuple[str, Rule]]:
     yield "warm start only", fixed_point(max_iterations=1)
     for tolerance in (1e-2, 3e-3, 1e-3, 1e-4):
         yield f"tolerance {tolerance:g}", fixed_point(tolerance=tolerance)
+    yield "tolerance 1e-4 to 1e-3", lambda network, latents, levels: _iterate(network, latents, levels, 1e-4, 10)
+    yield "tolerance 3e-4 to 3e-3", lambda network, latents, levels: _iterate(network, latents, levels, 3e-4, 10)
+    yield "extrapolated start only", lambda *given: _scheduled(*given, lambda t: 1, extrapolate=True)
     yield "6 calls where t <= 100", _fixed_schedule
     yield "5 calls everywhere", lambda network, latents, levels: _scheduled(network, latents, levels, lambda t: 5)
 
@@ -186,14 +201,23 @@ def _fixed_schedule(network: Network, latents: torch.Tensor, levels: Levels) -> 
     return _scheduled(network, latents, levels, lambda timestep: 6 if timestep <= 100 else 1)
 
 
-def _scheduled(network: Network, latents: torch.Tensor, levels: Levels, calls_at: Callable[[float], int]) -> Inversion:
-    """Warm-started iteration with a given number of calls a step, whatever the residual."""
+def _scheduled(
+    network: Network,
+    latents: torch.Tensor,
+    levels: Levels,
+    calls_at: Callable[[float], int],
+    extrapolate: bool = False,
+) -> Inversion:
+    """Warm-started iteration with a given number of calls a step, whatever the residual; ``extrapolate``: from the
+    straight line through the outputs at the two steps before."""
     scale, gain = (values.float() for values in levels.coefficients())
-    calls, direction = 0, None
+    calls, direction, before = 0, None, None
     with torch.inference_mode():
         for step in reversed(range(len(levels))):
             timestep = levels.timesteps[step]
-            estimate = latents if direction is None else scale[step] * latents + gain[step] * direction
+            start = direction if before is None or not extrapolate else 2 * direction - before
+            estimate = latents if start is None else scale[step] * latents + gain[step] * start
+            before = direction
             for _ in range(calls_at(float(timestep))):
                 direction = network(estimate, timestep.expand(len(latents)))
                 estimate = scale[step] * latents + gain[step] * direction
@@ -211,11 +235,8 @@ HARD: tuple[tuple[str, int, dict[str, Any], bool], ...] = (
     ("ltx", 7, {}, False),
     ("modelscope", 7, {"timestep_spacing": "trailing"}, False),
     ("animatediff", 7, {"timestep_spacing": "trailing"}, False),
-    *(
-        ("stable-diffusion", steps, {"prediction_type": "sample", "timestep_spacing": spacing}, True)
-        for steps in (10, 20, 50)
-        for spacing in ("leading", "trailing")
-    ),
+    ("stable-diffusion", 20, {"timestep_spacing": "trailing", "prediction_type": "sample"}, True),
+    ("stable-diffusion", 50, {"timestep_spacing": "trailing", "prediction_type": "sample"}, True),
 )
 """Family, steps, options of the scheduler, and whether the network is trained briefly."""
 
@@ -240,36 +261,45 @@ def stalls(scratch: Path) -> Iterator[str]:
         yield f"| {family} | {said} | {'trained briefly' if trained else 'untrained'} | {steps} | {' | '.join(cells)} |"
 
 
-def _iterate(network: Network, latents: torch.Tensor, levels: Levels) -> Inversion:
-    """``fixed-point`` without combining iterates, clip by clip."""
-    scale, gain = (values.float() for values in levels.coefficients())
-    alpha_bar = levels.level_t.float() if levels.prediction_type == "sample" else None
-
-    def predict(y: torch.Tensor, step: int) -> torch.Tensor:
-        prediction = network(y, levels.timesteps[step][None])
-        if alpha_bar is None:
-            return prediction
-        return (alpha_bar[step].sqrt() * y - prediction) / (1 - alpha_bar[step]).sqrt()
-
+def _iterate(
+    network: Network, latents: torch.Tensor, levels: Levels, strict: float = 1e-4, ratio: float = 1.0
+) -> Inversion:
+    """``fixed-point`` without combining iterates, clip by clip; its tolerance is ``strict`` at the clean end and rises
+    by equal factors to ``ratio`` times as much at the noisy one."""
     found, calls = [], []
     with torch.inference_mode():
         for z in latents.split(1):
             direction, made = torch.zeros_like(z), 0
             for step in reversed(range(len(levels))):
-                y, last = scale[step] * z + gain[step] * direction if made else z, math.inf
-                for _ in range(NoiseOptions().max_iterations):
-                    direction, made = predict(y, step), made + 1
-                    update = scale[step] * z + gain[step] * direction
-                    residual = relative_error(y, update).item()
-                    y = update if residual < last else y
-                    if residual <= TOLERANCE[torch.float32] or not residual <= STALL * last:
-                        break
-                    last = residual
-                z = y
+                tolerance = strict * ratio ** (1 - step / (len(levels) - 1))
+                z, direction, needed = _solve_step(network, levels, step, z, direction if made else None, tolerance)
+                made += needed
             found.append(z)
             calls.append(made)
     none = torch.zeros(len(latents), dtype=torch.int64)
     return Inversion(torch.cat(found), max(calls), torch.tensor(calls), torch.zeros(len(levels), len(latents)), none)
+
+
+def _solve_step(
+    network: Network, levels: Levels, step: int, z: torch.Tensor, start: torch.Tensor | None, tolerance: float
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Noisy end of a step, the last output there, and the calls made."""
+    scale, gain = (values[step].float() for values in levels.coefficients())
+    alpha_bar = levels.level_t[step].float()
+    y, last = z if start is None else scale * z + gain * start, math.inf
+    made = 0
+    while made < NoiseOptions().max_iterations:
+        made += 1
+        direction = network(y, levels.timesteps[step][None])
+        if levels.prediction_type == "sample":
+            direction = (alpha_bar.sqrt() * y - direction) / (1 - alpha_bar).sqrt()
+        update = scale * z + gain * direction
+        residual = relative_error(y, update).item()
+        y = update if residual < last else y
+        if residual <= tolerance or not residual <= STALL * last:
+            break
+        last = residual
+    return y, direction, made
 
 
 def _frontier_cell(inversion: Inversion, network: Network, latents: torch.Tensor, levels: Levels) -> str:

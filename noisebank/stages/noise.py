@@ -122,7 +122,7 @@ class NoiseStage(StageOverClips):
         elif noise.inverter == "fixed-point" and len(levels) < FEW_STEPS:
             _log.warning(
                 "noise.%s: steps as long as with num_inference_steps %d may stall: small flow models erred by up to "
-                "3e-2; measured errors stand in the records",
+                "1e-2; measured errors stand in the records",
                 noise.name,
                 len(levels),
             )
