@@ -66,6 +66,8 @@ def test_read_side_commands_print_one_json_object(bank_folder: Path, words: list
 def test_show_is_as_documented(bank_folder: Path, small_model: Path) -> None:
     shown = noisebank("show", bank_folder).document
     assert (shown["snapshot"], shown["parent"], shown["rows"]) == (1, None, 6)
+    replay_error = shown["noise"]["small"].pop("replay_error")
+    assert 0 < replay_error < 1
     assert shown["noise"] == {
         "small": {
             "records": 6,
