@@ -193,7 +193,10 @@ def find_receipts(store: Store, names: Iterable[tuple[str, str]], *, verify: boo
                         f"{receipt_path(*name)}: a finished shard has disappeared or is damaged; run the build again"
                     )
                 before = said.get(receipt.stage, {})
-                info = {key: before[key] if before.get(key) == value else value for key, value in receipt.info.items()}
+                info = {
+                    key: before[key] if key in before and before[key] == value else value
+                    for key, value in receipt.info.items()
+                }
                 said[receipt.stage] = info
                 yield replace(receipt, info=info)
 

@@ -192,7 +192,7 @@ class NoiseStage(StageOverClips):
             if rows := writer.rows - len(bad):
                 info |= writer.finish(bad)
                 info["description"] = adapter.describe(self.options.num_inference_steps, shape)
-                info["replay_error"] = adapter.replay_error
+                info |= {} if adapter.replay_error is None else {"replay_error": adapter.replay_error}
         records = itertools.count()
         ends = [bad.get(next(records)) if isinstance(end, dict) else end for end in outcomes]
         failed = zip(clips.to_pylist(), ends, strict=True)
