@@ -79,7 +79,7 @@ class FlinkCluster:
             "taskmanager.numberOfTaskSlots": 2,
             **{f"taskmanager.memory.{name}": size for name, size in memory.items()},
             "restart-strategy.type": "fixed-delay",
-            "restart-strategy.fixed-delay.attempts": 3,
+            "restart-strategy.fixed-delay.attempts": 20,
             "restart-strategy.fixed-delay.delay": "5 s",
             "heartbeat.interval": 1000,
             "heartbeat.timeout": 6000,

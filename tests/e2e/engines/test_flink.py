@@ -24,7 +24,7 @@ from tests.support.servers import VideoServer
 
 pytestmark = pytest.mark.engines
 SLOW = "/hang/v05.mp4"
-KEPT = "--environment_cache_millis=60000"
+KEPT = "--environment_cache_millis=20000"
 """Where nobody is killed, workers are kept from stage to stage."""
 
 
