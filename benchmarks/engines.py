@@ -45,7 +45,7 @@ from transforms.plan import MakePlan
 from transforms.shards import MakeShards
 
 ROWS_A_SHARD = 8
-_PAUSE_S = 0.2
+_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True)

@@ -78,5 +78,6 @@ def test_a_job_goes_to_a_server_that_is_there_with_the_options_of_that_server(jo
     find_engine(words).prepare(Needs())
     with pytest.raises(ConfigError, match="--unheard_of: neither an option"):
         find_engine([*words, "--unheard_of"])
-    with pytest.raises(ConfigError, match=f"no job server answers at {closed}"):
-        find_engine(["--runner=PortableRunner", f"--job_endpoint={closed}"]).prepare(Needs())
+    for runner in ("PortableRunner", "PrismRunner"):
+        with pytest.raises(ConfigError, match=f"no job server answers at {closed}"):
+            find_engine([f"--runner={runner}", f"--job_endpoint={closed}"]).prepare(Needs())
