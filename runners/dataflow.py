@@ -3,7 +3,6 @@ run there is refused before anything is read, staged or paid for."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import logging
 import os
@@ -14,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     GoogleCloudOptions,
-    PipelineOptions,
     SetupOptions,
     StandardOptions,
     TestOptions,
@@ -27,6 +25,7 @@ from apache_beam.transforms.environments import DockerEnvironment
 
 from noisebank.errors import ConfigError
 from runners.engine import Engine, Needs
+from runners.options import DataflowOptions
 
 MIN_RAM = "min_ram=8GB"
 """Of the machines of steps that do not say it themselves: as of the stages on CPUs, whose machines they then share."""
@@ -37,16 +36,6 @@ _CREDENTIAL = re.compile(
 )
 _PAGE = "docs/engines/dataflow.md"
 _log = logging.getLogger(__name__)
-
-
-class DataflowOptions(PipelineOptions):
-    """What Beam need not know of the image that workers run."""
-
-    @classmethod
-    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--image_models", default="/models", help="Dataflow: folder of the container image that models are in"
-        )
 
 
 class DataflowRunner(dataflow_runner.DataflowRunner):  # (Beam goes by this name)

@@ -12,6 +12,16 @@ from noisebank.errors import ConfigError
 LOCAL = "FnApiRunner"
 
 
+class DataflowOptions(PipelineOptions):
+    """What Beam need not know of the image that workers run."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--image_models", default="/models", help="Dataflow: folder of the container image that models are in"
+        )
+
+
 def beam_options(words: Sequence[str]) -> tuple[PipelineOptions, list[str]]:
     """Pipeline options from command-line words, and those of the words that Beam does not know.
 
