@@ -71,7 +71,7 @@ def run_stages(
         NoiseBankError: the job failed or published nothing; says why.
     """
     config = with_absolute_paths(config)
-    engine = find_engine([*beam_arguments, *(f"--beam_plugin={module}" for module in config.modules)])
+    engine = _find_engine(config, beam_arguments)
     if follow is not None and not isinstance(engine, LocalEngine):
         raise ConfigError("--follow: it runs on this machine alone; leave out --runner")
     engine.prepare(find_needs(config, stage))
@@ -133,8 +133,12 @@ def _may_be_of_a_vacuum(error: NoiseBankError, store: Store, before: Snapshot) -
     return now is not None and now.vacuum != before.vacuum
 
 
+def _find_engine(config: Config, beam_arguments: Sequence[str]) -> Engine:
+    return find_engine([*beam_arguments, *(f"--beam_plugin={module}" for module in config.modules)])
+
+
 def find_needs(config: Config, stage: str) -> Needs:
-    """What a stage, or a whole build, asks of its engine."""
+    """What a stage, a whole build or a plan asks of its engine."""
     noise = config.noise if stage in ("build", "noise") else ()
     captions = [config.captions.model] if stage in ("build", "captions") else []
     return Needs(
@@ -201,11 +205,12 @@ def plan_only(config: Config, beam_arguments: Sequence[str], probe: bool = False
         ConfigError: the workers would run on other machines; also as :func:`run_stages`.
     """
     config = with_absolute_paths(config)
-    engine = find_engine(beam_arguments)
+    engine = _find_engine(config, beam_arguments)
     if engine.runs_elsewhere:
         raise ConfigError(
             "plan: it leaves nothing where other machines could read it, so it runs here alone; leave out --runner"
         )
+    engine.prepare(find_needs(config, "plan"))
     store = open_store(config.bank)
     latest = latest_snapshot(store)
     config = pin_revisions(config)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, TestOptions
 from apache_beam.runners.runner import PipelineRunner, PipelineState
 
 from noisebank.errors import ConfigError
@@ -88,6 +88,12 @@ class Engine:
         Raises:
             ConfigError: names what is missing or cannot be, and what to do.
         """
+        template = self.options.view_as(GoogleCloudOptions).template_location
+        if (template or self.options.view_as(TestOptions).dry_run) and not self.leaves:
+            raise ConfigError(
+                "--dry_run and --template_location: only a job of Dataflow's can be described and not run; 'noisebank "
+                "plan' says what a build would do"
+            )
         if self.leaves and not needs.may_wait:
             raise ConfigError("--dry_run and --template_location: a build or one of its stages can be described alone")
         self.check_addresses(needs.addresses)

@@ -41,6 +41,8 @@ def beam_options(words: Sequence[str]) -> tuple[PipelineOptions, list[str]]:
         known, unknown = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise ConfigError(f"Beam options: {error}") from error
+    if known.dry_run and known.dry_run.lower() != "true":  # (which any text would mean to Beam)
+        raise ConfigError(f"--dry_run: {known.dry_run!r} is not allowed; give no value, or leave it out")
     is_local = known.runner in (None, "DirectRunner", LOCAL)
     return PipelineOptions([*words, f"--runner={LOCAL}"] if is_local else words), unknown
 

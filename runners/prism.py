@@ -50,8 +50,10 @@ class PrismEngine(Engine):
         for Beam to download."""
         given = self.options.view_as(PrismRunnerOptions).prism_location
         if given:
-            if "://" in given or (os.access(given, os.X_OK) and Path(given).is_file()):
+            if "://" in given:
                 return str(given)
+            if os.access(given, os.X_OK) and Path(given).is_file():
+                return str(Path(given).absolute())  # (a bare name would be looked for on the PATH)
             raise ConfigError(f"--prism_location: {given!r} is no program; {_INSTALL} makes one")
         places = os.pathsep.join([os.environ.get("PATH", ""), PrismJobServer.BIN_CACHE])
         if found := shutil.which(PROGRAM, path=places):

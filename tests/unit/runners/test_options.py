@@ -100,6 +100,30 @@ def test_plan_runs_here_alone(project: Project) -> None:
     assert ran.exit_code == 2 and "leave out --runner" in ran.document["error"]["message"]
 
 
+def test_plan_is_refused_what_a_build_is(project: Project) -> None:
+    project.write_list(project.rows(1))
+    for command in ("plan", "build"):
+        ran = project.run(command, "--runner=PortableRunner")
+        assert ran.exit_code == 2 and "--job_endpoint=HOST:PORT" in ran.document["error"]["message"]
+    assert not project.bank.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dry_run"], "'noisebank plan' says what a build would do"),
+        (["--template_location=gs://b/t"], "only a job of Dataflow's"),
+        (["--dry_run=false"], "'false' is not allowed"),
+    ],
+)
+def test_an_engine_that_can_only_run_a_job_is_not_asked_for_its_description(
+    project: Project, words: list[str], said: str
+) -> None:
+    ran = project.run("build", *words)
+    assert ran.exit_code == 2 and said in ran.document["error"]["message"]
+    assert not project.bank.exists()
+
+
 @pytest.mark.parametrize("words", [[], ["--direct_running_mode=multi_processing"]], ids=["here", "in a worker"])
 def test_what_nobody_foresaw_is_told_in_one_line(words: list[str]) -> None:
     with pytest.raises(JobFailed) as raised:

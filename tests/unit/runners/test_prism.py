@@ -38,6 +38,8 @@ def test_the_program_is_the_one_given_or_found_and_the_work_is_done_here(
 ) -> None:
     assert prepare(f"--prism_location={program}") == (str(program), "LOOPBACK")
     assert prepare(f"--prism_location={program}", "--environment_type=DOCKER") == (str(program), "DOCKER")
+    monkeypatch.chdir(program.parent)
+    assert prepare(f"--prism_location={PROGRAM}") == (str(program), "LOOPBACK")
     monkeypatch.setenv("PATH", str(program.parent))
     assert prepare() == (str(program), "LOOPBACK")
 
