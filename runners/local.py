@@ -12,6 +12,7 @@ from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from noisebank.devices import count_gpus
+from runners import local_worker as local_worker  # (registers its handler of worker processes)
 from runners.engine import Engine, Needs
 from runners.worker import worker_command
 
