@@ -28,7 +28,7 @@ sources:
 {source}
     # where: {{column: ">= 0.5"}}   # take these rows alone; the others are counted as filtered
     # limit: 1000                   # a trial: the first clips of the whole build, which keeps them
-# What a clip is: frame_stride (or fps) and size decide how long and how large a video must be.
+# What a clip is: {clips.frames} frames, {clips.frame_stride} apart: a video needs {span}, or fails as too_short.
 clips: {{frames: {clips.frames}, frame_stride: {clips.frame_stride}, size: {clips.size}}}
 captions: {{model: {captions.model}}}
 # The text-to-video model whose noise is stored; any diffusers pipeline that noisebank plan takes.
@@ -60,6 +60,7 @@ def init(arguments: argparse.Namespace) -> Outcome:
     seen = f"Of the first {found.rows} rows {found.usable} can be used; the videos of {found.videos} were found here."
     if found.others:
         seen += f" Left out are the lists {', '.join(found.others)}."
+    clips = ClipOptions()
     text = CONFIG.format(
         path=arguments.path,
         layout=found.layout,
@@ -68,7 +69,8 @@ def init(arguments: argparse.Namespace) -> Outcome:
         source="\n".join(
             f"  {'-' if not i else ' '} {key}: {_spell(value)}" for i, (key, value) in enumerate(found.source.items())
         ),
-        clips=ClipOptions(),
+        clips=clips,
+        span=(clips.frames - 1) * clips.frame_stride + 1,
         captions=CaptionOptions(),
         noise=NoiseOptions(),
     )

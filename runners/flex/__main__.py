@@ -7,8 +7,10 @@ import argparse
 
 from runners.flex import METADATA, describe_template, image_spec, to_text
 
+DESCRIPTION = "Writes the template's metadata beside this file; with --image it prints the template, for a bucket."
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m runners.flex", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m runners.flex", description=DESCRIPTION)
     parser.add_argument("--image", help="address of the image that runners/containers/Dockerfile makes")
     if image := parser.parse_args().image:
         print(to_text(image_spec(image)), end="")
