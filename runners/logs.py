@@ -15,8 +15,13 @@ _REMARKS = (
     "Not setting flag with value None",
     "Discarding unparseable args",
     "Unparseable argument",
+    "Really starting service",
+    "Really destroying service",
+    "Waiting for grpc channel",
 )
-"""Beam's, on what nobody here needs, such as a job server's own options in a worker."""
+"""Beam's, on what nobody here needs, such as a job server's own options in a worker, or that it starts one."""
+_OUR_ERRORS = f"{NoiseBankError.__module__}."
+"""Part of what an engine says of an error that a worker raised."""
 
 
 def set_up_logging(verbose: bool, who: str = "") -> None:
@@ -45,5 +50,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     Beam's remarks, nor its traceback of an error or interrupt that we report."""
     ours = record.name.partition(".")[0] in _OURS
     raised = record.exc_info[1] if record.exc_info else None
-    known = isinstance(raised, NoiseBankError | OSError | KeyboardInterrupt) or record.getMessage().startswith(_REMARKS)
-    return (ours or record.levelno >= logging.WARNING) and not known
+    known = isinstance(raised, NoiseBankError | OSError | KeyboardInterrupt) or _OUR_ERRORS in str(raised)
+    message = record.getMessage()
+    remark = message.startswith(_REMARKS) or (not ours and _OUR_ERRORS in message)
+    return (ours or record.levelno >= logging.WARNING) and not (known or remark)

@@ -25,6 +25,11 @@ _CODE = re.compile(r"<Code>(.*?)</Code>|\"(?:code|reason)\": *\"?(\w+)")
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>|\"message\": *\"(.*?)\"", re.DOTALL)
 _KIND = re.compile(r"kind: (Connect|Timeout|Interrupted)\b")
 _CAUSE = re.compile(r"\"((?:dns|tcp connect|tls)[^\"]*)\"")
+_METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal")
+"""Where a machine of a cloud has its credentials from, which is asked when nobody gave any."""
+_NO_CREDENTIALS = (
+    "; no credentials were given, so this machine was asked for its own (docs/format.md has the variables)"
+)
 _CUT_OFF = "response body error"
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist", "no such bucket")
 _KINDS = {"Connect": "no connection", "Timeout": "no answer in time", "Interrupted": "cut off"}
@@ -76,7 +81,8 @@ def describe_answer(error: BaseException) -> str:
         kind, cause = _KIND.search(whole), _CAUSE.search(whole)
         answer = _KINDS[kind[1]] if kind else text.rpartition(" - ")[2]
         answer += f" ({cause[1]})" if cause else ""
-    return f"{request[1]} at {request[2]}: {_shorten(answer)}, {tries} {'try' if tries == 1 else 'tries'}"
+    hint = _NO_CREDENTIALS if request[2].endswith(_METADATA_SERVERS) else ""
+    return f"{request[1]} at {request[2]}: {_shorten(answer)}, {tries} {'try' if tries == 1 else 'tries'}{hint}"
 
 
 def is_cut_off(error: BaseException) -> bool:
