@@ -10,7 +10,7 @@ export PYTHONPATH :=
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types check bench peers engines $(GO_ENGINES) $(NPM_ENGINES) flink gcp clean
+.PHONY: demo test test-engines lint types check bench peers engines $(GO_ENGINES) $(NPM_ENGINES) flink gcp clean
 
 $(STAMP): setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -20,8 +20,13 @@ $(STAMP): setup.py constraints.txt
 demo: $(STAMP)  ## captioned videos -> bank -> lookup -> a generated clip
 	$(VENV)/bin/noisebank demo --out demo
 
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 20
+
 test: $(STAMP)  ## the test suite: two processes, a thread each
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 20
+	$(PYTEST) -m "not engines"
+
+test-engines: $(STAMP)  ## the tests against what `make engines` fetches: object stores, Flink, Prism, a Dataflow service
+	$(PYTEST) -m engines
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
@@ -30,7 +35,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(VENV)/bin/mypy
 
-check: lint types test
+check: lint types test test-engines
 
 .venv-peers/.installed: benchmarks/peers.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
