@@ -157,7 +157,7 @@ def test_description(store: Store, snapshot: Snapshot) -> None:
     found = describe(store, snapshot)
     assert (found["snapshot"], found["parent"], found["rows"]) == (3, 2, 5)
     known = {"records": 5, "shape": list(SHAPE), "dtype": "float16", "model": "toy"}
-    assert found["noise"][SET] == known | dict.fromkeys(("inverter", "num_inference_steps"))
+    assert found["noise"][SET] == known | dict.fromkeys(("inverter", "num_inference_steps", "replay_error"))
     assert found["index"] == {"kind": "Flat", "size": 5, "recall": 1.0}
     assert found["failures"] == {"http_404": 1}
     assert found["bytes"] == sum(entry.bytes for entry in snapshot_files(store, snapshot))
