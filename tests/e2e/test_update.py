@@ -115,7 +115,7 @@ def test_a_model_that_the_bank_was_made_with_is_not_checked_again(
 ) -> None:
     checked: list[Any] = []
     check = noise_stage.check_model
-    monkeypatch.setattr(noise_stage, "check_model", lambda *words: (checked.append(words), check(*words)))
+    monkeypatch.setattr(noise_stage, "check_model", lambda *words: (checked.append(words), check(*words))[1])
     project.write_list(project.rows(2))
     for wanted, words in [(1, []), (1, []), (2, ["--noise.small.num_inference_steps", 5]), (3, ["--clips.frames", 3])]:
         project.build(*words, "--max_redone", 1)
