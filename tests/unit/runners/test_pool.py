@@ -109,7 +109,9 @@ def is_running(process: int) -> bool:
 def pool_process(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command, and where its pool listens."""
     command = [sys.executable, "-m", "runners.worker_pool", "--port", "0", *words]
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # (ignored where tests run in the background)
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     try:
         assert process.stderr is not None
         yield process, process.stderr.readline().split("--environment_config=")[1].split(": ")[0]
