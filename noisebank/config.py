@@ -52,7 +52,7 @@ class _Flag(str):
     """The text of a flag, which stands for a value of whatever type its option has."""
 
 
-def load_config(path: str | None, flags: dict[str, str] | None = None) -> Config:
+def load_config(path: str | Path | None, flags: dict[str, str] | None = None) -> Config:
     """Reads the YAML file ``path`` (or none), lays ``flags`` over it and checks the result.
 
     Args:
@@ -65,7 +65,7 @@ def load_config(path: str | None, flags: dict[str, str] | None = None) -> Config
     return config_from_mapping(load_document(path, flags), flags)
 
 
-def load_document(path: str | None, flags: dict[str, str] | None = None) -> dict[str, Any]:
+def load_document(path: str | Path | None, flags: dict[str, str] | None = None) -> dict[str, Any]:
     """The mapping in the YAML file ``path`` (or none), which is local or in an object store; imports its ``modules``,
     or those of ``flags``, so that from then on their kinds and the options of these are known.
 
@@ -75,7 +75,7 @@ def load_document(path: str | None, flags: dict[str, str] | None = None) -> dict
     document: dict[str, Any] = {}
     if path is not None:
         try:
-            document = _from_yaml(_read(path).decode(), f"configuration {path}") or {}
+            document = _from_yaml(_read(str(path)).decode(), f"configuration {path}") or {}
         except OSError as error:
             raise ConfigError(f"configuration {path}: {error.strerror or error}") from error
         except UnicodeDecodeError as error:
