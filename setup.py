@@ -67,7 +67,11 @@ setup(
         "schemas",
         "transforms",
     ],
-    package_data={"noisebank": ["py.typed"], "noisebank.report": ["templates/*"]},
+    package_data={
+        "noisebank": ["py.typed"],
+        "noisebank.report": ["templates/*"],
+        "noisebank.world": ["pipeline/*", "pipeline/*/*"],
+    },
     install_requires=[
         "braceexpand>=0.1.7",
         "faiss-cpu>=1.12",

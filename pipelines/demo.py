@@ -1,8 +1,9 @@
-"""The demo: videos that it makes, served over loopback HTTP, to a bank, lookups, and a generated clip.
+"""The demo: videos of the small world, served over loopback HTTP, to a bank, lookups, and generated clips.
 
 Every step is the real one, on small things: the list is a WebVid csv with some rows that must fail, the captions model
-is a packaged Sentence-BERT, and the text-to-video model is a diffusers folder with random weights, so what it generates
-is noise-like; but started from a stored record it gives the record's clip back, which is the point.
+is a packaged Sentence-BERT, and the text-to-video model was trained on the world. One picture shows what came of it:
+clips of the bank, what the generator gives back from their noise, and what it makes of a prompt from Gaussian noise and
+from a mix with the nearest clip's.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import csv
 import functools
 import logging
+import math
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,54 +32,79 @@ from noisebank.config import load_config
 from noisebank.describe import snapshot_files
 from noisebank.errors import JobFailed
 from noisebank.fixtures.captions_model import packaged_captions_model
-from noisebank.fixtures.small_models import make_small_model
-from noisebank.fixtures.videos import Sample, make_sample_videos, write_video
+from noisebank.fixtures.videos import Sample, write_video
 from noisebank.format.manifest import Snapshot, read_snapshot
 from noisebank.outputs import save_latents, write_whole
 from noisebank.progress import show_progress
 from noisebank.report.page import make_report
 from noisebank.storage import open_store
 from noisebank.video.frames import decode_mp4
+from noisebank.world.attributes import FRAMES, SIDE
+from noisebank.world.judge import read_clip
+from noisebank.world.shipped import shipped_model
+from noisebank.world.world import World
+from pipelines.comparison import Pixels, Shown, draw_comparison
 
 _log = logging.getLogger(__name__)
 VIDEOS = 12
 STEPS = 25
-FRAMES, SIZE = 16, 64
+ETA = 0.2
+SEED = 0
+GUIDANCE = 5.0
 HEADER = """\
 # What 'noisebank demo' built its bank with. It served the videos of this list itself, only while it ran: to build with
 # this file, name a list of your own under sources.
 """
-PROMPTS = (
-    "a red sphere floats up into the clouds",
-    "a blue box going round above the sea",
-    "a yellow block drops onto a snowy field",
+PROMPTS = {
+    "a red square moves to the left": ("red", "square", "left"),
+    "a large cyan circle moves right": ("cyan", "circle", "right"),
+    "a small green disc falls": ("green", "circle", "down"),
+}
+"""What is asked for, and the colour, shape and motion that the judge is to read."""
+ROWS = (
+    "nearest clip\nin the bank",
+    "given back from\nits noise alone\n(eta = inf)",
+    f"prompt from\nGaussian noise,\nseed {SEED}",
+    f"prompt from the\nnearest clip's noise\nin Gaussian noise\n(ONA, eta = {ETA}),\nseed {SEED}",
 )
+"""Of the picture."""
 
 
-def run_demo(out: Path) -> Outcome:
+def run_demo(out: Path, model: Path | None = None) -> Outcome:
     """Goes the whole way and leaves everything under ``out``.
+
+    Args:
+        out: folder.
+        model: folder of the text-to-video model; the shipped one by default.
 
     Raises:
         JobFailed: ``out`` holds something that is not an earlier demo.
-        ConfigError: the packaged captions model is not installed.
+        ConfigError: the packaged captions model, or the shipped model, is not installed.
     """
     if out.exists() and any(out.iterdir()) and not (out / "bank.yaml").exists():
         raise JobFailed(f"{out}: a folder with other files in it; name an empty one with --out")
-    captions_model = packaged_captions_model()
+    captions_model, model = packaged_captions_model(), model or shipped_model()
     from pipelines.jobs import run_stages
 
-    model, videos, listed = out / "model", out / "videos", out / "results_demo.csv"
-    if not (model / "model_index.json").exists():
-        _log.info("making a small text-to-video model with random weights: %s", model)
-        make_small_model("modelscope", model, spatial_ratio=4)
-    with show_progress("making videos", "videos") as progress:
-        samples = make_sample_videos(videos, VIDEOS, progress=progress.report)
+    videos, listed = out / "videos", out / "results_demo.csv"
+    samples = _make_videos(videos)
     with serve(videos) as address:
-        write_list(listed, samples, address)
+        write_list(listed, samples, videos, address)
         config_file = _write_config(out, model, captions_model)
         _log.info("building %s from %s", out / "bank", listed)
         summary = run_stages(load_config(str(config_file)), [], "build")
     return _look(out, model, summary)
+
+
+def _make_videos(folder: Path) -> list[Sample]:
+    world = World(SEED, "pool")
+    samples = []
+    with show_progress("making videos", "videos") as progress:
+        for number in range(VIDEOS):
+            (path,) = world.write_videos(folder, [number])
+            samples.append(Sample(path, world.row(number).caption, 1000))
+            progress.report(number + 1, VIDEOS)
+    return samples
 
 
 @contextmanager
@@ -95,11 +123,11 @@ def serve(folder: Path) -> Iterator[str]:
             server.shutdown()
 
 
-def write_list(path: Path, samples: list[Sample], address: str) -> None:
-    """A WebVid csv of the videos, and of rows that cannot get into a bank."""
+def write_list(path: Path, samples: list[Sample], folder: Path, address: str) -> None:
+    """A WebVid csv of the videos under ``folder``, and of rows that cannot get into a bank."""
     durations = [time.strftime("PT%HH%MM%SS", time.gmtime(sample.duration_ms // 1000)) for sample in samples]
     good = [
-        (str(1000 + i), f"{address}/{sample.path.name}", duration, sample.caption)
+        (str(1000 + i), f"{address}/{sample.path.relative_to(folder)}", duration, sample.caption)
         for i, (sample, duration) in enumerate(zip(samples, durations, strict=True))
     ]
     bad = [
@@ -110,7 +138,7 @@ def write_list(path: Path, samples: list[Sample], address: str) -> None:
         ("2005", "http://127.0.0.1:9/closed.mp4", "PT00H00M05S", "a server that is down"),
         good[1],
     ]
-    (samples[0].path.parent / "readme.mp4").write_text("<html>This is no video.</html>")
+    (folder / "readme.mp4").write_text("<html>This is no video.</html>")
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["videoid", "contentUrl", "duration", "page_dir", "name"])
@@ -122,7 +150,7 @@ def _write_config(out: Path, model: Path, captions_model: Path) -> Path:
         "bank": str(out / "bank"),
         "sources": [{"kind": "webvid", "path": str(out / "results_demo.csv")}],
         "fetch": {"allow_private_hosts": True, "timeout": 5, "retries": 1},
-        "clips": {"frames": FRAMES, "frame_stride": 4, "size": SIZE, "maxcount": 4},
+        "clips": {"frames": FRAMES, "frame_stride": 1, "size": SIDE, "pixel_format": "yuv444p", "maxcount": 4},
         "captions": {"model": str(captions_model)},
         "noise": [{"name": "small", "model": str(model), "num_inference_steps": STEPS, "batch_size": 4}],
         "max_failed": 0.3,
@@ -134,10 +162,7 @@ def _write_config(out: Path, model: Path, captions_model: Path) -> Path:
 
 
 def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
-    """Three searches, latents, a generated clip, and stored clips given back beside their sources."""
-    from diffusers import TextToVideoSDPipeline
-    from PIL import Image
-
+    """Three searches, latents, and a picture of what generation gives."""
     bank = NoiseBank.open(str(out / "bank"))
     lines = account(summary["rows"], read_snapshot(open_store(out / "bank")))
     searches = {}
@@ -146,35 +171,72 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
         searches[prompt] = [{"id": hit.id, "caption": hit.caption, "score": hit.score} for hit in hits]
         lines += [f"search {prompt!r}", *(f"  {hit.score:.3f} {hit.id}: {hit.caption}" for hit in hits)]
 
-    pipe = TextToVideoSDPipeline.from_pretrained(model)
-    pipe.set_progress_bar_config(disable=True)
-    generate = functools.partial(pipe, num_inference_steps=STEPS, guidance_scale=1.0, output_type="np")
-    inputs = bank.inputs(PROMPTS[0], eta=0.2, generator=torch.Generator().manual_seed(0), pipe=pipe)
-    save_latents(out / "latents.safetensors", inputs["latents"])
-    ids = list(dict.fromkeys(hits[0]["id"] for hits in searches.values()))
-    stored = _stored_clips(out / "bank")
-    replays = []
-    with show_progress("generating a clip from mixed noise, and stored clips from their own", "clips") as progress:
-        write_video(out / "generated.mp4", _pixels(generate(PROMPTS[0], **inputs)), fps=8)
-        for id in ids:
-            progress.report(1 + len(replays), 1 + len(ids))
-            replays.append(_pixels(generate("", **bank.inputs(id=id, eta=float("inf"), pipe=pipe))))
-        progress.report(1 + len(ids), 1 + len(ids))
-    pairs = [np.concatenate([stored[id], replay], axis=2) for id, replay in zip(ids, replays, strict=True)]
-    film = [Image.fromarray(frame).resize((frame.shape[1] * 3, frame.shape[0] * 3)) for frame in np.hstack(pairs)]
-    film[0].save(out / "replay.gif", save_all=True, append_images=film[1:], duration=120, loop=0)
-    write_report(out, dict(zip(ids, replays, strict=True)))
-    made = ("bank.yaml", "bank", "latents.safetensors", "generated.mp4", "replay.gif", "report.html")
+    columns, replays = _generate(out, bank, model, {prompt: hits[0] for prompt, hits in searches.items()})
+    draw_comparison(ROWS, columns).save(out / "comparison.png")
+    write_report(out, replays)
+    made = ("bank.yaml", "bank", "latents.safetensors", "generated.mp4", "comparison.png", "report.html")
     files = [str(out / name) for name in made]
     lines += [
         "look at:",
         *(f"  {file}" for file in files[2:]),
-        f"  (replay.gif: left the stored clip, right what the generator gives back from its noise: {', '.join(ids)})",
-        "  (generated.mp4 is made by a model with random weights: it shows that the way works, not a picture)",
+        "  (comparison.png: clips of the bank, the same given back from their noise, and each prompt from Gaussian",
+        "  noise and from the bank's, with what a judge reads in them; three prompts prove nothing: docs/evidence.md)",
         f"next: {sys.argv[0]} show {out / 'bank'}; {sys.argv[0]} failures {out / 'bank'}",
         f"the bank on one page, in a browser: {out / 'report.html'}",
     ]
     return Outcome({**summary, "searches": searches, "files": files}, lines)
+
+
+def _generate(
+    out: Path, bank: NoiseBank, model: Path, nearest: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, list[Shown]], dict[str, Pixels]]:
+    """The clips of the picture, by prompt, and those given back, by id."""
+    from diffusers import TextToVideoSDPipeline
+
+    pipe = TextToVideoSDPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    stored = _stored_clips(out / "bank")
+    columns: dict[str, list[Shown]] = {}
+    replays: dict[str, Pixels] = {}
+
+    def generate(said: str, guidance: float, **wanted: Any) -> Pixels:
+        inputs = bank.inputs(**wanted, pipe=pipe)
+        made = pipe(said, num_inference_steps=STEPS, guidance_scale=guidance, output_type="np", **inputs)
+        return _pixels(made)
+
+    with show_progress("generating clips", "prompts") as progress:
+        for prompt, hit in nearest.items():
+            drawn = partial(torch.Generator().manual_seed, SEED)
+            replays[hit["id"]] = generate("", 1.0, id=hit["id"], eta=float("inf"))
+            plain = generate(prompt, GUIDANCE, prompt=prompt, eta=0.0, generator=drawn())
+            mixed = generate(prompt, GUIDANCE, prompt=prompt, eta=ETA, generator=drawn())
+            clip = stored[hit["id"]]
+            columns[prompt] = [
+                Shown(clip, hit["caption"]),
+                Shown(replays[hit["id"]], f"{_psnr(replays[hit['id']], clip):.0f} dB to the clip above"),
+                *(_judge(prompt, frames) for frames in (plain, mixed)),
+            ]
+            if len(columns) == 1:
+                write_video(out / "generated.mp4", mixed, fps=8)
+                latents = bank.inputs(prompt=prompt, eta=ETA, generator=drawn(), pipe=pipe)["latents"]
+                save_latents(out / "latents.safetensors", latents)
+            progress.report(len(columns), len(nearest))
+    return columns, replays
+
+
+def _judge(prompt: str, frames: Pixels) -> Shown:
+    """A generated clip with what the judge reads in it."""
+    reading = read_clip(frames)
+    found = (reading.colour, reading.shape, reading.motion)
+    said = ", ".join(value or "?" for value in found)
+    right = sum(value == wanted for value, wanted in zip(found, PROMPTS[prompt], strict=True))
+    return Shown(frames, f"reads as: {said} ({right} of 3)", right == len(found))
+
+
+def _psnr(found: Pixels, expected: Pixels) -> float:
+    """In dB; of equal clips infinite."""
+    error = float(np.mean((found.astype(float) - expected) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def write_report(out: Path, replays: Mapping[str, Any]) -> None:
