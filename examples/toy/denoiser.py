@@ -15,7 +15,7 @@ from diffusers.training_utils import EMAModel
 
 from examples.toy.checkpoints import Clock, OutOfTime, append_line, load_state, save_state
 from examples.toy.networks import make_text_encoder, make_tokenizer, make_unet
-from examples.toy.recipe import Recipe, shape_rate
+from examples.toy.recipe import Recipe, shape_power, shape_rate
 from noisebank.fixtures.small_models import modelscope_scheduler
 from noisebank.world.attributes import FRAMES, SIDE
 from noisebank.world.captions import write_caption
@@ -35,10 +35,9 @@ class Denoiser:
         torch.manual_seed(recipe.seed + 1)
         self.recipe, self.steps, self.step = recipe, steps, 0
         self.tokenizer, self.scheduler = make_tokenizer(), modelscope_scheduler()
-        self.levels = Levels(self.scheduler.alphas_cumprod)
         self.text_encoder, self.unet = make_text_encoder(self.tokenizer), make_unet()
         self.parameters = [*self.unet.parameters(), *self.text_encoder.parameters()]
-        self.average = EMAModel(self.parameters, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75)
+        self.average = _average(self.parameters, recipe)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.01)
 
     def save(self, path: Path) -> None:
@@ -53,6 +52,14 @@ class Denoiser:
             for name, values in state.items():
                 getattr(self, name).load_state_dict(values)
 
+    def begin_with(self, path: Path) -> None:
+        """Takes the networks of another training's state, and nothing else of it."""
+        if (state := load_state(path)) is None:
+            raise FileNotFoundError(path)
+        for name in ("unet", "text_encoder"):
+            getattr(self, name).load_state_dict(state[name])
+        self.average = _average(self.parameters, self.recipe)
+
     def descend(self, latents: Any, world: World) -> float:
         """One step of the optimizer; returns the loss.
 
@@ -61,13 +68,14 @@ class Denoiser:
         rng = np.random.default_rng([self.recipe.seed, 2, self.step])
         clean, captions = self._draw_batch(latents, world, rng)
         count = len(clean)
-        timesteps = self.levels.draw(count, rng)
+        levels = Levels(self.scheduler.alphas_cumprod, shape_power(self.step, self.steps))
+        timesteps = levels.draw(count, rng)
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         with torch.autocast("cpu", torch.bfloat16):
             predicted = self.unet(noisy, timesteps, encoder_hidden_states=self._embed(captions)).sample
         errors = (predicted.float() - noise).square().mean(dim=(1, 2, 3, 4))
-        loss = (errors * self.levels.weights[timesteps]).mean()
+        loss = (errors * levels.weights[timesteps]).mean()
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -112,16 +120,22 @@ class Denoiser:
         return pipe
 
 
-class Levels:
-    """How often each timestep is trained, and what its error weighs: together, the loss of v-prediction.
+def _average(parameters: list[Any], recipe: Recipe) -> EMAModel:
+    return EMAModel(parameters, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75)
 
-    The error of v is the error of the noise over abar (arXiv 2202.00512). Where there is much noise a wrong clip costs
-    only abar in the error of the noise, but there colour, shape and motion are decided. Half of that, 1 / sqrt(abar),
-    is how often a timestep is drawn, and half is its weight: every batch has noisy clips, and none outweighs the rest.
+
+class Levels:
+    """How often each timestep is trained, and what its error weighs.
+
+    With ``power`` 1 they are together the loss of v-prediction: the error of v is the error of the noise over abar
+    (arXiv 2202.00512). Where there is much noise a wrong clip costs only abar in the error of the noise, but there
+    colour, shape and motion are decided. Half of that, 1 / sqrt(abar), is how often a timestep is drawn, and half is
+    its weight: every batch has noisy clips, and none outweighs the rest. With 0 it is the plain error of the noise,
+    which says most of the last, clean steps: what an inversion undoes first.
     """
 
-    def __init__(self, alphas_cumprod: torch.Tensor) -> None:
-        density = (1 / alphas_cumprod.double().sqrt()).numpy()
+    def __init__(self, alphas_cumprod: torch.Tensor, power: float = 1.0) -> None:
+        density = (alphas_cumprod.double() ** (-power / 2)).numpy()
         self.weights = torch.from_numpy(density / np.average(density, weights=density)).float()
         self.shares = np.cumsum(density / density.sum())
 
@@ -138,6 +152,7 @@ def train_denoiser(
     path: Path,
     clock: Clock,
     evaluate: Callable[[Denoiser], None] | None = None,
+    start: Path | None = None,
 ) -> Denoiser:
     """The trained networks; goes on where an earlier call was ended.
 
@@ -145,8 +160,11 @@ def train_denoiser(
         latents: of the first rows of the world's training split, float16 ``[N, C, F, H, W]``.
         path: of the state; its log lies beside it.
         evaluate: called every ``evaluate_every`` steps and at the end.
+        start: state of the training whose networks this one begins with.
     """
     denoiser = Denoiser(recipe, steps)
+    if start is not None:
+        denoiser.begin_with(start)
     denoiser.restore(path)
     denoiser.unet.set_attn_processor(AttnProcessor())
     world = World(recipe.seed, "train")

@@ -8,6 +8,10 @@ WARM_UP = 100
 """Steps in which a learning rate rises."""
 DECAY = 0.5
 """Share of the steps at the end in which it falls."""
+SETTLE = 0.25
+"""Share of the steps, from where it begins to fall, in which the loss turns from the first power to the last."""
+POWERS = (1.0, 0.5)
+"""Of :class:`~examples.toy.denoiser.Levels`: first what a clip shows, then more of how it looks."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Recipe:
     saturation_weight: float = 4.0
 
     clips: int = 10_000
-    steps: int = 14_000
+    steps: int = 6_000
     batch: int = 16
     rate: float = 8e-4
     ema_decay: float = 0.9995
@@ -49,3 +53,10 @@ class Recipe:
 def shape_rate(step: int, steps: int) -> float:
     """Share of the full learning rate at a step: rises, stays, and falls to nothing in straight lines."""
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (DECAY * steps))
+
+
+def shape_power(step: int, steps: int) -> float:
+    """Power of the loss at a step: the first, and in a straight line the last."""
+    first, last = POWERS
+    turned = (step / steps - (1 - DECAY)) / SETTLE
+    return first + (last - first) * min(1.0, max(0.0, turned))

@@ -12,10 +12,10 @@ import torch
 
 from examples.toy.autoencoder import cache_latents, encode_clip, train_autoencoder
 from examples.toy.checkpoints import Clock, OutOfTime, load_state, read_lines
-from examples.toy.denoiser import UNHEARD, Denoiser, generate, train_denoiser
+from examples.toy.denoiser import UNHEARD, Denoiser, Levels, generate, train_denoiser
 from examples.toy.export import MOST_BYTES, save_pipeline
 from examples.toy.networks import UNKNOWN, make_autoencoder, make_tokenizer
-from examples.toy.recipe import Recipe
+from examples.toy.recipe import Recipe, shape_power
 from examples.toy.sheets import draw_curve, draw_sheet
 from noisebank.fixtures.small_models import modelscope_scheduler
 from noisebank.world.captions import vocabulary
@@ -63,6 +63,41 @@ def test_the_unet_trained_in_pieces_is_the_one_trained_at_once(tmp_path: Path, l
     start = Denoiser(RECIPE, 3)
     assert not _same(whole.average.shadow_params, start.average.shadow_params)
     assert not torch.equal(whole.unet.conv_out.weight, start.unet.conv_out.weight)
+
+
+def test_a_training_may_begin_with_the_networks_of_another(tmp_path: Path, latents: Any) -> None:
+    few, clock = tmp_path / "few.pt", Clock(ENDLESS, ENDLESS)
+    first = train_denoiser(RECIPE, 2, latents, few, clock)
+    fresh, begun = Denoiser(RECIPE, 3), Denoiser(RECIPE, 3)
+    begun.begin_with(few)
+    assert begun.step == 0
+    assert _same(begun.unet.state_dict(), first.unet.state_dict())
+    assert _same(begun.text_encoder.state_dict(), first.text_encoder.state_dict())
+    assert _same(begun.average.shadow_params, [parameter.detach() for parameter in begun.parameters])
+    assert not _same(begun.average.shadow_params, fresh.average.shadow_params)
+    assert begun.average.optimization_step == 0
+    path = tmp_path / "unet.pt"
+    assert _in_pieces(tmp_path, lambda over: train_denoiser(RECIPE, 3, latents, path, over, start=few)) == 2
+    whole = train_denoiser(RECIPE, 3, latents, tmp_path / "whole.pt", clock, start=few)
+    assert _same(load_state(path), load_state(tmp_path / "whole.pt"))
+    assert not torch.equal(whole.unet.conv_out.weight, first.unet.conv_out.weight)
+    with pytest.raises(FileNotFoundError):
+        begun.begin_with(tmp_path / "none.pt")
+
+
+def test_the_loss_turns_from_what_a_clip_shows_to_how_it_looks() -> None:
+    assert [shape_power(step, 1000) for step in (0, 500, 625, 750, 999)] == [1.0, 1.0, 0.75, 0.5, 0.5]
+    abar = modelscope_scheduler().alphas_cumprod
+    shares = []
+    for power in (1.0, 0.5, 0.0):
+        levels = Levels(abar, power)
+        density = np.diff(levels.shares, prepend=0)
+        together = density * levels.weights.numpy()
+        assert np.allclose(together / together[0], (abar[0] / abar) ** power, rtol=1e-4)
+        drawn = levels.draw(4000, np.random.default_rng(0))
+        assert np.bincount(drawn, minlength=1000)[:100].sum() == pytest.approx(4000 * levels.shares[99], abs=2)
+        shares.append(float(levels.shares[99]))
+    assert shares == sorted(shares)
 
 
 def test_the_autoencoder_trained_in_pieces_is_the_one_trained_at_once(tmp_path: Path) -> None:
