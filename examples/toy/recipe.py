@@ -33,7 +33,7 @@ class Recipe:
     saturation_weight: float = 4.0
 
     clips: int = 10_000
-    steps: int = 6_000
+    steps: int = 4_500
     batch: int = 16
     rate: float = 8e-4
     ema_decay: float = 0.9995
