@@ -31,13 +31,15 @@ The cleanest step of a video model contracts by 0.5 to 0.65 an iteration: asking
 too much of it (docs/inversion.md).
 """
 
-PATIENCE = 4
+PATIENCE = 6
 """A step that stalls is left when so many calls in a row did not bring its lowest residual down to :data:`STALL` of
 itself."""
 
-
-MORE = 3
+MORE = 6
 """A step that stalls may take so many times ``max_iterations``: few do, and they decide the error of the whole."""
+
+UNEVEN = 3
+"""Steps at the clean end from whose outputs no straight line is drawn on: there they change too much."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,12 @@ def fixed_point(
 ) -> Inversion:
     """Solve ``z_t = F(z_t) = scale z_prev + gain m(z_t, t)`` at every step by iterating ``y <- F(y)``.
 
-    A step starts from the previous step's network output (at the clean end, from ``z_prev``) and a clip leaves it when
-    its residual ``|F(y) - y| / |F(y)|`` is at most ``tolerance``, or after ``max_iterations``. Where it stalls
-    (:data:`STALL`), or would not be done by then, the last iterates are combined
-    (:func:`~noisebank.inversion.anderson.mix_iterates`), for as long as that helps (:data:`PATIENCE`) and at most
-    :data:`MORE` times as many calls. A step that is left above the tolerance keeps the best that it had.
+    A step starts from the network's output at the previous step (at the clean end, from ``z_prev``), later ones from
+    the straight line through those at the last two (:data:`UNEVEN`). A clip leaves it when its residual
+    ``|F(y) - y| / |F(y)|`` is at most ``tolerance``, or after ``max_iterations``. Where it stalls (:data:`STALL`), or
+    would not be done by then, the last iterates are combined (:func:`~noisebank.inversion.anderson.mix_iterates`), for
+    as long as that helps (:data:`PATIENCE`) and at most :data:`MORE` times as many calls. A step that is left above the
+    tolerance keeps the best that it had.
     Every clip goes its own way through the steps (the network takes one timestep a clip), so its result does not
     depend on its batch mates, and a batch needs the calls of its slowest clip, not the slowest clip of every step.
     """
@@ -164,6 +167,7 @@ def fixed_point(
     progress = _Progress(batch, options.tolerance, options.max_iterations, latents.device)
     pairs: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=MEMORY + 1)
     estimate = best = latents
+    before = torch.zeros_like(latents)
     network_calls = 0
     # No clip can be through before T calls: until then the host need not wait for the device.
     while network_calls < len(levels) or bool((step >= 0).any()):
@@ -180,7 +184,9 @@ def fixed_point(
         estimate = torch.where(_per_clip(progress.mixing), mix_iterates(pairs, progress.iteration), update)
         step = step - left.long()
         latents = torch.where(_per_clip(left), best, latents)
-        warm_start = steps.noisier(latents, direction, step.clamp(min=0))
+        at = step.clamp(min=0)
+        warm_start = steps.noisier(latents, steps.extrapolate(direction, before, at), at)
+        before = torch.where(_per_clip(left), direction, before)
         estimate = torch.where(_per_clip(left & (step >= 0)), warm_start, estimate)
         progress.restart(left)
     return Inversion(latents, network_calls, calls.cpu(), residuals.cpu(), stalled.cpu())
@@ -279,12 +285,23 @@ def _per_clip(values: torch.Tensor) -> torch.Tensor:
     return values.view(-1, 1, 1, 1, 1)
 
 
+def _stretch(timesteps: torch.Tensor) -> torch.Tensor:
+    """How far each step lies from the one that is inverted before it, in terms of how far that lies from its own; 0 for
+    the first :data:`UNEVEN`. ``[T]`` float32, as ``Levels.timesteps``."""
+    stretch = torch.zeros(len(timesteps), device=timesteps.device)
+    drawn = max(0, len(timesteps) - UNEVEN)
+    ways = timesteps.float().diff()
+    stretch[:drawn] = torch.div(ways[:-1], ways[1:])[:drawn]
+    return stretch
+
+
 class _Steps:
     """The steps of :class:`Levels` on a device; ``at`` is the step that each clip is at, ``[B]`` int64."""
 
     def __init__(self, levels: Levels, device: torch.device) -> None:
         self.timesteps = levels.timesteps.to(device)
         self.scale, self.gain = (values.to(device, torch.float32) for values in levels.coefficients())
+        self.stretch = _stretch(self.timesteps)
         self.alpha_bar = levels.level_t.to(device, torch.float32) if levels.prediction_type == "sample" else None
 
     def direction(self, network: Network, latents: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
@@ -294,6 +311,10 @@ class _Steps:
             return prediction
         alpha_bar = _per_clip(self.alpha_bar[at])
         return torch.div(alpha_bar.sqrt() * latents - prediction, (1 - alpha_bar).sqrt())
+
+    def extrapolate(self, direction: torch.Tensor, before: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """What is to be expected at a step: on from the ``direction`` at the last step and that ``before`` it."""
+        return direction + _per_clip(self.stretch[at]) * (direction - before)
 
     def noisier(self, latents: torch.Tensor, direction: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         """From the clean end of the step to the noisy one: inversion."""
