@@ -14,20 +14,23 @@ from tests.support.projects import noisebank
 from tests.support.shipped import trained_model
 
 STUDY = Path(__file__).parents[2] / "examples" / "toy" / "study"
-POOL, ORACLE, PROMPTS = 16, 8, 6
+POOL, ORACLE, PROMPTS, STEPS = 8, 4, 3, 5
 
 
 def test_the_whole_study_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_study(Path("study"), seed=0, pool=POOL, oracle=ORACLE, prompts=PROMPTS)
     Path("study/model").symlink_to(trained_model())
+    sets = load_document(str(STUDY / "bank.yaml"))["noise"]
+    steps = [word for noise in sets for word in (f"--noise.{noise['name']}.num_inference_steps", STEPS)]
     oracle = "[{kind: webvid, name: oracle, path: study/oracle.csv}]"
     for words in ([], ["--bank", "study/oracle-bank", "--sources", oracle]):
-        built = noisebank("build", "-c", STUDY / "bank.yaml", "--captions.model", MINILM, *words)
+        built = noisebank("build", "-c", STUDY / "bank.yaml", "--captions.model", MINILM, *steps, *words)
         assert built.exit_code == 0, built.stderr
 
-    few = ["--seeds", 1, "--judged_clips", 8, "--preregistration", "null", "--notes", STUDY / "limits.md"]
-    ran = noisebank("evaluate", "-c", STUDY / "evaluate.yaml", *few)
+    few = ["--num_inference_steps", STEPS, "--seeds", 1, "--judged_clips", 4, "--preregistration", "null"]
+    few += [word for arm in ("ona", "gaussian") for word in (f"--arms.{arm}_hybrid.gamma", 1 / STEPS)]
+    ran = noisebank("evaluate", "-c", STUDY / "evaluate.yaml", *few, "--notes", STUDY / "limits.md")
     assert ran.exit_code == 0, ran.stderr
     arms = load_document(str(STUDY / "evaluate.yaml"))["arms"]
     rows = pq.read_table("study/results/outcomes.parquet").to_pylist()
@@ -36,7 +39,10 @@ def test_the_whole_study_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {row["arm"] for row in rows if row["code"]} <= needs_a_match
     found = ran.document["arms"]
     assert found["gaussian"]["outcomes"]["right_colour"]["mean"] >= 0.6
-    assert found["replay"]["outcomes"]["copying"]["mean"] > 0.9 > found["gaussian"]["outcomes"]["similarity"]["mean"]
+    copying = [found[name]["outcomes"]["copying"]["mean"] for name in ("ona", "ona_05", "ona_10", "replay")]
+    assert copying == sorted(copying)
+    assert copying[-1] > 0.3 > found["gaussian"]["outcomes"]["similarity"]["mean"]
+    assert found["ona_hybrid"]["outcomes"] != found["ona"]["outcomes"]
     assert ran.document["judge"]["reconstructed"]["colour"]["accuracy"] == 1
     report = Path("study/results/report.md").read_text()
     assert "everything below is exploratory" in report
