@@ -180,7 +180,7 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
         "look at:",
         *(f"  {file}" for file in files[2:]),
         "  (comparison.png: clips of the bank, the same given back from their noise, and each prompt from Gaussian",
-        "  noise and from the bank's, with what a judge reads in them; three prompts prove nothing: docs/evidence.md)",
+        "  noise and from the bank's, with what a judge reads in them; three prompts prove nothing)",
         f"next: {sys.argv[0]} show {out / 'bank'}; {sys.argv[0]} failures {out / 'bank'}",
         f"the bank on one page, in a browser: {out / 'report.html'}",
     ]
