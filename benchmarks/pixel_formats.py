@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from noisebank.evaluation.measures import psnr
 from noisebank.fixtures.small_models import make_small_model
 from noisebank.fixtures.videos import make_sample_videos, write_video
 from noisebank.inversion import relative_error
@@ -80,11 +81,6 @@ def _measured(path: Path, pixel_format: str, models: dict[int, ModelAdapter]) ->
         latents, expected = (model.encode(torch.from_numpy(frames)[None]) for frames in (rgb, unencoded))
         measures[f"latents_{ratio}"] = relative_error(latents, expected).item()
     return measures
-
-
-def psnr(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB."""
-    return float(10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2)))
 
 
 def _clips(pixel_format: str) -> ClipOptions:

@@ -23,7 +23,7 @@ import torch
 from noisebank.fixtures.small_models import make_small_model, smooth_clip
 from noisebank.format.noise_file import storage_roundtrip
 from noisebank.inversion import Inversion, Levels, Network, invert, reconstruct, relative_error
-from noisebank.inversion.inverters import STALL, UNEVEN
+from noisebank.inversion.inverters import STALL, Steps
 from noisebank.models import ModelAdapter, load_model
 from noisebank.models.replay import replay
 from noisebank.options import STORAGE_DTYPES, NoiseOptions
@@ -208,15 +208,14 @@ def _scheduled(
     calls_at: Callable[[float], int],
 ) -> Inversion:
     """Iteration from the last step's output with a given number of calls a step, whatever the residual."""
-    scale, gain = (values.float() for values in levels.coefficients())
-    calls, direction = 0, None
+    steps, calls, direction = Steps(levels, latents.device), 0, None
     with torch.inference_mode():
         for step in reversed(range(len(levels))):
-            timestep = levels.timesteps[step]
-            estimate = latents if direction is None else scale[step] * latents + gain[step] * direction
-            for _ in range(calls_at(float(timestep))):
-                direction = network(estimate, timestep.expand(len(latents)))
-                estimate = scale[step] * latents + gain[step] * direction
+            at = torch.full((len(latents),), step)
+            estimate = latents if direction is None else steps.noisier(latents, direction, at)
+            for _ in range(calls_at(float(levels.timesteps[step]))):
+                direction = steps.direction(network, estimate, at)
+                estimate = steps.noisier(latents, direction, at)
                 calls += 1
             latents = estimate
     none = torch.zeros(len(latents), dtype=torch.int64)
@@ -262,18 +261,17 @@ def _iterate(
 ) -> Inversion:
     """``fixed-point`` without combining iterates, clip by clip; its tolerance is ``strict`` at the clean end and rises
     by equal factors to ``ratio`` times as much at the noisy one."""
-    found, calls = [], []
+    found, calls, steps = [], [], Steps(levels, latents.device)
     with torch.inference_mode():
         for z in latents.split(1):
-            outputs: list[torch.Tensor] = []
-            made = 0
+            y, direction, before, made = z, torch.zeros_like(z), torch.zeros_like(z), 0
             for step in reversed(range(len(levels))):
+                at = torch.tensor([step])
+                if made:
+                    y = steps.noisier(z, steps.extrapolate(direction, before, at), at)
+                before = direction
                 tolerance = strict * ratio ** (1 - step / (len(levels) - 1))
-                start = outputs[-1] if outputs else None
-                if len(outputs) >= UNEVEN:
-                    start = 2 * outputs[-1] - outputs[-2]
-                z, output, needed = _solve_step(network, levels, step, z, start, tolerance)
-                outputs.append(output)
+                z, direction, needed = _solve_step(network, steps, at, z, y, tolerance)
                 made += needed
             found.append(z)
             calls.append(made)
@@ -282,19 +280,14 @@ def _iterate(
 
 
 def _solve_step(
-    network: Network, levels: Levels, step: int, z: torch.Tensor, start: torch.Tensor | None, tolerance: float
+    network: Network, steps: Steps, at: torch.Tensor, z: torch.Tensor, y: torch.Tensor, tolerance: float
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Noisy end of a step, the last output there, and the calls made."""
-    scale, gain = (values[step].float() for values in levels.coefficients())
-    alpha_bar = levels.level_t[step].float()
-    y, last = z if start is None else scale * z + gain * start, math.inf
-    made = 0
+    """Noisy end of a step that is first taken to be ``y``, the last output there, and the calls made."""
+    last, made = math.inf, 0
     while made < NoiseOptions().max_iterations:
         made += 1
-        direction = network(y, levels.timesteps[step][None])
-        if levels.prediction_type == "sample":
-            direction = (alpha_bar.sqrt() * y - direction) / (1 - alpha_bar).sqrt()
-        update = scale * z + gain * direction
+        direction = steps.direction(network, y, at)
+        update = steps.noisier(z, direction, at)
         residual = relative_error(y, update).item()
         y = update if residual < last else y
         if residual <= tolerance or not residual <= STALL * last:

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from noisebank.commands import Outcome
 from noisebank.config import load_config
 from noisebank.describe import snapshot_files
 from noisebank.errors import JobFailed
+from noisebank.evaluation.measures import psnr
 from noisebank.fixtures.captions_model import packaged_captions_model
 from noisebank.fixtures.videos import Sample, write_video
 from noisebank.format.manifest import Snapshot, read_snapshot
@@ -41,6 +41,7 @@ from noisebank.storage import open_store
 from noisebank.video.frames import decode_mp4
 from noisebank.world.attributes import FRAMES, SIDE
 from noisebank.world.judge import read_clip
+from noisebank.world.lists import DURATION_MS
 from noisebank.world.shipped import shipped_model
 from noisebank.world.world import World
 from pipelines.comparison import Pixels, Shown, draw_comparison
@@ -70,12 +71,8 @@ ROWS = (
 """Of the picture."""
 
 
-def run_demo(out: Path, model: Path | None = None) -> Outcome:
+def run_demo(out: Path) -> Outcome:
     """Goes the whole way and leaves everything under ``out``.
-
-    Args:
-        out: folder.
-        model: folder of the text-to-video model; the shipped one by default.
 
     Raises:
         JobFailed: ``out`` holds something that is not an earlier demo.
@@ -83,7 +80,7 @@ def run_demo(out: Path, model: Path | None = None) -> Outcome:
     """
     if out.exists() and any(out.iterdir()) and not (out / "bank.yaml").exists():
         raise JobFailed(f"{out}: a folder with other files in it; name an empty one with --out")
-    captions_model, model = packaged_captions_model(), model or shipped_model()
+    captions_model, model = packaged_captions_model(), shipped_model()
     from pipelines.jobs import run_stages
 
     videos, listed = out / "videos", out / "results_demo.csv"
@@ -102,7 +99,7 @@ def _make_videos(folder: Path) -> list[Sample]:
     with show_progress("making videos", "videos") as progress:
         for number in range(VIDEOS):
             (path,) = world.write_videos(folder, [number])
-            samples.append(Sample(path, world.row(number).caption, 1000))
+            samples.append(Sample(path, world.row(number).caption, DURATION_MS))
             progress.report(number + 1, VIDEOS)
     return samples
 
@@ -199,27 +196,27 @@ def _generate(
     columns: dict[str, list[Shown]] = {}
     replays: dict[str, Pixels] = {}
 
-    def generate(said: str, guidance: float, **wanted: Any) -> Pixels:
-        inputs = bank.inputs(**wanted, pipe=pipe)
+    def generate(said: str, guidance: float, inputs: Mapping[str, Any]) -> Pixels:
         made = pipe(said, num_inference_steps=STEPS, guidance_scale=guidance, output_type="np", **inputs)
         return _pixels(made)
 
     with show_progress("generating clips", "prompts") as progress:
         for prompt, hit in nearest.items():
-            drawn = partial(torch.Generator().manual_seed, SEED)
-            replays[hit["id"]] = generate("", 1.0, id=hit["id"], eta=float("inf"))
-            plain = generate(prompt, GUIDANCE, prompt=prompt, eta=0.0, generator=drawn())
-            mixed = generate(prompt, GUIDANCE, prompt=prompt, eta=ETA, generator=drawn())
+            replays[hit["id"]] = generate("", 1.0, bank.inputs(id=hit["id"], eta=math.inf, pipe=pipe))
+            plain, mixed = (
+                bank.inputs(prompt, eta=eta, generator=torch.Generator().manual_seed(SEED), pipe=pipe)
+                for eta in (0.0, ETA)
+            )
+            made = [generate(prompt, GUIDANCE, inputs) for inputs in (plain, mixed)]
             clip = stored[hit["id"]]
             columns[prompt] = [
                 Shown(clip, hit["caption"]),
-                Shown(replays[hit["id"]], f"{_psnr(replays[hit['id']], clip):.0f} dB to the clip above"),
-                *(_judge(prompt, frames) for frames in (plain, mixed)),
+                Shown(replays[hit["id"]], f"{psnr(replays[hit['id']], clip):.0f} dB to the clip above"),
+                *(_judge(prompt, frames) for frames in made),
             ]
             if len(columns) == 1:
-                write_video(out / "generated.mp4", mixed, fps=8)
-                latents = bank.inputs(prompt=prompt, eta=ETA, generator=drawn(), pipe=pipe)["latents"]
-                save_latents(out / "latents.safetensors", latents)
+                write_video(out / "generated.mp4", made[-1], fps=8)
+                save_latents(out / "latents.safetensors", mixed["latents"])
             progress.report(len(columns), len(nearest))
     return columns, replays
 
@@ -231,12 +228,6 @@ def _judge(prompt: str, frames: Pixels) -> Shown:
     said = ", ".join(value or "?" for value in found)
     right = sum(value == wanted for value, wanted in zip(found, PROMPTS[prompt], strict=True))
     return Shown(frames, f"reads as: {said} ({right} of 3)", right == len(found))
-
-
-def _psnr(found: Pixels, expected: Pixels) -> float:
-    """In dB; of equal clips infinite."""
-    error = float(np.mean((found.astype(float) - expected) ** 2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def write_report(out: Path, replays: Mapping[str, Any]) -> None:

@@ -134,7 +134,7 @@ class Levels:
     which says most of the last, clean steps: what an inversion undoes first.
     """
 
-    def __init__(self, alphas_cumprod: torch.Tensor, power: float = 1.0) -> None:
+    def __init__(self, alphas_cumprod: torch.Tensor, power: float) -> None:
         density = (alphas_cumprod.double() ** (-power / 2)).numpy()
         self.weights = torch.from_numpy(density / np.average(density, weights=density)).float()
         self.shares = np.cumsum(density / density.sum())
@@ -163,9 +163,10 @@ def train_denoiser(
         start: state of the training whose networks this one begins with.
     """
     denoiser = Denoiser(recipe, steps)
-    if start is not None:
+    if path.exists():
+        denoiser.restore(path)
+    elif start is not None:
         denoiser.begin_with(start)
-    denoiser.restore(path)
     denoiser.unet.set_attn_processor(AttnProcessor())
     world = World(recipe.seed, "train")
     losses: list[float] = []

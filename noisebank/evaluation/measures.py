@@ -6,6 +6,7 @@ pixels are from 0 to 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -29,6 +30,12 @@ def shrink(frames: Frames) -> Small:
     cut = frames[:, : rows * block, : columns * block].astype(np.float64) / 255
     small: Small = cut.reshape(count, rows, block, columns, block, 3).mean(axis=(2, 4))
     return small
+
+
+def psnr(found: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio in dB, of uint8 values; of equal ones infinite."""
+    error = float(np.mean((found.astype(np.float64) - expected) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def temporal_consistency(clip: Small) -> float | None:

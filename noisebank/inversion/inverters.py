@@ -132,7 +132,7 @@ def ddim(
     """One call a step, evaluated at the cleaner latents: Eq. 2 of the ONA paper (arXiv 2311.00949), or Euler's
     method backwards for flow matching."""
     assert options.tolerance is not None  # (invert sets it)
-    steps, batch = _Steps(levels, latents.device), len(latents)
+    steps, batch = Steps(levels, latents.device), len(latents)
     residuals = latents.new_zeros(len(levels), batch)
     for step in reversed(range(len(levels))):
         at = torch.full((batch,), step, device=latents.device)
@@ -159,7 +159,7 @@ def fixed_point(
     depend on its batch mates, and a batch needs the calls of its slowest clip, not the slowest clip of every step.
     """
     assert options.tolerance is not None  # (invert sets it)
-    steps, batch = _Steps(levels, latents.device), len(latents)
+    steps, batch = Steps(levels, latents.device), len(latents)
     clips = torch.arange(batch, device=latents.device)
     step = torch.full((batch,), len(levels) - 1, device=latents.device)
     calls, stalled = torch.zeros_like(step), torch.zeros_like(step)
@@ -267,7 +267,7 @@ def reconstruct(network: Network, noise: torch.Tensor, levels: Levels) -> torch.
     """Sample deterministically: from ``noise`` ``[B, C, F, H, W]`` to clean latents, by the forward steps."""
     with torch.inference_mode():
         latents = noise.float()
-        steps = _Steps(levels, latents.device)
+        steps = Steps(levels, latents.device)
         for step in range(len(levels)):
             at = torch.full((len(latents),), step, device=latents.device)
             latents = steps.cleaner(latents, steps.direction(network, latents, at), at)
@@ -295,7 +295,7 @@ def _stretch(timesteps: torch.Tensor) -> torch.Tensor:
     return stretch
 
 
-class _Steps:
+class Steps:
     """The steps of :class:`Levels` on a device; ``at`` is the step that each clip is at, ``[B]`` int64."""
 
     def __init__(self, levels: Levels, device: torch.device) -> None:
