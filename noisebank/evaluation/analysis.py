@@ -172,13 +172,14 @@ class Analysis:
         return found
 
     def curves(self, pool_sizes: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
-        """Mean accuracy over eta, and over the size of the pool, of arms that differ in nothing else.
+        """Mean accuracy over eta, from no record on, and over the pool's size, of arms that differ in nothing else;
+        on the prompts that all of them have.
 
         Args:
             pool_sizes: records that each arm chooses from.
         """
         places: dict[str, Callable[[ArmOptions], float]] = {
-            "eta": lambda arm: arm.eta,
+            "eta": lambda arm: arm.eta if arm.kind != "gaussian" else 0.0,
             "pool": lambda arm: pool_sizes[arm.label],
         }
         return {axis: list(self._curves(axis, place)) for axis, place in places.items()}
@@ -188,14 +189,33 @@ class Analysis:
         for arm in self.options.arms:
             same = output_options(arm) | {"bank": arm.bank}
             same.pop("eta" if axis == "eta" else "bank")
-            if arm.kind != "gaussian":
+            if arm.kind != "gaussian" and self.means(arm.label, OUTCOME):
                 groups.setdefault(tuple(map(str, same.values())), []).append(arm)
         for arms in groups.values():
-            arms = sorted(arms, key=place)
-            means = [(place(arm), arm.label, self._mean(self.means(arm.label, OUTCOME))) for arm in arms]
-            points = [{axis: _finite(at), "arm": label, **mean} for at, label, mean in means if mean]
-            if len({str(point[axis]) for point in points}) > 1:
-                yield {"name": arms[0].kind + (f" of {arms[0].set_}" if arms[0].set_ else ""), "points": points}
+            if len({place(arm) for arm in arms}) == 1:
+                continue
+            name = arms[0].kind + (f" of {arms[0].set_}" if arms[0].set_ else "")
+            ordered = sorted([*(self._without_records(arms[0]) if axis == "eta" else ()), *arms], key=place)
+            means = [self.means(arm.label, OUTCOME) for arm in ordered]
+            common = set.intersection(*(set(one) for one in means))
+            points = [
+                {axis: _finite(place(arm)), "arm": arm.label, **mean}
+                for arm, one in zip(ordered, means, strict=True)
+                if (mean := self._mean({prompt: one[prompt] for prompt in sorted(common)}))
+            ]
+            if points:
+                yield {"name": name, "points": points}
+
+    def _without_records(self, arm: ArmOptions) -> list[ArmOptions]:
+        """The arm of fresh noise, if there is one, that is what ``arm`` would be with no weight on its record."""
+        same = ("prior", "alpha", "gamma", "rewrites")
+        return [
+            one
+            for one in self.options.arms
+            if one.kind == "gaussian"
+            and all(getattr(one, name) == getattr(arm, name) for name in same)
+            and self.means(one.label, OUTCOME)
+        ][:1]
 
 
 def complete_rows(

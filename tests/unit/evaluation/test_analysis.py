@@ -106,12 +106,22 @@ def test_everything_else_is_exploratory() -> None:
 
 def test_curves_are_of_arms_that_differ_in_nothing_else() -> None:
     curves = Analysis(OPTIONS, planted({})).curves({arm.label: 10 for arm in ARMS})
-    assert [[point["eta"] for point in curve["points"]] for curve in curves["eta"]] == [[0.2, 0.5]]
+    assert [[point["eta"] for point in curve["points"]] for curve in curves["eta"]] == [[0, 0.2, 0.5]]
+    assert [point["arm"] for point in curves["eta"][0]["points"]] == ["gaussian", "ona", "ona_05"]
     assert curves["pool"] == []
     small = (*ARMS[:2], ArmOptions("nearest", "ona_05", bank="small"), ARMS[3])
     options = EvaluationOptions(**{**vars(OPTIONS), "arms": small})
     curves = Analysis(options, planted({})).curves({"gaussian": 9, "ona": 1000, "ona_05": 10, "random": 1000})
     assert [[point["pool"] for point in curve["points"]] for curve in curves["pool"]] == [[10, 1000]]
+
+
+def test_points_of_a_curve_are_of_the_same_prompts() -> None:
+    few = {prompt.id for prompt in PROMPTS[:10]}
+    rows = [row for row in planted({}) if row["arm"] != "ona_05" or row["prompt_id"] in few]
+    (curve,) = Analysis(OPTIONS, rows).curves({arm.label: 10 for arm in ARMS})["eta"]
+    assert [point["prompts"] for point in curve["points"]] == [10, 10, 10]
+    whole = Analysis(OPTIONS, rows).means("ona", "accuracy")
+    assert curve["points"][1]["mean"] == pytest.approx(np.mean([whole[name] for name in few]))
 
 
 FIXED = {
