@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from examples.toy.checkpoints import Clock, OutOfTime, append_line, load_state, save_state
+from examples.toy.checkpoints import Clock, OutOfTime, append_line, load_state, save_state, say_start
 from examples.toy.networks import LATENT_CHANNELS, LATENT_SIDE, make_autoencoder
 from examples.toy.recipe import Recipe, shape_rate
 from noisebank.world.attributes import FRAMES, SIDE
@@ -22,7 +22,7 @@ CHUNK = 64
 SCALED_BY = 32
 """Clips whose latents' standard deviation the scaling factor is taken from."""
 EVALUATION = 1_000_000_000
-"""Number of the first row that is kept for gates; training never comes so far."""
+"""Number of the first row that is kept for gates and readings; neither training nor a study comes so far."""
 
 
 def train_autoencoder(recipe: Recipe, out: Path, clock: Clock) -> Any:
@@ -42,6 +42,7 @@ def train_autoencoder(recipe: Recipe, out: Path, clock: Clock) -> Any:
         step = state.pop("step")
         for name, part in parts.items():
             part.load_state_dict(state[name])
+    say_start("autoencoder", step, total)
     losses: list[float] = []
     began = time.monotonic()
     while step < total:
@@ -129,6 +130,8 @@ def cache_latents(recipe: Recipe, vae: Any, out: Path, clock: Clock, count: int)
     latents = np.lib.format.open_memmap(path, mode="r+" if path.exists() else "w+", dtype=np.float16, shape=shape)
     done = int(done_path.read_text()) if done_path.exists() else 0
     world = World(recipe.seed, "train")
+    if done < count:
+        print(f"latents: {done} of {count} clips are encoded; encodes the rest", flush=True)
     while done < count:
         end = min(done + CHUNK, count)
         for number in range(done, end):

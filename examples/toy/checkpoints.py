@@ -27,9 +27,16 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
 
 def append_line(path: Path, **values: Any) -> None:
-    """Adds one JSON line to a log."""
+    """Adds one JSON line to a log, and says it."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
+    print(f"{path.stem}: " + ", ".join(f"{name} {value}" for name, value in values.items()), flush=True)
+
+
+def say_start(what: str, step: int, steps: int) -> None:
+    """Says where a stage begins, or goes on."""
+    if step < steps:
+        print(f"{what}: {f'goes on after step {step} of' if step else 'begins,'} {steps} steps", flush=True)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from diffusers import TextToVideoSDPipeline
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.training_utils import EMAModel
 
-from examples.toy.checkpoints import Clock, OutOfTime, append_line, load_state, save_state
+from examples.toy.checkpoints import Clock, OutOfTime, append_line, load_state, save_state, say_start
 from examples.toy.networks import make_text_encoder, make_tokenizer, make_unet
 from examples.toy.recipe import Recipe, shape_power, shape_rate
 from noisebank.fixtures.small_models import modelscope_scheduler
@@ -167,6 +167,7 @@ def train_denoiser(
         denoiser.restore(path)
     elif start is not None:
         denoiser.begin_with(start)
+    say_start(path.stem, denoiser.step, steps)
     denoiser.unet.set_attn_processor(AttnProcessor())
     world = World(recipe.seed, "train")
     losses: list[float] = []

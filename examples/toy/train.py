@@ -1,8 +1,8 @@
 """Makes the small trained text-to-video model from nothing, in pieces, with a gate before each costly stage.
 
-``python -m examples.toy.train --out FOLDER --minutes 60`` does an hour of it; the same command goes on where it was,
-after a kill too. In ``FOLDER`` lie the states, a log of losses and readings, curves and sample sheets, and in ``best``
-the pipeline whose samples the judge read best, in diffusers' format.
+From the repository's root, ``python -m examples.toy.train --out FOLDER --minutes 60`` does an hour of it; the same
+command goes on where it was, after a kill too. In ``FOLDER`` lie the recipe, the states, a log of losses and readings,
+curves and sample sheets, and in ``best`` the pipeline whose samples the judge read best, in diffusers' format.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from examples.toy.denoiser import Denoiser, generate, train_denoiser
 from examples.toy.export import save_pipeline
 from examples.toy.recipe import Recipe
 from examples.toy.sheets import draw_curve, draw_sheet
+from noisebank.errors import ConfigError
 from noisebank.world.accuracy import REQUIRED, Accuracy, measure
 from noisebank.world.attributes import HELD_OUT
 from noisebank.world.judge import ATTRIBUTES
@@ -46,15 +47,28 @@ def train(recipe: Recipe, out: Path, minutes: float) -> None:
     """All stages, each from where it was left."""
     torch.set_num_threads(recipe.threads)
     out.mkdir(parents=True, exist_ok=True)
+    _check_recipe(recipe, out / "recipe.json")
     clock = Clock(minutes, recipe.checkpoint_seconds)
     rows = range(EVALUATION, EVALUATION + recipe.judged_clips)
     world = World(recipe.seed, "train")
-    _pass_gate(out, "judge on real videos", REQUIRED, lambda: _worst(measure(world, rows)))
+    _pass_gate(out, "judge on real videos", REQUIRED, "", lambda: _worst(measure(world, rows)))
     vae = train_autoencoder(recipe, out, clock)
     draw_curve(out / "vae.png", read_lines(out / "vae.jsonl"), "loss of the autoencoder")
-    _pass_gate(out, "judge on reconstructions", RECONSTRUCTED, lambda: _worst(_reconstruct(vae, world, rows, out)))
+    _pass_gate(
+        out,
+        "judge on reconstructions",
+        RECONSTRUCTED,
+        "look at reconstructions.png; a larger --vae-steps trains longer",
+        lambda: _worst(_reconstruct(vae, world, rows, out)),
+    )
     few = cache_latents(recipe, vae, out, clock, recipe.overfit_clips)
-    _pass_gate(out, "overfits a few clips", OVERFITTED, lambda: _overfit(recipe, vae, few, out, clock))
+    _pass_gate(
+        out,
+        "overfits a few clips",
+        OVERFITTED,
+        "look at overfit-samples.png; a larger --overfit-steps trains longer",
+        lambda: _overfit(recipe, vae, few, out, clock),
+    )
     latents = cache_latents(recipe, vae, out, clock, recipe.clips)
     # The world is the same backwards in time, and a network that begins with nothing learns to be so, too: after 5,000
     # steps it paid no heed to words of motion at all. One that has learnt a few clips by heart tells frames apart.
@@ -69,7 +83,22 @@ def train(recipe: Recipe, out: Path, minutes: float) -> None:
     )
 
 
-def _pass_gate(out: Path, name: str, required: float, attempt: Any) -> None:
+def _check_recipe(recipe: Recipe, path: Path) -> None:
+    """Keeps the recipe beside the states, and refuses to go on with another one.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    asked = asdict(recipe)
+    begun: dict[str, Any] = json.loads(path.read_text()) if path.exists() else asked
+    fixed = [part.name for part in fields(Recipe) if not part.metadata["resumable"]]
+    if changed := [name for name in fixed if begun.get(name) != asked[name]]:
+        said = ", ".join(f"{name} is {begun.get(name)}, not {asked[name]}" for name in changed)
+        raise ConfigError(f"{path.parent}: begun with another recipe: {said}; name another --out for this one")
+    path.write_text(json.dumps(asked, indent=1) + "\n")
+
+
+def _pass_gate(out: Path, name: str, required: float, advice: str, attempt: Any) -> None:
     """Measures what a gate asks for, once, and stops where it is not enough."""
     path = out / "gates.json"
     passed: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -80,7 +109,7 @@ def _pass_gate(out: Path, name: str, required: float, attempt: Any) -> None:
     path.write_text(json.dumps(passed, indent=1) + "\n")
     print(f"{name}: {share:.1%}, {required:.0%} required", flush=True)
     if share < required:
-        raise GateFailed(f"{name}: {share:.1%}, but {required:.0%} is required: see {path}")
+        raise GateFailed("; ".join(filter(None, (f"see {path}", advice))))
 
 
 def _worst(accuracy: Accuracy) -> tuple[float, dict[str, float]]:
@@ -116,9 +145,9 @@ def _overfit(recipe: Recipe, vae: Any, latents: Any, out: Path, clock: Clock) ->
 
 
 def _evaluate(denoiser: Denoiser, vae: Any, recipe: Recipe, out: Path) -> None:
-    """Reads samples for prompts of the world; keeps the pipeline where they are the best so far."""
+    """Reads samples for prompts of the world that no study asks; keeps the pipeline where they are the best so far."""
     world = World(recipe.seed, "prompts")
-    rows = [world.row(number) for number in range(recipe.evaluated_prompts)]
+    rows = [world.row(EVALUATION + number) for number in range(recipe.evaluated_prompts)]
     pipe = denoiser.pipeline(vae)
     prompts, seeds = [row.caption for row in rows], list(range(len(rows)))
     clips = generate(pipe, prompts, seeds, recipe.inference_steps, recipe.guidance_scale)
@@ -142,18 +171,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0 where a piece is done, and says whether there is more to do."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of states, logs and pictures, outside git")
-    parser.add_argument("--minutes", type=float, default=60.0, help="length of this piece")
-    for field in fields(Recipe):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+    parser.add_argument("--minutes", type=float, default=60.0, help="length of this piece (default: %(default)g)")
+    for part in fields(Recipe):
+        flag, said = f"--{part.name.replace('_', '-')}", f"{part.metadata['help']} (default: %(default)s)"
+        parser.add_argument(flag, type=type(part.default), default=part.default, help=said)
     options = vars(parser.parse_args(arguments))
     out, minutes = options.pop("out"), options.pop("minutes")
     try:
         train(Recipe(**options), out, minutes)
     except OutOfTime:
         print("this piece is over; the same command goes on from here")
-    except GateFailed as error:
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the state that was saved last", file=sys.stderr)
+        return 130
+    except (GateFailed, ConfigError) as error:
         print(error, file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, GateFailed) else 2
     else:
         print(f"trained; the pipeline is in {out / 'best'}")
     return 0

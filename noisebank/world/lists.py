@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -47,10 +48,22 @@ def write_study(out: Path, seed: int, pool: int, oracle: int, prompts: int, size
     paths += [World(seed, "pool").write_list(out / f"pool-{n}.csv", n, str((out / "pool").absolute())) for n in sizes]
     paths.append(_write(out / "clips.csv", ("id", *ATTRIBUTES), known))
     world = World(seed, "prompts")
-    asked = ((f"p{number}", world.row(number).caption, *_attributes(world, number)) for number in range(prompts))
+    numbers = _number_prompts(world, prompts)
+    asked = ((f"p{number}", world.row(number).caption, *_attributes(world, number)) for number in numbers)
     paths.append(_write(out / "prompts.csv", ("id", "prompt", *ATTRIBUTES), asked))
-    said = ((world.row(number).caption, _say_again(world, number)) for number in range(prompts))
+    said = ((world.row(number).caption, _say_again(world, number)) for number in numbers)
     return [*paths, _write(out / "rewrites.csv", ("prompt", "rewritten"), said)]
+
+
+def _number_prompts(world: World, count: int) -> list[int]:
+    """Rows with as many different captions; one whose caption is taken gives way to a later row."""
+    numbers, taken, later = [], set(), itertools.count(count)
+    for number in range(count):
+        while (caption := world.row(number).caption) in taken:
+            number = next(later)
+        numbers.append(number)
+        taken.add(caption)
+    return numbers
 
 
 def _say_again(world: World, number: int) -> str:

@@ -62,7 +62,7 @@ class World:
         """The frames of a row, uint8 RGB ``[F, H, W, 3]``."""
         return render(self.row(number).scene)
 
-    def write_list(self, path: Path, count: int, root: str) -> Path:
+    def write_list(self, path: str | Path, count: int, root: str) -> Path:
         """Writes a WebVid csv of the rows 0 to ``count`` - 1; no video is rendered.
 
         Args:
@@ -70,6 +70,7 @@ class World:
             root: address or folder that the videos' paths are under.
         """
         duration = f"PT00H00M{1:02d}S"
+        path = Path(path)
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
@@ -79,7 +80,7 @@ class World:
                 writer.writerow((number, f"{root}/{row.path}", duration, folder, row.caption))
         return path
 
-    def write_videos(self, folder: Path, numbers: Iterable[int]) -> list[Path]:
+    def write_videos(self, folder: str | Path, numbers: Iterable[int]) -> list[Path]:
         """Writes the videos of some rows, where their list has them; a video that is there already is left as it is.
 
         H.264 in yuv444p, nearly lossless: saturated things lose their edges with a chroma of half the size.
@@ -89,7 +90,7 @@ class World:
         paths = []
         for number in numbers:
             row = self.row(number)
-            path = folder / row.path
+            path = Path(folder, row.path)
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part = path.with_suffix(".part.mp4")

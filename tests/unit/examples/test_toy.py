@@ -17,6 +17,7 @@ from examples.toy.export import MOST_BYTES, save_pipeline
 from examples.toy.networks import UNKNOWN, make_autoencoder, make_tokenizer
 from examples.toy.recipe import Recipe, shape_power
 from examples.toy.sheets import draw_curve, draw_sheet
+from examples.toy.train import main
 from noisebank.fixtures.small_models import modelscope_scheduler
 from noisebank.world.captions import vocabulary
 from noisebank.world.world import World
@@ -178,3 +179,28 @@ def test_curves_and_sheets_are_drawn(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "sheet.png").size == (1024, 284)
     colours = Image.open(tmp_path / "curve.png").getcolors(100_000)
     assert colours is not None and len(colours) >= 3
+
+
+def test_the_command_says_where_it_goes_on_and_keeps_to_its_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--judged-clips", "2", "--vae-crop-steps", "2", "--vae-crop-batch", "1", "--vae-steps", "3"]
+    piece = ["--out", str(tmp_path), "--minutes", "0", *small]
+    assert main(piece) == 0
+    assert "autoencoder: begins, 3 steps" in capsys.readouterr().out
+    assert main([*piece, "--threads", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "autoencoder: goes on after step 1 of 3 steps" in said
+    assert "the same command goes on from here" in said
+    assert main([*piece, "--vae-rate", "0.1", "--seed", "5"]) == 2
+    assert "seed is 0, not 5, vae_rate is 0.0015, not 0.1; name another --out" in capsys.readouterr().err
+    assert main([*piece, "--vae-batch", "0"]) == 2
+    assert "vae-batch: 0, at least 1 is wanted" in capsys.readouterr().err
+
+
+def test_a_failed_gate_says_what_to_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--judged-clips", "2", "--vae-crop-steps", "0", "--vae-steps", "1", "--vae-batch", "1"]
+    assert main(["--out", str(tmp_path), *few]) == 1
+    said = capsys.readouterr()
+    assert "judge on reconstructions: 0.0%, 97% required" in said.out
+    assert "look at reconstructions.png; a larger --vae-steps trains longer" in said.err
