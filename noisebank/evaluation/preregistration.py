@@ -93,6 +93,7 @@ def _compare_arm(fixed: ArmOptions, found: ArmOptions | None, least_prompts: int
     problems = []
     for name, value in output_options(fixed).items():
         problems += _difference(f"{where}.{name.rstrip('_')}", value, theirs.get(name))
+    problems += _difference(f"{where}.bank", fixed.bank, found.bank)
     if found.prompts is not None and found.prompts < least_prompts:
         problems.append(f"{where}.prompts: {found.prompts}, at least {least_prompts} are fixed")
     return problems

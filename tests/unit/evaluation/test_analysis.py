@@ -158,6 +158,9 @@ def test_a_study_that_differs_from_what_was_fixed_is_refused(tmp_path: Path) -> 
         "guidance_scale: 2.0, 7.5 is fixed",
     ):
         assert problem in str(refused.value)
+    elsewhere = (ARMS[0], ArmOptions("nearest", "ona", bank="oracle-bank"), *ARMS[2:])
+    with pytest.raises(ConfigError, match=r"arms\.ona\.bank: 'oracle-bank', None is fixed"):
+        check_agrees(registered, EvaluationOptions(**{**vars(OPTIONS), "arms": elsewhere}), 80)
     with pytest.raises(ConfigError, match="no arm 'diffuse'"):
         _registered(tmp_path, contrasts=["ona - diffuse"]).contrasts  # noqa: B018
     with pytest.raises(ConfigError, match="no primary contrast has this arm"):
