@@ -57,11 +57,16 @@ def read_attributes(judge: Judge, frames: Frames, attributes: tuple[str, ...]) -
     """What a judge reads of some attributes.
 
     Raises:
-        ConfigError: it does not know one of them.
+        ConfigError: it does not know one of them, or answers what is neither text nor None.
     """
     found = judge(frames)
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"judge: it answers {found!r:.80}; readings by attribute are wanted")
     if missing := [name for name in attributes if name not in found]:
         raise ConfigError(f"attributes: the judge does not read {missing[0]!r}; it reads {', '.join(found)}")
+    for name in attributes:
+        if found[name] is not None and not (isinstance(found[name], str) and found[name]):
+            raise ConfigError(f"judge: it reads {name!r} as {found[name]!r:.80}; text that says something, or None")
     return {name: found[name] for name in attributes}
 
 

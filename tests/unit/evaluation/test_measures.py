@@ -79,6 +79,13 @@ def test_an_attribute_that_the_judge_misreads_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'colour': the judge is right on 98\.0% of the bank's own clips"):
         accuracy.check(["colour"], 0.99)
     JudgeAccuracy({}).check(["colour"], 0.99)
+    for answer, said in (
+        ({"colour": 3}, "reads 'colour' as 3"),
+        ({"colour": ""}, "reads 'colour' as ''"),
+        (None, "it answers None"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            read_attributes(lambda frames, answer=answer: answer, _clip("left"), ("colour",))  # type: ignore[misc]
     with pytest.raises(ConfigError, match="does not read 'smell'; it reads colour, shape, motion, position"):
         read_attributes(load_judge(JudgeOptions()), _clip("left"), ("colour", "smell"))
 
