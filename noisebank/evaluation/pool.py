@@ -101,10 +101,11 @@ def read_rows(path: str, columns: Sequence[str], what: str = "clips") -> list[di
             rows = pq.read_table(path).to_pylist()
         else:
             with open(path, encoding="utf-8") as file:
-                rows = [json.loads(line) for line in file if line.strip()]
-    except (OSError, ValueError) as error:
+                rows = [dict(json.loads(line)) for line in file if line.strip()]
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{what} {path}: cannot be read: {error}") from error
-    found = [{name: str(row[name]) for name in columns} for row in rows if all(row.get(name) for name in columns)]
+    whole = [row for row in rows if all(row.get(name) not in (None, "") for name in columns)]
+    found = [{name: str(row[name]) for name in columns} for row in whole]
     if rows and not found:
         raise ConfigError(f"{what} {path}: no row has values of {', '.join(columns)}")
     return found

@@ -163,6 +163,11 @@ def test_prompts_and_truth_are_read_row_by_row(tmp_path: Path) -> None:
     csv.write_text("id,colour,other\n007,red,1\nx,,2\n")
     jsonl.write_text('{"id": "y", "colour": "blue"}\n')
     assert read_truth([str(csv), str(jsonl)], ["colour"]) == {"007": {"colour": "red"}, "y": {"colour": "blue"}}
+    jsonl.write_text('{"id": "z", "colour": 0}\n')
+    assert read_truth([str(jsonl)], ["colour"]) == {"z": {"colour": "0"}}
+    jsonl.write_text("[1, 2]\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_truth([str(jsonl)], ["colour"])
     jsonl.write_text('{"id": "007", "colour": "blue"}\n')
     with pytest.raises(ConfigError, match="clip 007 is there with other attributes"):
         read_truth([str(csv), str(jsonl)], ["colour"])
