@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noisebank.errors import BankDamaged
+from noisebank.errors import BankDamaged, ConfigError
 from noisebank.evaluation.analysis import Analysis, complete_rows
 from noisebank.evaluation.cells import ArmPlan, Cell, cut
 from noisebank.evaluation.clips import read_clips
@@ -23,11 +23,11 @@ from noisebank.evaluation.generation import Row, generate_piece
 from noisebank.evaluation.judges import Judge, load_judge
 from noisebank.evaluation.judging import JudgeAccuracy, measure_judge
 from noisebank.evaluation.measures import Small, shrink
-from noisebank.evaluation.options import MEASURES, OUTCOME, EvaluationOptions
+from noisebank.evaluation.options import MEASURES, OUTCOME, ArmOptions, EvaluationOptions
 from noisebank.evaluation.plots import draw_plots
 from noisebank.evaluation.pool import Pool, StudyPrompt, read_study_prompts, read_truth
 from noisebank.evaluation.preregistration import Registered, check_agrees, read_preregistration
-from noisebank.evaluation.report import write_report
+from noisebank.evaluation.report import read_notes, write_report
 from noisebank.format.sealed import seal, unseal
 from noisebank.models import ModelAdapter, load_for_inversion, model_digest
 from noisebank.options import NoiseOptions, fingerprint
@@ -60,6 +60,7 @@ def evaluate(options: EvaluationOptions, progress: ReportProgress = silent) -> d
     prompts, refused = read_study_prompts(options.prompts, options.attributes)
     if registered is not None:
         check_agrees(registered, options, len(prompts))
+    notes, others = read_notes(options), _read_others(options.beside)
     study = Study(options, prompts, registered)
     accuracy = study.measure_judge()
     accuracy.check(options.attributes, options.min_judge_accuracy)
@@ -67,8 +68,16 @@ def evaluate(options: EvaluationOptions, progress: ReportProgress = silent) -> d
         study.generate(progress), {prompt.id: prompt for prompt in prompts}, study.truth, options.attributes
     )
     summary = study.summarise(rows, accuracy, refused)
-    _publish(study.store, options, summary, rows)
+    _publish(study.store, options, summary, rows, notes, others)
     return summary
+
+
+def _read_others(beside: Sequence[str]) -> list[dict[str, Any]]:
+    """The summaries of other studies; ConfigError where there is none yet."""
+    try:
+        return [unseal(open_store(out).read(SUMMARY), f"{out}/{SUMMARY}") for out in beside]
+    except FileNotFoundError as error:
+        raise ConfigError(f"beside: a study without a {SUMMARY}; run it first: {error}") from error
 
 
 @dataclass
@@ -93,15 +102,33 @@ class Study:
         self.truth = read_truth(options.clips, options.attributes)
         self.judge: Judge = load_judge(options.judge)
         self.pool = Pool(options.bank, options.set_, self.truth)
-        pools = {options.bank: self.pool}
-        for arm in options.arms:
-            if arm.bank and arm.bank not in pools:
-                pools[arm.bank] = Pool(arm.bank, arm.set_, self.truth)
-        self._pools = {arm.label: pools[arm.bank or options.bank] for arm in options.arms}
+        others: dict[tuple[str, str | None], Pool] = {}
+        self._pools = {arm.label: self._open_pool(arm, others) for arm in options.arms}
         self.plans = [ArmPlan(arm, options, self.pool, self._pools[arm.label]) for arm in options.arms]
+        self._compare_shapes()
         self.digest = model_digest(options.model, options.motion_adapter)
         self.fingerprint = fingerprint(options, model_digest=self.digest)
         self.judge_fingerprint = fingerprint(options.judge)
+
+    def _open_pool(self, arm: ArmOptions, others: dict[tuple[str, str | None], Pool]) -> Pool:
+        """What an arm looks up in: the study's pool, or one of ``others``, by bank and noise set."""
+        if arm.bank in (None, self.options.bank):
+            return self.pool
+        asked = arm.bank, arm.set_ or self.options.set_
+        if asked not in others:
+            others[asked] = Pool(*asked, self.truth)
+        return others[asked]
+
+    def _compare_shapes(self) -> None:
+        """Refuses arms whose noise cannot be the same: ConfigError names the first."""
+        wanted = self.pool.records().model
+        for plan in self.plans:
+            for key in ("shape", "layout"):
+                if plan.model[key] != wanted[key]:
+                    raise ConfigError(
+                        f"arms.{plan.name}: its records have the {key} {plan.model[key]}, those of the study "
+                        f"{wanted[key]}; fresh noise would not be the same"
+                    )
 
     def measure_judge(self) -> JudgeAccuracy:
         """The judge on clips whose attributes are known, drawn with the study's seed; measured once."""
@@ -220,7 +247,14 @@ class Study:
         }
 
 
-def _publish(store: Store, options: EvaluationOptions, summary: dict[str, Any], rows: Sequence[Row]) -> None:
+def _publish(
+    store: Store,
+    options: EvaluationOptions,
+    summary: dict[str, Any],
+    rows: Sequence[Row],
+    notes: str,
+    others: Sequence[Mapping[str, Any]],
+) -> None:
     """Writes results; the summary last, so that it stands for all of them."""
     table = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), _schema(options.attributes)), table)
@@ -233,8 +267,7 @@ def _publish(store: Store, options: EvaluationOptions, summary: dict[str, Any], 
     for name, png in plots.items():
         store.put(name, png)
     summary["files"] = [ROWS, *plots, REPORT, SUMMARY]
-    others = [unseal(open_store(out).read(SUMMARY), f"{out}/{SUMMARY}") for out in options.beside]
-    write_report(store, REPORT, options, [summary, *others], plots)
+    write_report(store, REPORT, options.report, [summary, *others], plots, notes)
     store.put(SUMMARY, seal(summary))
 
 

@@ -20,25 +20,47 @@ _POINTS = 100
 """Accuracies and their differences are shown in percent, and in points of it."""
 
 
+def read_notes(options: EvaluationOptions) -> str:
+    """The text that ends the report; read before any work, when it is also looked where the report is to go.
+
+    Raises:
+        ConfigError: the notes cannot be read, or ``report`` is no markdown file, or in no folder.
+    """
+    if options.report:
+        path = Path(options.report)
+        if path.suffix != ".md" or path.is_dir():
+            raise ConfigError(f"report: {path}: a file whose name ends in .md is wanted")
+        if not path.parent.is_dir():
+            raise ConfigError(f"report: {path}: its folder does not exist; make it first")
+    if not options.notes:
+        return ""
+    try:
+        return Path(options.notes).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"notes: {options.notes}: cannot be read: {error}") from error
+
+
 def write_report(
-    store: Store, name: str, options: EvaluationOptions, summaries: Sequence[Summary], plots: Mapping[str, bytes]
+    store: Store,
+    name: str,
+    report: str | None,
+    summaries: Sequence[Summary],
+    plots: Mapping[str, bytes],
+    notes: str = "",
 ) -> None:
     """Writes the report into the study's folder, and where ``report`` says.
 
-    Raises:
-        ConfigError: the notes cannot be read, or ``report`` is in no folder.
+    Args:
+        store: the study's folder.
+        name: of the report there.
+        report: path of another copy, whose pictures lie in a folder beside it.
+        summaries: of the studies; the first is the one that the pictures are of.
+        plots: PNG files by name.
+        notes: what ends the report.
     """
-    notes = ""
-    if options.notes:
-        try:
-            notes = Path(options.notes).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"notes: {options.notes}: cannot be read: {error}") from error
     store.put(name, "\n".join([*report_lines(summaries, {plot: plot for plot in plots}), notes]).encode())
-    if options.report:
-        path = Path(options.report)
-        if not path.parent.is_dir():
-            raise ConfigError(f"report: {path}: its folder does not exist; make it first")
+    if report:
+        path = Path(report)
         (path.parent / path.stem).mkdir(exist_ok=True)
         for plot, png in plots.items():
             write_whole(path.parent / path.stem / plot, png)

@@ -129,6 +129,14 @@ def test_every_arm_gets_the_same_prompts_seeds_and_draws(study: Study) -> None:
     assert "everything below is exploratory" in (study.out / "report.md").read_text()
 
 
+def test_an_arm_without_a_set_takes_the_studys_whatever_arms_are_before_it(study: Study, world: Path) -> None:
+    other = {"kind": "nearest", "bank": f"{world}/./bank"}
+    ran = study.run(arms=[*ARMS[:2], other | {"name": "first", "set": "diffuse"}, other | {"name": "second"}])
+    assert ran.exit_code == 0, ran.stderr
+    looks = {name: [row["similarity"] for row in study.rows() if row["arm"] == name] for name in ran.document["arms"]}
+    assert looks["second"] == looks["ona"] != looks["first"]
+
+
 def test_a_killed_study_goes_on_where_it_was(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     arms = [*ARMS[:3]]
     made: list[str] = []
@@ -269,6 +277,14 @@ def test_what_cannot_work_is_refused_before_any_work(study: Study) -> None:
         ({"contrasts": ["ona - nothing"]}, "no arm 'nothing'"),
         ({"arms": [{"kind": "nearest", "gamma": 0.1}]}, "wants rewrites"),
         ({"arms": [{"kind": "nearest", "prior": "odd"}]}, "prior 'odd' is not allowed"),
+        (
+            {"arms": [{"kind": "gaussian"}, {"kind": "nearest", "set": "wan"}]},
+            "arms.nearest: its records have the shape",
+        ),
+        ({"report": str(study.folder / "evidence")}, "a file whose name ends in .md is wanted"),
+        ({"report": str(study.folder / "none" / "evidence.md")}, "its folder does not exist"),
+        ({"notes": str(study.folder / "none.md")}, "none.md: cannot be read"),
+        ({"beside": [str(study.folder / "none")]}, "beside: a study without a summary.json"),
     ):
         ran = study.run(**changed)  # type: ignore[arg-type]
         assert (ran.exit_code, said in ran.stderr) == (2, True), ran.stderr
