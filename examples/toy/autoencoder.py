@@ -12,6 +12,7 @@ import torch
 from examples.toy.checkpoints import Clock, OutOfTime, append_line, load_state, save_state, say_start
 from examples.toy.networks import LATENT_CHANNELS, LATENT_SIDE, make_autoencoder
 from examples.toy.recipe import Recipe, shape_rate
+from noisebank.outputs import write_whole
 from noisebank.world.attributes import FRAMES, SIDE
 from noisebank.world.render import Pixels, render_frame
 from noisebank.world.world import World
@@ -127,8 +128,8 @@ def cache_latents(recipe: Recipe, vae: Any, out: Path, clock: Clock, count: int)
     """Latents of the first ``count`` training clips, float16 ``[N, C, F, H, W]``, from a file filled in pieces."""
     path, done_path = out / "latents.npy", out / "latents.done"
     shape = (recipe.clips, LATENT_CHANNELS, FRAMES, LATENT_SIDE, LATENT_SIDE)
-    latents = np.lib.format.open_memmap(path, mode="r+" if path.exists() else "w+", dtype=np.float16, shape=shape)
     done = int(done_path.read_text()) if done_path.exists() else 0
+    latents = np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.float16, shape=shape)
     world = World(recipe.seed, "train")
     if done < count:
         print(f"latents: {done} of {count} clips are encoded; encodes the rest", flush=True)
@@ -137,7 +138,7 @@ def cache_latents(recipe: Recipe, vae: Any, out: Path, clock: Clock, count: int)
         for number in range(done, end):
             latents[number] = encode_clip(vae, world.pixels(number)).numpy()
         latents.flush()
-        done_path.write_text(str(end))
+        write_whole(done_path, str(end).encode())
         done = end
         if clock.is_over():
             raise OutOfTime

@@ -181,11 +181,11 @@ def train_denoiser(
                 path.with_suffix(".jsonl"), step=step, loss=round(float(np.mean(losses)), 5), steps_a_second=pace
             )
             losses, began = [], time.monotonic()
-        if evaluate is not None and (step % recipe.evaluate_every == 0 or step == steps):
-            denoiser.save(path)
+        is_evaluated = evaluate is not None and (step % recipe.evaluate_every == 0 or step == steps)
+        if evaluate is not None and is_evaluated:
             evaluate(denoiser)
             began = time.monotonic()
-        if clock.is_time_to_save() or step == steps:
+        if clock.is_time_to_save() or is_evaluated or step == steps:  # (of a step whose evaluation is over)
             denoiser.save(path)
             if clock.is_over() and step < steps:
                 raise OutOfTime

@@ -24,6 +24,7 @@ from examples.toy.export import save_pipeline
 from examples.toy.recipe import Recipe
 from examples.toy.sheets import draw_curve, draw_sheet
 from noisebank.errors import ConfigError
+from noisebank.outputs import write_whole
 from noisebank.world.accuracy import REQUIRED, Accuracy, measure
 from noisebank.world.attributes import HELD_OUT
 from noisebank.world.judge import ATTRIBUTES
@@ -106,7 +107,7 @@ def _pass_gate(out: Path, name: str, required: float, advice: str, attempt: Any)
         return
     share, details = attempt()
     passed[name] = {"share": share, "required": required, **details}
-    path.write_text(json.dumps(passed, indent=1) + "\n")
+    write_whole(path, (json.dumps(passed, indent=1) + "\n").encode())
     print(f"{name}: {share:.1%}, {required:.0%} required", flush=True)
     if share < required:
         raise GateFailed("; ".join(filter(None, (f"see {path}", advice))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,25 @@ def test_the_unet_trained_in_pieces_is_the_one_trained_at_once(tmp_path: Path, l
     assert not torch.equal(whole.unet.conv_out.weight, start.unet.conv_out.weight)
 
 
+def test_an_evaluation_that_is_killed_is_made_again(tmp_path: Path, latents: Any) -> None:
+    recipe, path, begun, ended = replace(RECIPE, evaluate_every=2), tmp_path / "unet.pt", [], []
+
+    def evaluate(denoiser: Denoiser) -> None:
+        begun.append(denoiser.step)
+        if begun.count(denoiser.step) == 1:
+            raise KeyboardInterrupt
+        ended.append(denoiser.step)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train_denoiser(recipe, 3, latents, path, Clock(ENDLESS, ENDLESS), evaluate)
+    train_denoiser(recipe, 3, latents, path, Clock(ENDLESS, ENDLESS), evaluate)
+    assert ended == [2, 3]
+    whole = tmp_path / "whole.pt"
+    train_denoiser(recipe, 3, latents, whole, Clock(ENDLESS, ENDLESS))
+    assert _same(load_state(path), load_state(whole))
+
+
 def test_a_training_may_begin_with_the_networks_of_another(tmp_path: Path, latents: Any) -> None:
     few, clock = tmp_path / "few.pt", Clock(ENDLESS, ENDLESS)
     first = train_denoiser(RECIPE, 2, latents, few, clock)
@@ -117,6 +137,7 @@ def test_cached_latents_are_those_of_the_clips(tmp_path: Path) -> None:
     torch.manual_seed(0)
     vae = make_autoencoder()
     clock = Clock(ENDLESS, ENDLESS)
+    (tmp_path / "latents.npy").write_bytes(b"\x93NUMPY")  # (killed before the first ones were there)
     few = cache_latents(RECIPE, vae, tmp_path, clock, 2)
     assert few.shape == (2, 4, 8, 8, 8)
     latents = cache_latents(RECIPE, vae, tmp_path, clock, 5)
