@@ -6,6 +6,7 @@ and a contrast that shows none says which effects are excluded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from noisebank.outputs import write_whole
 from noisebank.storage import Store
 
 Summary = Mapping[str, Any]
+_MARKS = re.compile(r"([\\`*_\[\]<>|])")
 _POINTS = 100
 """Accuracies and their differences are shown in percent, and in points of it."""
 
@@ -225,7 +227,7 @@ def _judge(summary: Summary) -> Iterator[str]:
     yield from ("", "| clips | attribute | number | right | what was taken for what |", "|---|---|---|---|---|")
     for look, name, table in measured:
         wrong = [
-            f"{true} for {read}: {count}"
+            f"{_quoted(true)} for {_quoted(read)}: {count}"
             for true, row in table["confusion"].items()
             for read, count in row.items()
             if true != read
@@ -242,13 +244,19 @@ def _failures(summary: Summary) -> Iterator[str]:
             f"- {name}: {', '.join(f'{count} clips {code}' for code, count in codes.items())}"
             for name, codes in failed.items()
         )
-        yield from (f"- prompt {row['id']} is left out: {row['code']}: {row['message']}" for row in refused)
+        for row in refused:
+            yield f"- prompt {_quoted(row['id'])} is left out: {row['code']}: {_quoted(row['message'])}"
 
 
 def _pictures(plots: Mapping[str, str], names: Sequence[str]) -> Iterator[str]:
     for name in names:
         if name in plots:
             yield from ("", f"![{name.removesuffix('.png')}]({plots[name]})")
+
+
+def _quoted(text: str) -> str:
+    """Words of a list or a judge, on one line, that markdown takes for nothing else."""
+    return _MARKS.sub(r"\\\1", " ".join(text.split()))
 
 
 def _is_share(outcome: str) -> bool:

@@ -173,9 +173,10 @@ def test_the_report_claims_what_is_shown_and_says_what_is_excluded(tmp_path: Pat
     study = {
         "prompts": 80, "seeds": 2, "seed": 0, "num_inference_steps": 20, "guidance_scale": 5.0, "model": "toy",
         "model_digest": "abc", "judge": "world", "attributes": ["colour", "motion"], "pool": 100, "alpha": 0.05,
-        "resamples": 500, "permutations": 999, "refused": [],
+        "resamples": 500, "permutations": 999,
+        "refused": [{"id": "a\n## b", "code": "no_attribute", "message": "<script>"}],
     }  # fmt: skip
-    table = {"clips": 9, "accuracy": 8 / 9, "confusion": {"red": {"none": 1, "red": 8}}}
+    table = {"clips": 9, "accuracy": 7 / 9, "confusion": {"red": {"none": 1, "red": 7}, "a|b": {"none": 1}}}
     summary = {
         "study": study,
         "preregistration": {"file": registered.name, "sha256": registered.sha256},
@@ -191,7 +192,8 @@ def test_the_report_claims_what_is_shown_and_says_what_is_excluded(tmp_path: Pat
     assert registered.sha256 in text
     assert "ona - gaussian: **ona is better than gaussian**" in text
     assert "ona - random: no effect is shown. Effects below" in text
-    assert "red for none: 1" in text
+    assert "red for none: 1; a\\|b for none: 1" in text
+    assert "- prompt a ## b is left out: no_attribute: \\<script\\>" in text
     assert text.count("![arms](evidence/arms.png)") == 1
     assert text.count("## Study 2") == 1
     nothing = "\n".join(report_lines([summary | {"preregistration": None}], {}))
