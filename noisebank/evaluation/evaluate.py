@@ -145,7 +145,9 @@ class Study:
         path = f"{PIECES}/judge/{key}.json"
         if (found := self._read(path)) is None:
             clips = read_clips(self.pool.pinned, ids)
-            shown = ((id, self.pool.pinned.clip(id).caption, self.truth[id], frames) for id, frames in clips)
+            model = self.pool.records().model
+            first = (model["shape"][1] - 1) * model["temporal_ratio"] + 1  # (frames that the records are of)
+            shown = ((id, self.pool.pinned.clip(id).caption, self.truth[id], frames[:first]) for id, frames in clips)
             steps, adapter = options.num_inference_steps, self._load()
             accuracy = measure_judge(self.judge, shown, options.attributes, adapter, steps, options.seed)
             found = {"counts": [[*key, count] for key, count in sorted(accuracy.counts.items())]}

@@ -208,6 +208,13 @@ def test_the_same_study_of_another_family_with_a_judge_of_ones_own(
     assert "does not fit this WanPipeline" in wrong.stderr
 
 
+def test_a_judge_is_measured_on_as_many_frames_as_the_records_are_of(study: Study, world: Path) -> None:
+    ran = study.run("--model", world / "wan", "--set", "wan", arms=[*ARMS[:2]])  # (5 frames of clips of 8)
+    assert ran.exit_code == 0, ran.stderr
+    assert [ran.document["judge"][look]["motion"]["clips"] for look in ("real", "denoised")] == [2, 2]
+    assert ran.document["arms"]["ona"]["clips"] == PROMPTS * SEEDS
+
+
 def test_what_was_fixed_beforehand_is_primary_and_binds(study: Study) -> None:
     fixed = study.folder / "preregistration.yaml"
     plan = {
