@@ -15,7 +15,7 @@ from pipelines.job_commands import add_options, members_help, read_document
 EVALUATION_HELP = """\
 members of arms by name:  --arms.ona.eta 0.5
 A judge or an arm of your own (modules) has its options as --judge.OPTION and --arms.NAME.OPTION.
-Run the same command again to go on after a kill, or after arms, prompts or seeds were added.
+Run the same command again to go on after a kill, or after arms or prompts were added.
 """
 
 
