@@ -19,6 +19,8 @@ from noisebank.options import output_options
 Means = dict[str, float]
 """By prompt the mean over its seeds."""
 Keep = Callable[[Row], bool]
+Clip = tuple[str, int]
+"""Prompt and seed."""
 
 
 class Analysis:
@@ -42,11 +44,15 @@ class Analysis:
 
     def means(self, arm: str, outcome: str, keep: Keep = lambda row: True) -> Means:
         """Per-prompt means over the seeds that have a value."""
-        values: dict[str, list[float]] = {}
-        for row in self._rows[arm]:
-            if row[outcome] is not None and keep(row):
-                values.setdefault(row["prompt_id"], []).append(float(row[outcome]))
-        return {prompt: float(np.mean(found)) for prompt, found in values.items()}
+        return _means(self._values(arm, outcome, keep))
+
+    def _values(self, arm: str, outcome: str, keep: Keep) -> dict[Clip, float]:
+        """By prompt and seed, where there is a value."""
+        return {
+            (row["prompt_id"], row["seed"]): float(row[outcome])
+            for row in self._rows[arm]
+            if row[outcome] is not None and keep(row)
+        }
 
     def compare(
         self,
@@ -56,13 +62,13 @@ class Analysis:
         keep: Keep = lambda row: True,
         level: float | None = None,
     ) -> Contrast | None:
-        """One contrast over the prompts that both arms have; None where they have fewer than two."""
-        options, one, other = self.options, self.means(treatment, outcome, keep), self.means(control, outcome, keep)
-        common = sorted(one.keys() & other.keys())
-        if len(common) < 2:
+        """One contrast over the prompts and seeds that both arms have; None where those are fewer than two prompts."""
+        options, one, other = self.options, self._values(treatment, outcome, keep), self._values(control, outcome, keep)
+        differences = _means({clip: one[clip] - other[clip] for clip in sorted(one.keys() & other.keys())})
+        if len(differences) < 2:
             return None
         return contrast(
-            np.array([one[prompt] - other[prompt] for prompt in common]),
+            np.array(list(differences.values())),
             resamples=options.resamples,
             permutations=options.permutations,
             level=1 - options.alpha if level is None else level,
@@ -75,6 +81,7 @@ class Analysis:
         for arm in self.options.arms:
             rows = self._rows[arm.label]
             codes = [row["code"] for row in rows if row["code"]]
+            reasons = {row["code"]: row["message"] for row in reversed(rows) if row["code"]}
             good = [row for row in rows if not row["code"]]
             unread = {
                 name: sum(row[f"read_{name}"] is None for row in good) / max(1, len(good))
@@ -85,6 +92,7 @@ class Analysis:
                 "prompts": len({row["prompt_id"] for row in good}),
                 "clips": len(good),
                 "failed": {code: codes.count(code) for code in sorted(set(codes))},
+                "reasons": {code: reasons[code] for code in sorted(reasons)},
                 "outcomes": {name: self._mean(self.means(arm.label, name)) for name in self.outcomes},
                 "unread": unread,
             }
@@ -106,14 +114,14 @@ class Analysis:
         ``shown`` is whether an effect is: the corrected p-value is at most alpha, and so is 0 outside the interval at
         the level that Holm's method holds the contrast against (``holm_low``, ``holm_high``).
         """
-        alpha = self.options.alpha
-        found = [(pair, one) for pair in pairs if (one := self.compare(*pair)) is not None]
-        corrected = holm([one.p for _, one in found])
-        documents = []
-        levels = holm_levels([one.p for _, one in found], alpha)
-        for (pair, one), p_holm, level in zip(found, corrected, levels, strict=True):
+        alpha, found = self.options.alpha, [self.compare(*pair) for pair in pairs]
+        p_values = [1.0 if one is None else one.p for one in found]  # (one that has no data is of the family, too)
+        documents: list[dict[str, Any]] = []
+        for pair, one, p_holm, level in zip(pairs, found, holm(p_values), holm_levels(p_values, alpha), strict=True):
             at_level = self.compare(*pair, level=1 - level)
-            assert at_level is not None  # (as it was above)
+            if one is None or at_level is None:
+                documents.append({"treatment": pair[0], "control": pair[1], "prompts": 0, "shown": False})
+                continue
             excludes = at_level.low > 0 or at_level.high < 0
             documents.append(
                 {
@@ -127,12 +135,22 @@ class Analysis:
                     "shown": bool(p_holm <= alpha and excludes),
                 }
             )
-        documents += [
-            {"treatment": one, "control": other, "prompts": 0, "shown": False}
-            for one, other in pairs
-            if (one, other) not in [pair for pair, _ in found]
-        ]
         return documents
+
+    def not_compared(self) -> list[dict[str, Any]]:
+        """The contrasts that were asked for and have fewer than two prompts in common."""
+        labels = [arm.label for arm in self.options.arms]
+        pairs = [parse_contrast(text, labels, "contrasts") for text in self.options.contrasts]
+        pairs += [(label, labels[0]) for label in labels[1:]]
+        return [
+            {
+                "treatment": one,
+                "control": other,
+                "prompts": len(self.means(one, OUTCOME).keys() & self.means(other, OUTCOME)),
+            }
+            for one, other in dict.fromkeys(pairs)
+            if self.compare(one, other) is None
+        ]
 
     def exploratory(self, primary: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Every outcome of every other contrast, and every secondary outcome of the primary ones."""
@@ -256,6 +274,14 @@ def _keeps(column: str, value: bool) -> Keep:
 
 def _plain(one: Contrast) -> dict[str, Any]:
     return {name: _finite(value) for name, value in vars(one).items()}
+
+
+def _means(values: Mapping[Clip, float]) -> Means:
+    """Of each prompt, over its seeds."""
+    found: dict[str, list[float]] = {}
+    for (prompt, _), value in values.items():
+        found.setdefault(prompt, []).append(value)
+    return {prompt: float(np.mean(of_seeds)) for prompt, of_seeds in found.items()}
 
 
 def _said(arm: ArmOptions) -> dict[str, Any]:

@@ -5,16 +5,20 @@ Finished pieces are files, so a study that was killed goes on, and one that was 
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from noisebank.devices import choose_device
 from noisebank.errors import BankDamaged, ConfigError
 from noisebank.evaluation.analysis import Analysis, complete_rows
 from noisebank.evaluation.cells import ArmPlan, Cell, cut
@@ -30,10 +34,13 @@ from noisebank.evaluation.preregistration import Registered, check_agrees, read_
 from noisebank.evaluation.report import read_notes, write_report
 from noisebank.format.sealed import seal, unseal
 from noisebank.models import ModelAdapter, load_for_inversion, model_digest
-from noisebank.options import NoiseOptions, fingerprint
+from noisebank.models.load import choose_precision
+from noisebank.options import NoiseOptions, fingerprint, output_options
 from noisebank.progress import ReportProgress, silent
 from noisebank.storage import Store, open_store
 
+SHAPE = ("shape", "layout")
+"""Of a noise set: what fresh noise has to have in common."""
 PIECES, SUMMARY, ROWS, REPORT = "pieces", "summary.json", "outcomes.parquet", "report.md"
 _REMEMBERED = 512
 _log = logging.getLogger(__name__)
@@ -58,10 +65,10 @@ def evaluate(options: EvaluationOptions, progress: ReportProgress = silent) -> d
     options.check()
     registered = read_preregistration(options.preregistration) if options.preregistration else None
     prompts, refused = read_study_prompts(options.prompts, options.attributes)
-    if registered is not None:
-        check_agrees(registered, options, len(prompts))
     notes, others = read_notes(options), _read_others(options.beside)
     study = Study(options, prompts, registered)
+    if registered is not None:
+        check_agrees(registered, options, len(prompts), study.prompts_sha256, study.digest)
     accuracy = study.measure_judge()
     accuracy.check(options.attributes, options.min_judge_accuracy)
     rows = complete_rows(
@@ -75,9 +82,13 @@ def evaluate(options: EvaluationOptions, progress: ReportProgress = silent) -> d
 def _read_others(beside: Sequence[str]) -> list[dict[str, Any]]:
     """The summaries of other studies; ConfigError where there is none yet."""
     try:
-        return [unseal(open_store(out).read(SUMMARY), f"{out}/{SUMMARY}") for out in beside]
+        found = [unseal(open_store(out).read(SUMMARY), f"{out}/{SUMMARY}") for out in beside]
     except FileNotFoundError as error:
         raise ConfigError(f"beside: a study without a {SUMMARY}; run it first: {error}") from error
+    for out, summary in zip(beside, found, strict=True):
+        if "not_compared" not in summary:
+            raise ConfigError(f"beside: {out}: {SUMMARY} is of an older version; run the study's command again")
+    return found
 
 
 @dataclass
@@ -106,9 +117,18 @@ class Study:
         self._pools = {arm.label: self._open_pool(arm, others) for arm in options.arms}
         self.plans = [ArmPlan(arm, options, self.pool, self._pools[arm.label]) for arm in options.arms]
         self._compare_shapes()
+        self._check_clips()
         self.digest = model_digest(options.model, options.motion_adapter)
-        self.fingerprint = fingerprint(options, model_digest=self.digest)
+        self.precision = choose_precision(options.precision, choose_device("auto"))
+        shape = {key: self.pool.records().model[key] for key in SHAPE}
+        self.fingerprint = fingerprint(options, model_digest=self.digest, computed_in=self.precision, **shape)
         self.judge_fingerprint = fingerprint(options.judge)
+
+    @property
+    def prompts_sha256(self) -> str:
+        """Of the prompts that are asked: ids, texts and what a clip has to show."""
+        asked = [[prompt.id, prompt.text, dict(prompt.truth)] for prompt in self.prompts]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def _open_pool(self, arm: ArmOptions, others: dict[tuple[str, str | None], Pool]) -> Pool:
         """What an arm looks up in: the study's pool, or one of ``others``, by bank and noise set."""
@@ -123,12 +143,21 @@ class Study:
         """Refuses arms whose noise cannot be the same: ConfigError names the first."""
         wanted = self.pool.records().model
         for plan in self.plans:
-            for key in ("shape", "layout"):
+            for key in SHAPE:
                 if plan.model[key] != wanted[key]:
                     raise ConfigError(
                         f"arms.{plan.name}: its records have the {key} {plan.model[key]}, those of the study "
                         f"{wanted[key]}; fresh noise would not be the same"
                     )
+
+    def _check_clips(self) -> None:
+        """Refuses lists of clips that say nothing of the study's bank: the judge would not be measured."""
+        if self.options.clips and not self.pool.known_ids:
+            listed, own = next(iter(self.truth), "none"), self.pool.nearest([self.prompts[0].text])[0].id
+            raise ConfigError(
+                f"clips {', '.join(self.options.clips)}: none of its {len(self.truth)} ids is of a clip of "
+                f"{self.options.bank} with a record; ids there are like {own!r}, those of the list like {listed!r}"
+            )
 
     def measure_judge(self) -> JudgeAccuracy:
         """The judge on clips whose attributes are known, drawn with the study's seed; measured once."""
@@ -140,7 +169,8 @@ class Study:
                 "the judge is not measured: nothing is known of the bank's clips (clips), or judged_clips is 0"
             )
             return JudgeAccuracy({})
-        what = [self.fingerprint, self.judge_fingerprint, [[id, dict(self.truth[id])] for id in ids]]
+        known_of = [[id, dict(self.truth[id])] for id in ids]
+        what = [self.fingerprint, self.judge_fingerprint, self.pool.snapshot.uuid, known_of]
         key = fingerprint(options.judge, what=what)
         path = f"{PIECES}/judge/{key}.json"
         if (found := self._read(path)) is None:
@@ -217,6 +247,7 @@ class Study:
         options, analysis = self.options, Analysis(self.options, rows)
         pairs = self.registered.contrasts if self.registered else []
         registered = {"file": self.registered.name, "sha256": self.registered.sha256} if self.registered else None
+        noise_set = self.pool.records().model
         sizes = {plan.name: len(plan.records.nums()) for plan in self.plans}
         nearest = [hit.id for hit in self.pool.nearest([prompt.text for prompt in self.prompts])]
         known = [(p.truth, self.truth[id]) for p, id in zip(self.prompts, nearest, strict=True) if id in self.truth]
@@ -225,7 +256,14 @@ class Study:
             "study": {
                 "model": options.model.rpartition("/")[2],
                 "model_digest": self.digest,
+                "precision": self.precision,
+                "noisebank": version("noisebank"),
+                "bank": options.bank.rstrip("/").rpartition("/")[2],
+                "snapshot": self.pool.snapshot.number,
+                "noise_set": {key: noise_set[key] for key in ("inverter", "num_inference_steps", "dtype")},
+                "prompts_sha256": self.prompts_sha256,
                 "judge": options.judge.kind,
+                "judge_options": output_options(options.judge),
                 "attributes": list(options.attributes),
                 "prompts": len(self.prompts),
                 "refused": list(refused),
@@ -242,8 +280,9 @@ class Study:
             "retrieval": {name: sum(found) / len(found) if found else None for name, found in retrieved.items()},
             "preregistration": registered,
             "primary": {"outcome": "accuracy", "contrasts": analysis.primary(pairs)},
-            "arms": analysis.arms(),
+            "arms": {name: arm | {"pool": sizes[name]} for name, arm in analysis.arms().items()},
             "exploratory": analysis.exploratory(pairs),
+            "not_compared": analysis.not_compared(),
             "split": analysis.split(),
             "curves": analysis.curves(sizes),
         }

@@ -116,6 +116,8 @@ class EvaluationOptions:
         for name in ("prompts", "attributes"):
             if not getattr(self, name):
                 raise ConfigError(f"{name}: at least one is wanted; name a file with -c, or give --{name}")
+        if self.out.rstrip("/") == self.bank.rstrip("/"):
+            raise ConfigError(f"out: {self.out} is the bank; name another folder")
         labels = [arm.label for arm in self.arms]
         if not labels:
             raise ConfigError("arms: at least one is wanted")
@@ -148,6 +150,11 @@ class Preregistration:
     alpha: float = option(0.05, "level of the tests", minimum=1e-6, maximum=0.5)
     resamples: int = option(10_000, "of the bootstrap over prompts", minimum=10, maximum=10**7)
     permutations: int = option(10_000, "of the sign-flip test", minimum=10, maximum=10**7)
+    seed: int | None = option(None, "of all that is drawn; none: it is not fixed", minimum=0, maximum=_LARGEST_SEED)
+    set_: str | None = option(None, "noise set of arms that name none; none: it is not fixed")
+    min_judge_accuracy: float | None = option(None, "of the judge; none: it is not fixed", minimum=0, maximum=1)
+    prompts_sha256: str | None = option(None, "of the prompts, as in summary.json; none: they are not fixed")
+    model_digest: str | None = option(None, "of the model, as in summary.json; none: it is not fixed")
 
 
 def parse_contrast(text: str, arms: list[str], where: str) -> tuple[str, str]:

@@ -22,10 +22,10 @@ def draw_plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
     contrasts = [one for one in summary["primary"]["contrasts"] if one["prompts"]]
     drawn = {}
     if arms:
-        drawn["arms.png"] = _draw_intervals(arms, "mean attribute accuracy")
+        drawn["arms.png"] = _draw_intervals(arms, "mean attribute accuracy in % (of the prompts that an arm has)")
     if contrasts:
         named = {f"{one['treatment']} - {one['control']}": one for one in contrasts}
-        drawn["contrasts.png"] = _draw_intervals(named, "difference in mean attribute accuracy", zero=True)
+        drawn["contrasts.png"] = _draw_intervals(named, "difference in mean attribute accuracy, in points", zero=True)
     for axis, label in (("eta", "eta"), ("pool", "records in the pool")):
         if summary["curves"][axis]:
             drawn[f"{axis}.png"] = _draw_curves(summary["curves"][axis], axis, label)
@@ -35,8 +35,8 @@ def draw_plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
 def _draw_intervals(rows: Mapping[str, Mapping[str, Any]], label: str, zero: bool = False) -> bytes:
     figure, axes = _figure((INCHES[0], 1.2 + 0.32 * len(rows)))
     places = range(len(rows) - 1, -1, -1)
-    means = [row["mean"] for row in rows.values()]
-    reach = [[row["mean"] - row["low"] for row in rows.values()], [row["high"] - row["mean"] for row in rows.values()]]
+    means = [100 * row["mean"] for row in rows.values()]
+    reach = [[100 * abs(row["mean"] - row[end]) for row in rows.values()] for end in ("low", "high")]
     axes.errorbar(means, list(places), xerr=reach, fmt="o", capsize=3)
     axes.set_yticks(list(places), list(rows))
     axes.set_xlabel(label)
@@ -49,13 +49,13 @@ def _draw_curves(curves: list[dict[str, Any]], axis: str, label: str) -> bytes:
     figure, axes = _figure(INCHES)
     for curve in curves:
         points = [p for p in curve["points"] if not isinstance(p[axis], str) and p["low"] is not None]
-        means = [point["mean"] for point in points]
-        reach = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
+        means = [100 * point["mean"] for point in points]
+        reach = [[100 * abs(p["mean"] - p[end]) for p in points] for end in ("low", "high")]
         axes.errorbar([p[axis] for p in points], means, yerr=reach, marker="o", capsize=3, label=curve["name"])
     if axis == "pool":
         axes.set_xscale("log")
     axes.set_xlabel(label)
-    axes.set_ylabel("mean attribute accuracy")
+    axes.set_ylabel("mean attribute accuracy in %")
     axes.legend()
     return _save(figure)
 

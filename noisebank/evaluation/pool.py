@@ -18,6 +18,7 @@ from noisebank.reader.captions_model import CaptionsModel
 from noisebank.reader.pinned import PinnedSet, PinnedSnapshot
 from noisebank.search.segments import Hit
 from noisebank.sources import FORMATS
+from noisebank.sources.block import QUOTED
 from noisebank.storage import open_store
 
 Truth = Mapping[str, str]
@@ -42,25 +43,32 @@ def read_study_prompts(path: str, attributes: Sequence[str]) -> tuple[list[Study
         attributes: their names.
 
     Returns:
-        The prompts; and ``id``, ``code`` (``no_attribute``, ``id_taken``, or as of the list's reader) and ``message``
-        of each row that is left out.
+        The prompts; and ``id``, ``code`` (``no_attribute``, ``id_taken``, ``prompt_taken``, or as of the list's reader)
+        and ``message`` of each row that is left out.
 
     Raises:
-        ConfigError: as there; or fewer than two rows can be used.
+        ConfigError: as there; no row has a value of an attribute; or fewer than two rows can be used.
     """
     prompts: dict[str, StudyPrompt] = {}
-    refused = []
-    for row in read_prompts(path, also=list(attributes)).to_pylist():
+    refused, taken = [], set()
+    rows = read_prompts(path, also=list(attributes)).to_pylist()
+    for name in attributes:
+        if not any(row[name] for row in rows):
+            raise ConfigError(f"prompts {path}: no row has a value of {name!r}; a column of that name is wanted")
+    for row in rows:
         reason = row["invalid"]
         missing = [name for name in attributes if not row[name]]
         if missing and not reason:
             reason = f"no_attribute: no value of {missing[0]} in this row"
         if row["id"] in prompts and not reason:
             reason = f"id_taken: an earlier row has the id {row['id']!r}"
+        if row["prompt"] in taken and not reason:
+            reason = f"prompt_taken: an earlier row has the same prompt: {row['prompt'][:QUOTED]!r}"
         if reason:
             code, _, message = reason.partition(": ")
             refused.append({"id": row["id"], "code": code, "message": message})
         else:
+            taken.add(row["prompt"])
             prompts[row["id"]] = StudyPrompt(row["id"], row["prompt"], {name: row[name] for name in attributes})
     if len(prompts) < 2:
         said = f"; {refused[0]['code']}: {refused[0]['message']}" if refused else ""
@@ -102,8 +110,13 @@ def read_rows(path: str, columns: Sequence[str], what: str = "clips") -> list[di
         else:
             with open(path, encoding="utf-8") as file:
                 rows = [dict(json.loads(line)) for line in file if line.strip()]
+    except FileNotFoundError as error:
+        raise ConfigError(f"{what} {path}: no such file") from error
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{what} {path}: cannot be read: {error}") from error
+    there = {name for row in rows for name in row}
+    if absent := [name for name in columns if rows and name not in there]:
+        raise ConfigError(f"{what} {path}: column {absent[0]!r} is missing; found: {', '.join(sorted(there))}")
     whole = [row for row in rows if all(row.get(name) not in (None, "") for name in columns)]
     found = [{name: str(row[name]) for name in columns} for row in whole]
     if rows and not found:

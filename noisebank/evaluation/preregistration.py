@@ -5,7 +5,6 @@ A study that differs from it in anything it fixes is refused; what it does not n
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,21 +54,30 @@ def read_preregistration(path: str) -> Registered:
     return found
 
 
-def check_agrees(registered: Registered, options: EvaluationOptions, prompts: int) -> None:
-    """Compares a study with what was fixed beforehand.
+def check_agrees(
+    registered: Registered,
+    options: EvaluationOptions,
+    prompts: int,
+    prompts_sha256: str | None = None,
+    model_digest: str | None = None,
+) -> None:
+    """Compares a study with what was fixed beforehand; what is None there was not.
 
     Args:
         registered: the preregistration.
         options: of the study.
         prompts: how many its arms have at least.
+        prompts_sha256: of the prompts.
+        model_digest: of the model.
 
     Raises:
         ConfigError: they differ; names every difference.
     """
     plan, problems = registered.plan, []
-    for field in dataclasses.fields(Preregistration):
-        if field.name != "arms" and field.name != "contrasts" and hasattr(options, field.name):
-            problems += _difference(field.name, getattr(plan, field.name), getattr(options, field.name))
+    found = vars(options) | {"prompts_sha256": prompts_sha256, "model_digest": model_digest}
+    for name, fixed in vars(plan).items():
+        if name not in ("arms", "contrasts") and name in found and fixed is not None:
+            problems += _difference(name.rstrip("_"), fixed, found[name])
     arms = {arm.label: arm for arm in options.arms}
     for fixed in plan.arms:
         problems += _compare_arm(fixed, arms.get(fixed.label), plan.least_prompts)

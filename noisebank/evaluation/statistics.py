@@ -140,10 +140,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
-    """The level that Holm's method holds each p-value against: ``alpha / (m - k + 1)`` of the k-th smallest of m."""
-    levels = [0.0] * len(p_values)
+    """The level that Holm's method holds each p-value against: ``alpha / (m - k + 1)`` of the k-th smallest of m, and
+    behind the first that is above its level, that level: no further one is tested."""
+    levels, level, holds = [0.0] * len(p_values), 0.0, True
     for rank, place in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        levels[place] = alpha / (len(p_values) - rank)
+        if holds:
+            level = alpha / (len(p_values) - rank)
+            holds = p_values[place] <= level
+        levels[place] = level
     return levels
 
 

@@ -120,6 +120,13 @@ def _load_pipeline(config: ModelConfig, model: str, motion_adapter: str | None, 
             raise ConfigError(f"model {model!r} cannot be loaded: {error}") from error
 
 
+def choose_precision(wanted: str, device: str) -> str:
+    """The dtype that ``precision`` means on a device: ``float32``, ``bfloat16`` or ``float16``."""
+    if wanted != "auto":
+        return wanted
+    return "float32" if device == "cpu" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+
 def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> ModelAdapter:
     """:func:`load_model` of a noise set, on this process's device (:func:`noisebank.devices.choose_device`), in the
     dtype that ``precision`` says.
@@ -138,12 +145,10 @@ def load_for_inversion(options: NoiseOptions, digest: str | None = None) -> Mode
     diffusers_logging.set_verbosity_error()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
-    device, precision = choose_device(options.device), options.precision
-    if precision == "auto":
-        precision = "float32" if device == "cpu" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    device = choose_device(options.device)
     return load_model(
         options.reference,
-        dtype=getattr(torch, precision),
+        dtype=getattr(torch, choose_precision(options.precision, device)),
         device=device,
         motion_adapter=options.motion_adapter,
         compile=options.compile,

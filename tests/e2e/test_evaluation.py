@@ -15,8 +15,11 @@ import torch
 import yaml
 from diffusers.utils.torch_utils import randn_tensor
 
+from noisebank.config import decode_options
 from noisebank.evaluation import evaluate as study_module
 from noisebank.evaluation.cells import seed_of
+from noisebank.evaluation.options import EvaluationOptions
+from noisebank.evaluation.pool import read_study_prompts
 from noisebank.fixtures.small_models import make_small_model
 from noisebank.format.sealed import unseal
 from noisebank.reader.mixing import noise_digest
@@ -276,7 +279,31 @@ def test_rewritten_prompts_lead_the_first_steps_of_an_arm(study: Study, world: P
     assert ran.document["arms"]["listed"]["failed"] == {"no_rewrite": SEEDS}
 
 
+def test_a_piece_of_another_shape_is_another_piece(study: Study) -> None:
+    keys = []
+    for name in ("exact", "wan"):
+        options = decode_options(EvaluationOptions, study.config | {"set": name, "arms": [{"kind": "gaussian"}]})
+        prompts, _ = read_study_prompts(options.prompts, options.attributes)
+        ready = study_module.Study(options, prompts, None)
+        (plan,) = ready.plans
+        keys.append(plan.key(plan.cells(prompts), ready.fingerprint, ready.judge_fingerprint))
+    assert keys[0] != keys[1]
+
+
+def test_a_prompt_that_is_asked_twice_is_one_prompt(study: Study, world: Path) -> None:
+    rows = (world / "prompts.csv").read_text().splitlines()
+    again = study.folder / "again.csv"
+    again.write_text("\n".join([*rows, "other" + rows[1].removeprefix("p0")]) + "\n")
+    prompts, refused = read_study_prompts(str(again), ["colour", "motion"])
+    assert len(prompts) == PROMPTS
+    assert [(row["id"], row["code"]) for row in refused] == [("other", "prompt_taken")]
+
+
 def test_what_cannot_work_is_refused_before_any_work(study: Study) -> None:
+    foreign, poor, silent = (str(study.folder / f"{name}.csv") for name in ("foreign", "poor", "silent"))
+    Path(foreign).write_text("id,colour,motion\nother-1,red,left\n")
+    Path(poor).write_text("id,colour\npool-0-0-1000,red\n")
+    Path(silent).write_text("prompt,colour\na red circle,red\na blue circle,blue\n")
     for changed, said in (
         ({"attributes": []}, "attributes: at least one is wanted"),
         ({"arms": [{"kind": "gaussian"}, {"kind": "gaussian"}]}, "arms[1].name: 'gaussian' is taken"),
@@ -291,6 +318,11 @@ def test_what_cannot_work_is_refused_before_any_work(study: Study) -> None:
         ({"report": str(study.folder / "evidence")}, "a file whose name ends in .md is wanted"),
         ({"report": str(study.folder / "none" / "evidence.md")}, "its folder does not exist"),
         ({"notes": str(study.folder / "none.md")}, "none.md: cannot be read"),
+        ({"clips": foreign}, "none of its 1 ids is of a clip of"),
+        ({"clips": poor}, "column 'motion' is missing; found: colour, id"),
+        ({"clips": str(study.folder / "none.csv")}, "none.csv: no such file"),
+        ({"prompts": silent}, "no row has a value of 'motion'"),
+        ({"out": study.config["bank"]}, "is the bank; name another folder"),
         ({"beside": [str(study.folder / "none")]}, "beside: a study without a summary.json"),
     ):
         ran = study.run(**changed)  # type: ignore[arg-type]

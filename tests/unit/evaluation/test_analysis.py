@@ -3,6 +3,7 @@ primary."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from noisebank.evaluation.analysis import Analysis, complete_rows
 from noisebank.evaluation.options import ArmOptions, EvaluationOptions
 from noisebank.evaluation.pool import StudyPrompt
 from noisebank.evaluation.preregistration import check_agrees, read_preregistration
-from noisebank.evaluation.report import report_lines
+from noisebank.evaluation.report import _verdict, report_lines
 
 PROMPTS = [StudyPrompt(f"p{n}", f"prompt {n}", {"colour": "red", "motion": "left"}) for n in range(80)]
 TRUTH = {"near": {"colour": "red", "motion": "left"}, "far": {"colour": "red", "motion": "right"}}
@@ -173,7 +174,8 @@ def test_the_report_claims_what_is_shown_and_says_what_is_excluded(tmp_path: Pat
     study = {
         "prompts": 80, "seeds": 2, "seed": 0, "num_inference_steps": 20, "guidance_scale": 5.0, "model": "toy",
         "model_digest": "abc", "judge": "world", "attributes": ["colour", "motion"], "pool": 100, "alpha": 0.05,
-        "resamples": 500, "permutations": 999,
+        "resamples": 500, "permutations": 999, "precision": "float32", "noisebank": "1.0", "bank": "bank",
+        "snapshot": 3, "noise_set": {"inverter": "fixed-point", "num_inference_steps": 20, "dtype": "float16"},
         "refused": [{"id": "a\n## b", "code": "no_attribute", "message": "<script>"}],
     }  # fmt: skip
     table = {"clips": 9, "accuracy": 7 / 9, "confusion": {"red": {"none": 1, "red": 7}, "a|b": {"none": 1}}}
@@ -183,8 +185,9 @@ def test_the_report_claims_what_is_shown_and_says_what_is_excluded(tmp_path: Pat
         "primary": {"outcome": "accuracy", "contrasts": analysis.primary(registered.contrasts)},
         "judge": {"real": {"colour": table}},
         "retrieval": {"colour": 1.0, "motion": 0.5},
-        "arms": analysis.arms(),
+        "arms": {name: arm | {"pool": 100} for name, arm in analysis.arms().items()},
         "exploratory": analysis.exploratory(registered.contrasts),
+        "not_compared": [{"treatment": "oracle", "control": "ona", "prompts": 1}],
         "split": analysis.split(),
         "curves": analysis.curves({arm.label: 9 for arm in ARMS}),
     }
@@ -195,7 +198,88 @@ def test_the_report_claims_what_is_shown_and_says_what_is_excluded(tmp_path: Pat
     assert "red for none: 1; a\\|b for none: 1" in text
     assert "- prompt a ## b is left out: no_attribute: \\<script\\>" in text
     assert text.count("![arms](evidence/arms.png)") == 1
+    short = text.partition("## Study 1")[0]
+    assert "- Study 1: ona - gaussian: **ona is better" in short
+    assert "- Study 2: ona - random: no effect is shown" in short
+    assert "The judge reads real clips right: colour 77.8%." in text
+    assert "oracle - ona: 1 prompts have both arms; nothing can be said." in text
+    assert "| gaussian | gaussian | - |" in text
+    assert "| ona_05 | nearest, eta 0.5 | 100 records |" in text
+    assert "| nearest | 0.5 | ona_05 | 80 |" in text
     assert text.count("## Study 2") == 1
     nothing = "\n".join(report_lines([summary | {"preregistration": None}], {}))
     assert "everything below is exploratory" in nothing
     assert "better than" not in nothing
+
+
+def _answers(differences: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Rows of one seed whose accuracy is that of the control, 0.5, and a difference."""
+    rows = []
+    for arm in ARMS:
+        for place, prompt in enumerate(PROMPTS[: max(map(len, differences.values()))]):
+            row = {"arm": arm.label, "prompt_id": prompt.id, "seed": 0, "code": None, "message": None}
+            given = differences.get(arm.label, [])
+            rows.append(row | {"accuracy": 0.5 + given[place] if place < len(given) else None})
+    return rows
+
+
+def test_a_lost_clip_is_lost_in_both_arms() -> None:
+    rows = planted({})
+    by_clip = {(row["prompt_id"], row["seed"]): row for row in rows if row["arm"] == "gaussian"}
+    for row in rows:
+        if row["arm"] == "ona":
+            row["accuracy"] = by_clip[row["prompt_id"], row["seed"]]["accuracy"]
+            if row["seed"] == 1 and row["accuracy"] < 1:
+                row |= {"code": "not_finite", "accuracy": None}
+    one = Analysis(OPTIONS, rows).compare("ona", "gaussian")
+    assert one is not None
+    assert (one.mean, one.ties) == (0, 1)
+
+
+def test_a_contrast_without_data_is_of_the_family() -> None:
+    rng = np.random.default_rng(3)
+    given = {"gaussian": [0.0] * 40, "ona": list(rng.normal(0.2, 0.2, 40)), "random": list(rng.normal(0, 0.2, 40))}
+    pairs = [("ona", "gaussian"), ("random", "gaussian"), ("ona_05", "gaussian")]
+    shown, null, missing = Analysis(OPTIONS, _answers(given)).primary(pairs)
+    assert shown["p_holm"] == pytest.approx(3 * shown["p"])
+    assert null["p_holm"] == min(1.0, 2 * null["p"])
+    assert missing == {"treatment": "ona_05", "control": "gaussian", "prompts": 0, "shown": False}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_not_shown_excludes_nothing_between_it_and_no_effect(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    given = {
+        name: list(rng.choice([-1 / 3, 0, 1 / 3], 40, p=[0.2, 0.45, 0.35])) for name in ("ona", "ona_05", "random")
+    }
+    pairs = [(name, "gaussian") for name in given]
+    found = Analysis(OPTIONS, _answers(given | {"gaussian": [0.0] * 40})).primary(pairs)
+    for one in found:
+        if not one["shown"]:
+            low, high = re.findall(r"([+-]\d+\.\d)", _verdict(one))[:2]
+            assert float(low) <= 0 <= float(high)
+            assert one["detectable_holm"] >= one["detectable"]
+
+
+def test_of_prompts_that_hardly_differ_nothing_is_said() -> None:
+    given = {"gaussian": [0.0] * 80, "ona": [1 / 3] * 4 + [0.0] * 76, "random": [0.0] * 80}
+    ona, random = Analysis(OPTIONS, _answers(given)).primary([("ona", "gaussian"), ("random", "gaussian")])
+    assert "none is excluded: the arms differ on 4 of 80 prompts" in _verdict(ona)
+    assert "none is excluded: the arms differ on 0 of 80 prompts" in _verdict(random)
+
+
+def test_contrasts_that_were_asked_for_and_cannot_be_made_are_named() -> None:
+    given = {"gaussian": [0.0] * 4, "ona": [0.1] * 4, "ona_05": [0.1]}
+    found = Analysis(OPTIONS, _answers(given)).not_compared()
+    assert {(one["treatment"], one["control"], one["prompts"]) for one in found} == {
+        ("ona", "random", 0), ("ona_05", "gaussian", 1), ("random", "gaussian", 0)
+    }  # fmt: skip
+
+
+def test_seed_prompts_and_model_can_be_fixed_too(tmp_path: Path) -> None:
+    registered = _registered(tmp_path, seed=1, prompts_sha256="ab", model_digest="cd", set="exact")
+    with pytest.raises(ConfigError) as refused:
+        check_agrees(registered, OPTIONS, 80, "xy", "cd")
+    for problem in ("seed: 0, 1 is fixed", "prompts_sha256: 'xy', 'ab' is fixed", "set: None, 'exact' is fixed"):
+        assert problem in str(refused.value)
+    assert "model_digest" not in str(refused.value)

@@ -57,6 +57,8 @@ def test_holm_is_what_the_papers_example_gives() -> None:
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
     assert holm_levels([0.01, 0.04, 0.03], 0.06) == pytest.approx([0.02, 0.06, 0.03])
+    assert holm_levels([0.01, 0.02, 0.04], 0.05) == pytest.approx([0.05 / 3, 0.025, 0.05])
+    assert holm_levels([0.001, 0.03, 0.04], 0.05) == pytest.approx([0.05 / 3, 0.025, 0.025])
 
 
 def test_effect_size_is_the_paired_t_by_the_root_of_n() -> None:
