@@ -63,6 +63,8 @@ def resolve_file(model: str, name: str, *, download: bool = True) -> Path | None
     folder = Path(model)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
+    if folder.is_symlink():
+        raise ConfigError(f"model {model!r}: a link to {folder.readlink()}, where no folder is")
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -211,7 +211,7 @@ def _generate(
             clip = stored[hit["id"]]
             columns[prompt] = [
                 Shown(clip, hit["caption"]),
-                Shown(replays[hit["id"]], f"{psnr(replays[hit['id']], clip):.0f} dB to the clip above"),
+                Shown(replays[hit["id"]], f"PSNR {psnr(replays[hit['id']], clip):.0f} dB to the clip above"),
                 *(_judge(prompt, frames) for frames in made),
             ]
             if len(columns) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,13 @@ def say_start(what: str, step: int, steps: int) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; of those with the same ``step``, as after a kill, the last."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    return list({line["step"]: line for line in lines}.values())
+    """The lines of a log; of those with the same ``step``, as after a kill, the last, and none that a kill cut off."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            values = json.loads(line)
+            found[values["step"]] = values
+    return list(found.values())
 
 
 class OutOfTime(Exception):

@@ -46,6 +46,8 @@ class GateFailed(Exception):
 
 def train(recipe: Recipe, out: Path, minutes: float) -> None:
     """All stages, each from where it was left."""
+    if recipe.overfit_clips > recipe.clips:
+        raise ConfigError(f"overfit-clips: {recipe.overfit_clips}, but there are {recipe.clips} clips")
     torch.set_num_threads(recipe.threads)
     out.mkdir(parents=True, exist_ok=True)
     _check_recipe(recipe, out / "recipe.json")

@@ -10,7 +10,7 @@ import pytest
 
 from noisebank.config import config_from_mapping
 from noisebank.errors import ConfigError
-from noisebank.hub import content_lines, digest_lines, pin, refer, split_reference
+from noisebank.hub import content_lines, digest_lines, pin, refer, resolve_file, split_reference
 from noisebank.models import has_digest, load_model, model_digest, older_model_digest
 from noisebank.stages.configured import pin_revisions
 from tests.support.hub import HubCache, HubServer
@@ -35,6 +35,12 @@ def test_a_reference_is_a_folder_or_an_id_with_a_revision(tmp_path: Path) -> Non
     assert split_reference("org/name@v1.0") == ("org/name", "v1.0")
     assert refer("org/name@v1.0", "main") == "org/name@main"
     assert refer("org/name@v1.0", None) == "org/name@v1.0"
+
+
+def test_a_link_to_nothing_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(tmp_path / "gone")
+    with pytest.raises(ConfigError, match="gone, where no folder is"):
+        resolve_file(str(tmp_path / "model"), "model_index.json")
 
 
 def test_a_folder_and_a_cached_id_of_the_same_files_have_one_digest(cache: HubCache, small_model: Path) -> None:

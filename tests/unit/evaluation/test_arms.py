@@ -171,5 +171,5 @@ def test_prompts_and_truth_are_read_row_by_row(tmp_path: Path) -> None:
     jsonl.write_text('{"id": "007", "colour": "blue"}\n')
     with pytest.raises(ConfigError, match="clip 007 is there with other attributes"):
         read_truth([str(csv), str(jsonl)], ["colour"])
-    with pytest.raises(ConfigError, match="no row has values of id, size"):
+    with pytest.raises(ConfigError, match="column 'size' is missing; found: colour, id, other"):
         read_truth([str(csv)], ["size"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from examples.toy.autoencoder import cache_latents, encode_clip, train_autoencoder
-from examples.toy.checkpoints import Clock, OutOfTime, load_state, read_lines
+from examples.toy.checkpoints import Clock, OutOfTime, append_line, load_state, read_lines
 from examples.toy.denoiser import UNHEARD, Denoiser, Levels, generate, train_denoiser
 from examples.toy.export import MOST_BYTES, save_pipeline
 from examples.toy.networks import UNKNOWN, make_autoencoder, make_tokenizer
@@ -217,6 +217,8 @@ def test_the_command_says_where_it_goes_on_and_keeps_to_its_recipe(
     assert "seed is 0, not 5, vae_rate is 0.0015, not 0.1; name another --out" in capsys.readouterr().err
     assert main([*piece, "--vae-batch", "0"]) == 2
     assert "vae-batch: 0, at least 1 is wanted" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path / "other"), "--clips", "5"]) == 2
+    assert "overfit-clips: 16, but there are 5 clips" in capsys.readouterr().err
 
 
 def test_a_failed_gate_says_what_to_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,3 +227,13 @@ def test_a_failed_gate_says_what_to_look_at(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr()
     assert "judge on reconstructions: 0.0%, 97% required" in said.out
     assert "look at reconstructions.png; a larger --vae-steps trains longer" in said.err
+
+
+def test_a_line_that_a_kill_cut_off_is_no_line(tmp_path: Path) -> None:
+    log = tmp_path / "unet.jsonl"
+    append_line(log, step=50, loss=1.0)
+    with log.open("a") as file:
+        file.write('{"step": 100, "lo')
+    append_line(log, step=100, loss=0.5)
+    append_line(log, step=150, loss=0.25)
+    assert [line["step"] for line in read_lines(log)] == [50, 150]
