@@ -176,8 +176,9 @@ def _look(out: Path, model: Path, summary: dict[str, Any]) -> Outcome:
     lines += [
         "look at:",
         *(f"  {file}" for file in files[2:]),
-        "  (comparison.png: clips of the bank, the same given back from their noise, and each prompt from Gaussian",
-        "  noise and from the bank's, with what a judge reads in them; three prompts prove nothing)",
+        "  (comparison.png: four of the eight frames of clips of the bank, the same given back from their noise, and",
+        "  what a prompt gives from Gaussian noise and from the bank's, with what a judge reads in them; three",
+        "  prompts prove nothing, and eta 0.2 changes little: docs/evidence.md asks 400)",
         f"next: {sys.argv[0]} show {out / 'bank'}; {sys.argv[0]} failures {out / 'bank'}",
         f"the bank on one page, in a browser: {out / 'report.html'}",
     ]
