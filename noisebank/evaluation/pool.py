@@ -166,7 +166,7 @@ class Pool:
         for _ in range(_TRIES):
             if (found := self.pinned.find(int(rng.choice(self._nums)))) is not None and found.num != but.num:
                 return found
-        raise RowFailure("no_record", f"{self.store.url}: no record but that of {but.id}")
+        raise RowFailure("no_record", f"there is no record but that of {but.id}")
 
     def matching(self, rng: np.random.Generator, truth: Truth, differs: str | None = None) -> Hit:
         """A clip that shows all of ``truth``, but for one attribute that is another.
@@ -179,7 +179,7 @@ class Pool:
         if not ids:
             asked = ", ".join(f"{name} {value}" for name, value in truth.items())
             but = f", but for the {differs}" if differs else ""
-            raise RowFailure("no_record", f"{self.store.url}: no clip of {asked}{but} has a record")
+            raise RowFailure("no_record", f"no clip of {asked}{but} has a record")
         return self.pinned.clip(ids[int(rng.integers(len(ids)))])
 
     def record(self, hit: Hit, noise_set: str | None) -> torch.Tensor:
