@@ -308,7 +308,7 @@ def _publish(
     for name, png in plots.items():
         store.put(name, png)
     summary["files"] = [ROWS, *plots, REPORT, SUMMARY]
-    write_report(store, REPORT, options.report, [summary, *others], plots, notes)
+    write_report(store, REPORT, options.report, [summary, *others], plots | {SUMMARY: seal(summary)}, notes)
     store.put(SUMMARY, seal(summary))
 
 

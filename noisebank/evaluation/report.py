@@ -50,7 +50,7 @@ def write_report(
     name: str,
     report: str | None,
     summaries: Sequence[Summary],
-    plots: Mapping[str, bytes],
+    files: Mapping[str, bytes],
     notes: str = "",
 ) -> None:
     """Writes the report into the study's folder, and where ``report`` says.
@@ -58,18 +58,18 @@ def write_report(
     Args:
         store: the study's folder.
         name: of the report there.
-        report: path of another copy, whose pictures lie in a folder beside it.
+        report: path of another copy, whose files lie in a folder beside it.
         summaries: of the studies; the first is the one that the pictures are of.
-        plots: PNG files by name.
+        files: pictures by name, and what else belongs beside the copy.
         notes: what ends the report.
     """
-    store.put(name, "\n".join([*report_lines(summaries, {plot: plot for plot in plots}), notes]).encode())
+    store.put(name, "\n".join([*report_lines(summaries, {file: file for file in files}), notes]).encode())
     if report:
         path = Path(report)
         (path.parent / path.stem).mkdir(exist_ok=True)
-        for plot, png in plots.items():
-            write_whole(path.parent / path.stem / plot, png)
-        lines = report_lines(summaries, {plot: f"{path.stem}/{plot}" for plot in plots})
+        for file, content in files.items():
+            write_whole(path.parent / path.stem / file, content)
+        lines = report_lines(summaries, {file: f"{path.stem}/{file}" for file in files})
         write_whole(path, "\n".join([*lines, notes]).encode())
 
 

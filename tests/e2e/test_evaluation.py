@@ -245,6 +245,7 @@ def test_what_was_fixed_beforehand_is_primary_and_binds(study: Study) -> None:
     assert [(one["treatment"], one["control"]) for one in primary] == [("ona", "gaussian"), ("ona", "diffuse")]
     assert all(one["prompts"] == PROMPTS and one["p_holm"] >= one["p"] for one in primary)
     report = (study.folder / "evidence.md").read_text()
+    assert (study.folder / "evidence" / "summary.json").read_bytes() == (study.out / "summary.json").read_bytes()
     assert ran.document["preregistration"]["sha256"] in report
     assert report.rstrip().endswith("Anything about real models.")
     other = study.folder / "second"
