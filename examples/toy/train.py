@@ -98,7 +98,11 @@ def _check_recipe(recipe: Recipe, path: Path) -> None:
     if changed := [name for name in fixed if begun.get(name) != asked[name]]:
         said = ", ".join(f"{name} is {begun.get(name)}, not {asked[name]}" for name in changed)
         raise ConfigError(f"{path.parent}: begun with another recipe: {said}; name another --out for this one")
-    path.write_text(json.dumps(asked, indent=1) + "\n")
+    _write_json(path, asked)
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    write_whole(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def _pass_gate(out: Path, name: str, required: float, advice: str, attempt: Any) -> None:
@@ -109,7 +113,7 @@ def _pass_gate(out: Path, name: str, required: float, advice: str, attempt: Any)
         return
     share, details = attempt()
     passed[name] = {"share": share, "required": required, **details}
-    write_whole(path, (json.dumps(passed, indent=1) + "\n").encode())
+    _write_json(path, passed)
     print(f"{name}: {share:.1%}, {required:.0%} required", flush=True)
     if share < required:
         raise GateFailed("; ".join(filter(None, (f"see {path}", advice))))
@@ -187,9 +191,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the state that was saved last", file=sys.stderr)
         return 130
-    except (GateFailed, ConfigError) as error:
+    except GateFailed as error:
         print(error, file=sys.stderr)
-        return 1 if isinstance(error, GateFailed) else 2
+        return 1
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     else:
         print(f"trained; the pipeline is in {out / 'best'}")
     return 0

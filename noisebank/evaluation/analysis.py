@@ -46,7 +46,7 @@ class Analysis:
         """Per-prompt means over the seeds that have a value."""
         return _means(self._values(arm, outcome, keep))
 
-    def _values(self, arm: str, outcome: str, keep: Keep) -> dict[Clip, float]:
+    def _values(self, arm: str, outcome: str, keep: Keep = lambda row: True) -> dict[Clip, float]:
         """By prompt and seed, where there is a value."""
         return {
             (row["prompt_id"], row["seed"]): float(row[outcome])
@@ -118,10 +118,11 @@ class Analysis:
         p_values = [1.0 if one is None else one.p for one in found]  # (one that has no data is of the family, too)
         documents: list[dict[str, Any]] = []
         for pair, one, p_holm, level in zip(pairs, found, holm(p_values), holm_levels(p_values, alpha), strict=True):
-            at_level = self.compare(*pair, level=1 - level)
-            if one is None or at_level is None:
+            if one is None:
                 documents.append({"treatment": pair[0], "control": pair[1], "prompts": 0, "shown": False})
                 continue
+            at_level = self.compare(*pair, level=1 - level)
+            assert at_level is not None  # (as it was above)
             excludes = at_level.low > 0 or at_level.high < 0
             documents.append(
                 {
@@ -139,26 +140,24 @@ class Analysis:
 
     def not_compared(self) -> list[dict[str, Any]]:
         """The contrasts that were asked for and have fewer than two prompts in common."""
+        found = []
+        for one, other in dict.fromkeys(self._asked()):
+            clips = self._values(one, OUTCOME).keys() & self._values(other, OUTCOME).keys()
+            prompts = len({prompt for prompt, _ in clips})
+            if prompts < 2:
+                found.append({"treatment": one, "control": other, "prompts": prompts})
+        return found
+
+    def _asked(self) -> list[tuple[str, str]]:
+        """Every arm less the first, and the further contrasts of the options."""
         labels = [arm.label for arm in self.options.arms]
-        pairs = [parse_contrast(text, labels, "contrasts") for text in self.options.contrasts]
-        pairs += [(label, labels[0]) for label in labels[1:]]
-        return [
-            {
-                "treatment": one,
-                "control": other,
-                "prompts": len(self.means(one, OUTCOME).keys() & self.means(other, OUTCOME)),
-            }
-            for one, other in dict.fromkeys(pairs)
-            if self.compare(one, other) is None
-        ]
+        pairs = [(label, labels[0]) for label in labels[1:]]
+        return pairs + [parse_contrast(text, labels, "contrasts") for text in self.options.contrasts]
 
     def exploratory(self, primary: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Every outcome of every other contrast, and every secondary outcome of the primary ones."""
-        labels = [arm.label for arm in self.options.arms]
-        pairs = [(label, labels[0]) for label in labels[1:]]
-        pairs += [parse_contrast(text, labels, "contrasts") for text in self.options.contrasts]
         found = []
-        for pair in dict.fromkeys([*primary, *pairs]):
+        for pair in dict.fromkeys([*primary, *self._asked()]):
             for outcome in self.outcomes:
                 if outcome == OUTCOME and pair in primary:
                     continue

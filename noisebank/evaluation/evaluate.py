@@ -308,8 +308,9 @@ def _publish(
     for name, png in plots.items():
         store.put(name, png)
     summary["files"] = [ROWS, *plots, REPORT, SUMMARY]
-    write_report(store, REPORT, options.report, [summary, *others], plots | {SUMMARY: seal(summary)}, notes)
-    store.put(SUMMARY, seal(summary))
+    sealed = seal(summary)
+    write_report(store, REPORT, options.report, [summary, *others], plots | {SUMMARY: sealed}, notes)
+    store.put(SUMMARY, sealed)
 
 
 def _schema(attributes: Sequence[str]) -> pa.Schema:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noisebank.evaluation.options import OUTCOME
@@ -35,8 +35,7 @@ def draw_plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
 def _draw_intervals(rows: Mapping[str, Mapping[str, Any]], label: str, zero: bool = False) -> bytes:
     figure, axes = _figure((INCHES[0], 1.2 + 0.32 * len(rows)))
     places = range(len(rows) - 1, -1, -1)
-    means = [100 * row["mean"] for row in rows.values()]
-    reach = [[100 * abs(row["mean"] - row[end]) for row in rows.values()] for end in ("low", "high")]
+    means, reach = _in_percent(list(rows.values()))
     axes.errorbar(means, list(places), xerr=reach, fmt="o", capsize=3)
     axes.set_yticks(list(places), list(rows))
     axes.set_xlabel(label)
@@ -49,8 +48,7 @@ def _draw_curves(curves: list[dict[str, Any]], axis: str, label: str) -> bytes:
     figure, axes = _figure(INCHES)
     for curve in curves:
         points = [p for p in curve["points"] if not isinstance(p[axis], str) and p["low"] is not None]
-        means = [100 * point["mean"] for point in points]
-        reach = [[100 * abs(p["mean"] - p[end]) for p in points] for end in ("low", "high")]
+        means, reach = _in_percent(points)
         axes.errorbar([p[axis] for p in points], means, yerr=reach, marker="o", capsize=3, label=curve["name"])
     if axis == "pool":
         axes.set_xscale("log")
@@ -58,6 +56,12 @@ def _draw_curves(curves: list[dict[str, Any]], axis: str, label: str) -> bytes:
     axes.set_ylabel("mean attribute accuracy in %")
     axes.legend()
     return _save(figure)
+
+
+def _in_percent(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[list[float]]]:
+    """Means, and how far their intervals reach below and above them."""
+    means = [100 * row["mean"] for row in rows]
+    return means, [[100 * abs(row["mean"] - row[end]) for row in rows] for end in ("low", "high")]
 
 
 def _figure(inches: tuple[float, float]) -> tuple[Any, Any]:

@@ -133,7 +133,7 @@ def _study(summary: Summary) -> Iterator[str]:
         read = [f"{name} {table['accuracy']:.1%}" for name, table in names.items() if table["clips"]]
         if read:
             yield f"The judge reads {look} clips right: {', '.join(read)}."
-    if not any(table["clips"] for names in summary["judge"].values() for table in names.values()):
+    if not _is_judge_measured(summary):
         yield "**The judge was not measured**: nothing is known of the bank's clips."
 
 
@@ -302,7 +302,7 @@ def _judge(summary: Summary) -> Iterator[str]:
     tables = summary["judge"]
     yield from ("", "### The judge", "")
     measured = [(look, name, table) for look, names in tables.items() for name, table in names.items()]
-    if not any(table["clips"] for _, _, table in measured):
+    if not _is_judge_measured(summary):
         yield "Not measured: nothing is known of the bank's clips."
         return
     yield "Clips whose attributes are known: as they are, through the autoencoder, and denoised by the model."
@@ -315,6 +315,10 @@ def _judge(summary: Summary) -> Iterator[str]:
             if true != read
         ]
         yield f"| {look} | {name} | {table['clips']} | {table['accuracy']:.1%} | {'; '.join(wrong) or '-'} |"
+
+
+def _is_judge_measured(summary: Summary) -> bool:
+    return any(table["clips"] for names in summary["judge"].values() for table in names.values())
 
 
 def _failures(summary: Summary) -> Iterator[str]:

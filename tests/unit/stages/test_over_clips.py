@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,8 +28,8 @@ from noisebank.stages.stage import Identity
 from noisebank.storage import BankWriter, Store, open_store
 from noisebank.video.frames import decode_mp4
 from tests.support.clip_shards import mp4_of, write_clips
+from tests.support.docs import import_block
 
-DOCS = Path(__file__).parents[3] / "docs" / "modules.md"
 IDS = sorted(["mine-1", "mine-2", "mine-3"], key=clip_number)
 
 
@@ -92,18 +89,7 @@ def make(store: Store, stage: StageOverClips, mp4s: dict[str, bytes]) -> Finishe
 
 
 def test_the_stage_in_the_docs_is_a_stage(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    (code,) = (block for block in blocks if "@register_stage" in block)
-    (tmp_path / "contrast_of_the_docs.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    for registry, key in (
-        (STAGES, "contrast"),
-        (OPTION_CLASSES, ("stages", "contrast")),
-        (options._REGISTERED_BY, ("stages", "contrast")),
-    ):
-        monkeypatch.setitem(registry, key, "contrast_of_the_docs")  # type: ignore[attr-defined]
-    module = importlib.import_module("contrast_of_the_docs")
-    monkeypatch.delitem(sys.modules, "contrast_of_the_docs")
+    module = import_block("modules.md", "@register_stage", STAGES, ("stages", "contrast"), monkeypatch, tmp_path)
     mp4s = {
         IDS[0]: mp4_of(torch.full((2, 32, 32, 3), 90, dtype=torch.uint8)),
         IDS[1]: b"no clip",
