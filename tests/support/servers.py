@@ -55,6 +55,7 @@ class LoopbackServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # (of 5, the default, connections are dropped and tried again after a second)
     owner: Any
 
     def handle_error(self, request: object, client_address: object) -> None:
