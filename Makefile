@@ -20,9 +20,9 @@ $(STAMP): setup.py constraints.txt
 demo: $(STAMP)  ## captioned videos -> bank -> lookup -> a generated clip
 	$(VENV)/bin/noisebank demo --out demo
 
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 20
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
-test: $(STAMP)  ## the test suite: two processes, a thread each
+test: $(STAMP)  ## the test suite: two processes, a thread each; end-to-end files, the long ones, come first
 	$(PYTEST) -m "not engines"
 
 test-engines: $(STAMP)  ## the tests against what `make engines` fetches: object stores, Flink, Prism, a Dataflow service

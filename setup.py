@@ -26,7 +26,7 @@ DEV = [
     "mypy>=1.15",
     "pytest>=8",
     "pytest-timeout>=2.3",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.8",
     "ruff>=0.11",
     "types-PyYAML",
     "types-tqdm",
