@@ -25,7 +25,7 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --
 test: $(STAMP)  ## the test suite: two processes, a thread each; end-to-end files, the long ones, come first
 	$(PYTEST) -m "not engines"
 
-test-engines: $(STAMP)  ## the tests against what `make engines` fetches: object stores, Flink, Prism, a Dataflow service
+test-engines: $(STAMP)  ## the tests against engines (worker processes, Flink, Prism, a Dataflow service) and object stores
 	$(PYTEST) -m engines
 
 lint: $(STAMP)

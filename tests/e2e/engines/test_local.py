@@ -8,10 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from noisebank.format.manifest import read_snapshot
 from noisebank.storage import open_store
 from tests.support.portable import PLUGINS, ROOT, THREADS, assert_same, build
 from tests.support.projects import Project
+
+pytestmark = pytest.mark.engines
 
 PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
 SHARDS = {"clips": 4, "captions": 4, "noise/small": 4}
