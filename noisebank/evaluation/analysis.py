@@ -46,13 +46,20 @@ class Analysis:
         """Per-prompt means over the seeds that have a value."""
         return _means(self._values(arm, outcome, keep))
 
-    def _values(self, arm: str, outcome: str, keep: Keep = lambda row: True) -> dict[Clip, float]:
+    def _values(self, arm: str, outcome: str, keep: Keep) -> dict[Clip, float]:
         """By prompt and seed, where there is a value."""
         return {
             (row["prompt_id"], row["seed"]): float(row[outcome])
             for row in self._rows[arm]
             if row[outcome] is not None and keep(row)
         }
+
+    def _differences(
+        self, treatment: str, control: str, outcome: str = OUTCOME, keep: Keep = lambda row: True
+    ) -> Means:
+        """Per-prompt means of what an arm has more than another, over the seeds where both have a value."""
+        one, other = self._values(treatment, outcome, keep), self._values(control, outcome, keep)
+        return _means({clip: one[clip] - other[clip] for clip in sorted(one.keys() & other.keys())})
 
     def compare(
         self,
@@ -63,8 +70,7 @@ class Analysis:
         level: float | None = None,
     ) -> Contrast | None:
         """One contrast over the prompts and seeds that both arms have; None where those are fewer than two prompts."""
-        options, one, other = self.options, self._values(treatment, outcome, keep), self._values(control, outcome, keep)
-        differences = _means({clip: one[clip] - other[clip] for clip in sorted(one.keys() & other.keys())})
+        options, differences = self.options, self._differences(treatment, control, outcome, keep)
         if len(differences) < 2:
             return None
         return contrast(
@@ -142,8 +148,7 @@ class Analysis:
         """The contrasts that were asked for and have fewer than two prompts in common."""
         found = []
         for one, other in dict.fromkeys(self._asked()):
-            clips = self._values(one, OUTCOME).keys() & self._values(other, OUTCOME).keys()
-            prompts = len({prompt for prompt, _ in clips})
+            prompts = len(self._differences(one, other))
             if prompts < 2:
                 found.append({"treatment": one, "control": other, "prompts": prompts})
         return found
